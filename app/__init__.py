@@ -1,0 +1,1 @@
+"""A serving application for large language models on Ray Serve and vLLM."""

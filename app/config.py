@@ -1,0 +1,158 @@
+"""The one typed description of an application; a file under serve_configs/ holds it as `args`.
+
+Everything that can be known to be wrong before a process starts is refused here, with the field, the
+value and the reason. Nothing in this file reads a file, the environment or a cluster.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from placement.shapes import ModelShape, known_shape
+from placement.topology import Bundle, Topology
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Strict):
+    """Which model is served and under which name."""
+
+    name: str = Field(min_length=1, description="The name that clients put into `model`.")
+    source: str = Field(
+        min_length=1,
+        description="A Hugging Face id, a folder, or an embedded model: `embedded:smollm2-135m-instruct` "
+        "or `embedded:tiny-llama`.",
+    )
+    shape: ModelShape | None = Field(
+        default=None,
+        description="Layers and heads, for a model that `placement.shapes` does not know; checked against "
+        "the parallel plan before anything starts.",
+    )
+
+    def known_shape(self) -> ModelShape | None:
+        """The stated shape, else the catalogue's; None means that only the engine can check it."""
+        return self.shape or known_shape(self.source)
+
+
+class SequenceParallelism(_Strict):
+    """Split the token dimension over the TP group for large batches (vLLM's `enable_sp`)."""
+
+    enabled: bool = False
+    # Below this the reduce-scatter and all-gather cost more than they save.
+    min_tokens: int = Field(default=2048, ge=1, description="Tokens in a batch (`sp_min_token_num`).")
+
+
+class ParallelConfig(_Strict):
+    """The grid of ranks, and the Ray bundles that hold them: bundle r holds rank r."""
+
+    pipeline_parallel_size: int = Field(default=1, ge=1)
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    bundles: list[Bundle] = Field(
+        default=[{"CPU": 1.0}],
+        min_length=1,
+        description="One bundle a rank, in rank order (rank = stage x TP + tensor rank). The engine's own "
+        "process lives in the first.",
+    )
+    # All ranks on one node: a TP group that crosses nodes loses NVLink.
+    strategy: Literal["PACK", "STRICT_PACK"] = "STRICT_PACK"
+    layer_partition: list[int] | None = Field(
+        default=None, description="Layers of each stage; vLLM splits evenly when absent."
+    )
+    sequence_parallelism: SequenceParallelism = SequenceParallelism()
+
+    def topology(self) -> Topology:
+        return Topology(self.pipeline_parallel_size, self.tensor_parallel_size)
+
+
+class EngineConfig(_Strict):
+    """What the application sets of vLLM; names are vLLM's own where it has one."""
+
+    device: Literal["cpu", "gpu"] = "gpu"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    quantization: str | None = None
+    kv_cache_dtype: Literal["auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
+    max_model_len: int = Field(ge=16, description="Prompt plus output, tokens.")
+    max_num_seqs: int = Field(default=64, ge=1, description="Running requests, all microbatches together.")
+    max_num_batched_tokens: int = Field(default=2048, ge=16, description="Tokens of one engine step.")
+    # The promise is at most 85 % of a GPU's memory.
+    gpu_memory_utilization: float = Field(default=0.85, gt=0.0, le=0.95)
+    # On a CPU the KV cache is a plain allocation.
+    cpu_kv_cache_gib: int = Field(default=1, ge=1)
+    enable_prefix_caching: bool = True
+    # 1: every token leaves the engine as it is made.
+    stream_interval: int = Field(default=1, ge=1)
+    seed: int = 0
+
+
+class ReplicasConfig(_Strict):
+    """How many engine replicas, and the queue depth that asks for another."""
+
+    min: int = Field(default=1, ge=1)
+    max: int = Field(default=1, ge=1)
+    target_queue_depth: float = Field(
+        default=8.0, gt=0, description="Queued requests a replica that are tolerated before scaling up."
+    )
+    upscale_delay_s: float = Field(default=2.0, ge=0)
+    # A replica costs minutes to start: give it up slowly.
+    downscale_delay_s: float = Field(default=300.0, ge=0)
+    # The longest stream that a drain waits for.
+    drain_s: float = Field(default=600.0, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max < self.min:
+            raise ValueError(f"replicas.max: {self.max} is below replicas.min ({self.min})")
+        return self
+
+
+class SchedulerConfig(_Strict):
+    """Bounds of the one queue."""
+
+    max_queued: int = Field(default=512, ge=1, description="Queued requests, all priorities together.")
+    max_queue_wait_s: float = Field(default=60.0, gt=0, description="A queued request is refused after it.")
+    requests_per_replica: int | None = Field(
+        default=None, ge=1, description="Leases a replica; `engine.max_num_seqs` when absent."
+    )
+    # Three missed renewals (one every third of this) and a gateway counts as dead.
+    lease_ttl_s: float = Field(default=15.0, gt=0)
+    # An engine that has not been heard of for this long gets no more leases.
+    replica_ttl_s: float = Field(default=5.0, gt=0)
+
+
+class GatewayConfig(_Strict):
+    """The HTTP edge."""
+
+    replicas: int = Field(default=1, ge=1)
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    # Bounds a stream whose engine has stopped talking without dying.
+    engine_silence_s: float = Field(default=120.0, gt=0)
+
+
+class ApplicationConfig(_Strict):
+    """The whole application."""
+
+    model: ModelConfig
+    parallel: ParallelConfig = ParallelConfig()
+    engine: EngineConfig
+    replicas: ReplicasConfig = ReplicasConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    gateway: GatewayConfig = GatewayConfig()
+
+    def requests_per_replica(self) -> int:
+        return self.scheduler.requests_per_replica or self.engine.max_num_seqs
+
+    @model_validator(mode="after")
+    def _plan_is_possible(self) -> Self:
+        parallel = self.parallel
+        for problem in parallel.topology().problems(
+            bundles=parallel.bundles,
+            needs_gpu=self.engine.device == "gpu",
+            layer_partition=parallel.layer_partition,
+            shape=self.model.known_shape(),
+        ):
+            raise ValueError(problem)
+        return self

@@ -1,0 +1,220 @@
+"""Who runs next, and where: events in, actions out, time as an argument.
+
+Rules
+- A ticket is in one of three places: the queue, a lease, or ended; it ends with exactly one outcome.
+- A lease is granted only by a replica that is fresh, not draining, and below its limit.
+- While a place is free, nothing waits.
+- A lease lives while its replica reports it; one that no report has named for `lease_ttl_s` has expired.
+- A full queue refuses the least urgent: the newcomer, unless it outranks the last in the queue.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from app.flow.outcome import Outcome
+from app.flow.queue import PriorityQueue
+from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Ticket
+
+# OpenAI's client ignores a longer hint.
+MAX_RETRY_AFTER_S = 120
+# Until a lease has ended there is no rate to predict from.
+DEFAULT_SERVICE_S = 1.0
+# Weight of the newest sample in the running mean of service times.
+SERVICE_SMOOTHING = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the flow; times in seconds."""
+
+    max_queued: int
+    max_queue_wait_s: float
+    requests_per_replica: int
+    lease_ttl_s: float
+    replica_ttl_s: float
+
+
+@dataclass(slots=True)
+class _Held:
+    """A lease and when its replica last named it (at first: when it was granted)."""
+
+    lease: Lease
+    granted_s: float
+    seen_s: float
+
+
+@dataclass(slots=True)
+class _Replica:
+    report: ReplicaReport
+    seen_s: float
+    in_flight: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the outside may know: for metrics, autoscaling and readiness."""
+
+    queued: int
+    in_flight: int
+    replicas_ready: int
+    in_flight_by_replica: dict[str, int]
+    ended: dict[Outcome, int]
+
+
+class FlowController:
+    """The one owner of the queue and of all leases. Not safe for threads: one writer."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._queue = PriorityQueue(limits.max_queued)
+        self._leases: dict[str, _Held] = {}
+        self._replicas: dict[str, _Replica] = {}
+        self._ended: Counter[Outcome] = Counter()
+        self._service_s = DEFAULT_SERVICE_S
+        self._draining = False
+
+    def submit(self, ticket: Ticket, now_s: float) -> list[Action]:
+        """A new ticket, or one that is submitted again after this controller restarted."""
+        held = self._leases.get(ticket.ticket_id)
+        if held is not None:
+            return [Granted(held.lease, held.granted_s - ticket.arrived_s)]
+        if ticket.ticket_id in self._queue:
+            return []
+        outcome = self._rejection(now_s)
+        if outcome is not None:
+            return [self._refuse(ticket.ticket_id, outcome)]
+        if not self._queue.full:
+            self._queue.push(ticket)
+            return self._dispatch(now_s)
+        last = self._queue.last()
+        if last.priority <= ticket.priority:
+            return [self._refuse(ticket.ticket_id, Outcome.REJECTED_FULL)]
+        self._queue.remove(last.ticket_id)
+        self._queue.push(ticket)
+        return [self._refuse(last.ticket_id, Outcome.EVICTED_PREEMPTED)]
+
+    def close(self, ticket_id: str, outcome: Outcome, now_s: float) -> list[Action]:
+        """The request ended, queued or running; an id that is not known any more changes nothing."""
+        if ticket_id in self._queue:
+            self._queue.remove(ticket_id)
+            self._ended[outcome] += 1
+            return []
+        held = self._leases.get(ticket_id)
+        if held is None:
+            return []
+        if outcome is Outcome.COMPLETED:
+            served_s = now_s - held.granted_s
+            self._service_s += SERVICE_SMOOTHING * (served_s - self._service_s)
+        self._end_lease(held, outcome)
+        return self._dispatch(now_s)
+
+    def report(self, report: ReplicaReport, now_s: float) -> list[Action]:
+        """A replica is there: register or refresh it, renew its leases, adopt those not known here."""
+        replica = self._replicas.setdefault(report.replica_id, _Replica(report, now_s))
+        replica.report, replica.seen_s = report, now_s
+        for ticket_id in report.live_leases:
+            held = self._leases.get(ticket_id)
+            if held is None:
+                lease = Lease(ticket_id, report.replica_id, report.host, report.port)
+                self._leases[ticket_id] = _Held(lease, now_s, now_s)
+                replica.in_flight.add(ticket_id)
+            else:
+                held.seen_s = now_s
+        return self._dispatch(now_s)
+
+    def replica_gone(self, replica_id: str, now_s: float) -> list[Action]:
+        """The replica died or was stopped: its leases end as failed, the queue waits for the others."""
+        replica = self._replicas.pop(replica_id, None)
+        if replica is None:
+            return []
+        for ticket_id in sorted(replica.in_flight):
+            self._end_lease(self._leases[ticket_id], Outcome.FAILED)
+        return self._evict_without_engine(now_s)
+
+    def tick(self, now_s: float) -> list[Action]:
+        """Let time pass: expire what is overdue. Call it several times a second."""
+        actions: list[Action] = []
+        for replica_id in [id_ for id_, replica in self._replicas.items() if not self._fresh(replica, now_s)]:
+            actions += self.replica_gone(replica_id, now_s)
+        for held in [h for h in self._leases.values() if now_s - h.seen_s > self._limits.lease_ttl_s]:
+            self._end_lease(held, Outcome.LEASE_EXPIRED)
+        overdue = [t for t in self._queue if now_s - t.arrived_s > self._limits.max_queue_wait_s]
+        for ticket in overdue:
+            self._queue.remove(ticket.ticket_id)
+            actions.append(self._refuse(ticket.ticket_id, Outcome.EVICTED_TIMEOUT))
+        return actions + self._dispatch(now_s)
+
+    def drain(self) -> list[Action]:
+        """Refuse all that waits and all that comes; what runs goes on."""
+        self._draining = True
+        return self._evict_all(Outcome.EVICTED_DRAINING)
+
+    def snapshot(self, now_s: float) -> Snapshot:
+        return Snapshot(
+            queued=len(self._queue),
+            in_flight=len(self._leases),
+            replicas_ready=sum(self._usable(replica, now_s) for replica in self._replicas.values()),
+            in_flight_by_replica={id_: len(r.in_flight) for id_, r in self._replicas.items()},
+            ended=dict(self._ended),
+        )
+
+    def _rejection(self, now_s: float) -> Outcome | None:
+        if self._draining:
+            return Outcome.REJECTED_DRAINING
+        if not any(self._usable(replica, now_s) for replica in self._replicas.values()):
+            return Outcome.REJECTED_NO_ENGINE
+        return None
+
+    def _fresh(self, replica: _Replica, now_s: float) -> bool:
+        return now_s - replica.seen_s <= self._limits.replica_ttl_s
+
+    def _usable(self, replica: _Replica, now_s: float) -> bool:
+        return self._fresh(replica, now_s) and not replica.report.draining
+
+    def _dispatch(self, now_s: float) -> list[Action]:
+        actions: list[Action] = []
+        while self._queue and (replica := self._freest(now_s)) is not None:
+            ticket = self._queue.pop()
+            report = replica.report
+            lease = Lease(ticket.ticket_id, report.replica_id, report.host, report.port)
+            self._leases[ticket.ticket_id] = _Held(lease, now_s, now_s)
+            replica.in_flight.add(ticket.ticket_id)
+            actions.append(Granted(lease, now_s - ticket.arrived_s))
+        return actions
+
+    def _freest(self, now_s: float) -> _Replica | None:
+        """The usable replica with the fewest leases, if it has a place left."""
+        usable: Iterator[_Replica] = (r for r in self._replicas.values() if self._usable(r, now_s))
+        best = min(usable, key=lambda r: (len(r.in_flight), r.report.replica_id), default=None)
+        if best is None or len(best.in_flight) >= self._limits.requests_per_replica:
+            return None
+        return best
+
+    def _end_lease(self, held: _Held, outcome: Outcome) -> None:
+        del self._leases[held.lease.ticket_id]
+        replica = self._replicas.get(held.lease.replica_id)
+        if replica is not None:
+            replica.in_flight.discard(held.lease.ticket_id)
+        self._ended[outcome] += 1
+
+    def _evict_without_engine(self, now_s: float) -> list[Action]:
+        if any(self._usable(replica, now_s) for replica in self._replicas.values()):
+            return []
+        return self._evict_all(Outcome.EVICTED_NO_ENGINE)
+
+    def _evict_all(self, outcome: Outcome) -> list[Action]:
+        return [self._refuse(self._queue.pop().ticket_id, outcome) for _ in range(len(self._queue))]
+
+    def _refuse(self, ticket_id: str, outcome: Outcome) -> Refused:
+        self._ended[outcome] += 1
+        return Refused(ticket_id, outcome, self._retry_after_s())
+
+    def _retry_after_s(self) -> int:
+        """Predicted time until a place in the queue is free: those ahead over the rate of release."""
+        places = max(1, len(self._replicas) * self._limits.requests_per_replica)
+        drain_s = self._service_s * (len(self._queue) + 1) / places
+        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(drain_s)))
