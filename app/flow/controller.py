@@ -114,16 +114,13 @@ class FlowController:
 
     def report(self, report: ReplicaReport, now_s: float) -> list[Action]:
         """A replica is there: register or refresh it, renew its leases, adopt those not known here."""
-        replica = self._replicas.setdefault(report.replica_id, _Replica(report, now_s))
+        replica = self._replicas.get(report.replica_id)
+        if replica is None:
+            replica = self._replicas[report.replica_id] = _Replica(report, now_s)
+            self._adopt(replica, now_s)
         replica.report, replica.seen_s = report, now_s
-        for ticket_id in report.live_leases:
-            held = self._leases.get(ticket_id)
-            if held is None:
-                lease = Lease(ticket_id, report.replica_id, report.host, report.port)
-                self._leases[ticket_id] = _Held(lease, now_s, now_s)
-                replica.in_flight.add(ticket_id)
-            else:
-                held.seen_s = now_s
+        for ticket_id in report.live_leases & replica.in_flight:
+            self._leases[ticket_id].seen_s = now_s
         return self._dispatch(now_s)
 
     def replica_gone(self, replica_id: str, now_s: float) -> list[Action]:
@@ -162,6 +159,17 @@ class FlowController:
             ended=dict(self._ended),
         )
 
+    def _adopt(self, replica: _Replica, now_s: float) -> None:
+        """Take over what a replica runs, at its first report only: a later one may name a lease that was
+        closed while the report was under way."""
+        for ticket_id in replica.report.live_leases - self._leases.keys():
+            lease = Lease(ticket_id, replica.report.replica_id, replica.report.host, replica.report.port)
+            self._hold(lease, replica, now_s)
+
+    def _hold(self, lease: Lease, replica: _Replica, now_s: float) -> None:
+        self._leases[lease.ticket_id] = _Held(lease, now_s, now_s)
+        replica.in_flight.add(lease.ticket_id)
+
     def _rejection(self, now_s: float) -> Outcome | None:
         if self._draining:
             return Outcome.REJECTED_DRAINING
@@ -181,8 +189,7 @@ class FlowController:
             ticket = self._queue.pop()
             report = replica.report
             lease = Lease(ticket.ticket_id, report.replica_id, report.host, report.port)
-            self._leases[ticket.ticket_id] = _Held(lease, now_s, now_s)
-            replica.in_flight.add(ticket.ticket_id)
+            self._hold(lease, replica, now_s)
             actions.append(Granted(lease, now_s - ticket.arrived_s))
         return actions
 
