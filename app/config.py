@@ -6,12 +6,31 @@ value and the reason. Nothing in this file reads a file, the environment or a cl
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from placement.shapes import ModelShape, known_shape
-from placement.topology import Bundle, Topology
+from placement.topology import Problem, Topology
+
+# Ray refuses an empty bundle, and an amount of nothing.
+_Bundle = Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
+
+
+def _refuse(title: str, problems: Iterable[Problem]) -> None:
+    """Raises one ValidationError that places every problem at its field; pydantic merges it as its own."""
+    errors = [
+        InitErrorDetails(
+            type=PydanticCustomError("impossible_plan", "{reason}", {"reason": problem.reason}),
+            loc=problem.field,
+            input=problem.value,
+        )
+        for problem in problems
+    ]
+    if errors:
+        raise ValidationError.from_exception_data(title, errors)
 
 
 class _Strict(BaseModel):
@@ -51,7 +70,7 @@ class ParallelConfig(_Strict):
 
     pipeline_parallel_size: int = Field(default=1, ge=1)
     tensor_parallel_size: int = Field(default=1, ge=1)
-    bundles: list[Bundle] = Field(
+    bundles: list[_Bundle] = Field(
         default=[{"CPU": 1.0}],
         min_length=1,
         description="One bundle a rank, in rank order (rank = stage x TP + tensor rank). The engine's own "
@@ -66,6 +85,14 @@ class ParallelConfig(_Strict):
 
     def topology(self) -> Topology:
         return Topology(self.pipeline_parallel_size, self.tensor_parallel_size)
+
+    @model_validator(mode="after")
+    def _has_a_sequence_to_split(self) -> Self:
+        if self.sequence_parallelism.enabled and self.tensor_parallel_size == 1:
+            field = ("sequence_parallelism", "enabled")
+            reason = "it splits tokens over the tensor-parallel group, and tensor_parallel_size is 1"
+            _refuse("ParallelConfig", [Problem(field, True, reason)])
+        return self
 
 
 class EngineConfig(_Strict):
@@ -83,9 +110,28 @@ class EngineConfig(_Strict):
     # On a CPU the KV cache is a plain allocation.
     cpu_kv_cache_gib: int = Field(default=1, ge=1)
     enable_prefix_caching: bool = True
+    compilation: Literal["full", "eager"] = Field(
+        default="full",
+        description="`full` is vLLM's default for the device; `eager` traces without compiling, which "
+        "starts sooner and suits small models on a CPU.",
+    )
     # 1: every token leaves the engine as it is made.
     stream_interval: int = Field(default=1, ge=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _vllm_accepts(self) -> Self:
+        _refuse("EngineConfig", self._problems())
+        return self
+
+    def _problems(self) -> Iterator[Problem]:
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            reason = f"below max_num_seqs ({self.max_num_seqs}): each running request takes a token of a step"
+            yield Problem(("max_num_batched_tokens",), self.max_num_batched_tokens, reason)
+        # vLLM 0.29, v1/attention/backends/cpu_attn.py, `supported_kv_cache_dtypes`.
+        if self.device == "cpu" and self.kv_cache_dtype == "bfloat16":
+            reason = "vLLM's CPU attention stores `auto` (the model's own) or an fp8 kind"
+            yield Problem(("kv_cache_dtype",), self.kv_cache_dtype, reason)
 
 
 class ReplicasConfig(_Strict):
@@ -105,7 +151,7 @@ class ReplicasConfig(_Strict):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.max < self.min:
-            raise ValueError(f"replicas.max: {self.max} is below replicas.min ({self.min})")
+            _refuse("ReplicasConfig", [Problem(("max",), self.max, f"below min ({self.min})")])
         return self
 
 
@@ -128,8 +174,8 @@ class GatewayConfig(_Strict):
 
     replicas: int = Field(default=1, ge=1)
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
-    # Bounds a stream whose engine has stopped talking without dying.
-    engine_silence_s: float = Field(default=120.0, gt=0)
+    # Bounds a request whose engine has stopped without dying; longer than any honest answer takes.
+    engine_silence_s: float = Field(default=600.0, gt=0)
 
 
 class ApplicationConfig(_Strict):
@@ -148,11 +194,27 @@ class ApplicationConfig(_Strict):
     @model_validator(mode="after")
     def _plan_is_possible(self) -> Self:
         parallel = self.parallel
-        for problem in parallel.topology().problems(
+        plan = parallel.topology().problems(
             bundles=parallel.bundles,
             needs_gpu=self.engine.device == "gpu",
             layer_partition=parallel.layer_partition,
             shape=self.model.known_shape(),
-        ):
-            raise ValueError(problem)
+        )
+        _refuse("ApplicationConfig", [*plan, *self._sequence_parallelism_problems()])
         return self
+
+    def _sequence_parallelism_problems(self) -> Iterator[Problem]:
+        sequence_parallelism, engine = self.parallel.sequence_parallelism, self.engine
+        if not sequence_parallelism.enabled:
+            return
+        field = ("parallel", "sequence_parallelism")
+        if engine.device == "cpu":
+            yield Problem((*field, "enabled"), True, "vLLM has no such compilation pass on a CPU")
+        if engine.compilation != "full":
+            reason = f"it is a compilation pass, and engine.compilation is {engine.compilation!r}"
+            yield Problem((*field, "enabled"), True, reason)
+        if sequence_parallelism.min_tokens > engine.max_num_batched_tokens:
+            reason = (
+                f"no step is that large: engine.max_num_batched_tokens is {engine.max_num_batched_tokens}"
+            )
+            yield Problem((*field, "min_tokens"), sequence_parallelism.min_tokens, reason)

@@ -11,6 +11,15 @@ Bundle = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a plan is refused: a path into the configuration, what stands there, and the reason."""
+
+    field: tuple[str | int, ...]
+    value: object
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rank:
     """One worker of the engine; `bundle` is its index in the placement group."""
 
@@ -66,49 +75,59 @@ class Topology:
         needs_gpu: bool,
         layer_partition: Sequence[int] | None,
         shape: ModelShape | None,
-    ) -> Iterator[str]:
-        """Why this grid can't hold the model in these bundles; each names field, value and reason."""
+    ) -> Iterator[Problem]:
+        """Why this grid can't hold the model in these bundles."""
         yield from self._bundle_problems(bundles, needs_gpu)
         yield from self._partition_problems(layer_partition, shape)
         if shape is not None:
             yield from self._shape_problems(shape)
 
-    def _bundle_problems(self, bundles: Sequence[Bundle], needs_gpu: bool) -> Iterator[str]:
+    def _bundle_problems(self, bundles: Sequence[Bundle], needs_gpu: bool) -> Iterator[Problem]:
         pp, tp = self.pipeline_parallel_size, self.tensor_parallel_size
         if len(bundles) != self.ranks:
-            yield (
-                f"parallel.bundles: {len(bundles)} bundles, but PP={pp} x TP={tp} needs {self.ranks}: "
-                "one bundle holds one rank"
+            yield Problem(
+                ("parallel", "bundles"),
+                f"{len(bundles)} bundles",
+                f"PP={pp} x TP={tp} needs {self.ranks}: one bundle holds one rank",
             )
         for index, bundle in enumerate(bundles):
+            # vLLM puts a worker actor, which asks for one GPU, into each bundle of a group.
+            required = needs_gpu or self.ranks > 1 or "GPU" in bundle
             gpus = bundle.get("GPU", 0)
-            if gpus > 1:
-                yield f"parallel.bundles[{index}].GPU: {gpus:g}, but a rank drives exactly one GPU"
-            if gpus != 1 and (needs_gpu or (self.ranks > 1)):
-                yield f"parallel.bundles[{index}].GPU: {gpus:g}, but every rank needs a GPU of its own"
+            if required and gpus != 1:
+                yield Problem(
+                    ("parallel", "bundles", index, "GPU"), gpus, "a rank drives exactly one GPU of its own"
+                )
 
     def _partition_problems(
         self, partition: Sequence[int] | None, shape: ModelShape | None
-    ) -> Iterator[str]:
+    ) -> Iterator[Problem]:
         if partition is None:
             return
-        field = f"parallel.layer_partition: {list(partition)}"
+        field, value = ("parallel", "layer_partition"), list(partition)
         if len(partition) != self.pipeline_parallel_size:
-            yield f"{field} has {len(partition)} stages, but pipeline_parallel_size is {self.pipeline_parallel_size}"
+            yield Problem(
+                field,
+                value,
+                f"{len(partition)} stages, but pipeline_parallel_size is {self.pipeline_parallel_size}",
+            )
         if any(count < 1 for count in partition):
-            yield f"{field} leaves a stage without a layer"
+            yield Problem(field, value, "a stage is left without a layer")
         if shape is not None and sum(partition) != shape.layers:
-            yield f"{field} sums to {sum(partition)}, but the model has {shape.layers} layers"
+            yield Problem(
+                field, value, f"it sums to {sum(partition)}, but the model has {shape.layers} layers"
+            )
 
-    def _shape_problems(self, shape: ModelShape) -> Iterator[str]:
+    def _shape_problems(self, shape: ModelShape) -> Iterator[Problem]:
         pp, tp = self.pipeline_parallel_size, self.tensor_parallel_size
         if pp > shape.layers:
-            yield (
-                f"parallel.pipeline_parallel_size: {pp} stages, but the model has {shape.layers} layers: "
-                "a stage would be empty"
+            yield Problem(
+                ("parallel", "pipeline_parallel_size"),
+                pp,
+                f"the model has {shape.layers} layers: a stage would be empty",
             )
         for name, heads in (("attention heads", shape.heads), ("KV heads", shape.kv_heads)):
             if heads % tp:
-                yield (
-                    f"parallel.tensor_parallel_size: {tp} does not divide the model's {heads} {name}"
+                yield Problem(
+                    ("parallel", "tensor_parallel_size"), tp, f"it does not divide the model's {heads} {name}"
                 )

@@ -1,0 +1,63 @@
+"""Reads a Ray Serve configuration file down to the applications that it describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from app.config import ApplicationConfig
+
+
+class ServedApplication(BaseModel):
+    """An application of a Serve file: of Serve's own keys the name, and our arguments."""
+
+    name: str = "default"
+    args: ApplicationConfig
+
+
+class ConfigFileError(ValueError):
+    """A file that can't be used; `lines` hold one `field: value: reason` each."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class _ServeFile(BaseModel):
+    applications: list[ServedApplication] = Field(min_length=1)
+
+
+# A value is shown to be recognised, not read: a wrong one may be a whole section.
+_SHOWN_CHARACTERS = 80
+
+
+def load_applications(path: str | Path) -> list[ServedApplication]:
+    """The applications of a file in Serve's schema. Raises ConfigFileError, whatever is wrong with it."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return _ServeFile.model_validate(content).applications
+    except OSError as error:
+        raise ConfigFileError([f"file: {path}: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigFileError([f"file: {path}: not YAML: {_one_line(str(error))}"]) from error
+    except ValidationError as error:
+        raise ConfigFileError(problem_lines(error)) from error
+
+
+def problem_lines(error: ValidationError) -> list[str]:
+    """One line an error: the path with dots, the value as it stands, the reason."""
+    return [
+        f"{'.'.join(map(str, problem['loc'])) or 'file'}: {_shown(problem['input'])}: {problem['msg']}"
+        for problem in error.errors(include_url=False)
+    ]
+
+
+def _shown(value: object) -> str:
+    text = _one_line(repr(value))
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

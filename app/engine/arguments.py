@@ -1,0 +1,100 @@
+"""From the application's configuration to vLLM's arguments and environment: data in, data out."""
+
+from __future__ import annotations
+
+import json
+
+from app.config import ApplicationConfig, EngineConfig
+
+# The engine's own queue is a backstop: the scheduler never sends more than the limit and a small burst.
+QUEUE_BACKSTOP_FACTOR = 2
+
+
+def uses_ray_workers(config: ApplicationConfig) -> bool:
+    """True when each rank is a Ray actor in a bundle of its own; else vLLM starts plain processes."""
+    return "GPU" in config.parallel.bundles[0]
+
+
+def vllm_arguments(config: ApplicationConfig, model_path: str) -> list[str]:
+    """The command line that vLLM's own parser would be given."""
+    engine, parallel = config.engine, config.parallel
+    arguments = {
+        "model": model_path,
+        "served-model-name": config.model.name,
+        "dtype": engine.dtype,
+        "kv-cache-dtype": engine.kv_cache_dtype,
+        "max-model-len": engine.max_model_len,
+        "max-num-seqs": engine.max_num_seqs,
+        "max-num-batched-tokens": engine.max_num_batched_tokens,
+        "max-num-queued-reqs": config.requests_per_replica() * QUEUE_BACKSTOP_FACTOR,
+        "gpu-memory-utilization": engine.gpu_memory_utilization,
+        "pipeline-parallel-size": parallel.pipeline_parallel_size,
+        "tensor-parallel-size": parallel.tensor_parallel_size,
+        "distributed-executor-backend": "ray" if uses_ray_workers(config) else "mp",
+        "scheduling-policy": "priority",
+        "stream-interval": engine.stream_interval,
+        "seed": engine.seed,
+        "compilation-config": json.dumps(_compilation(config)),
+    }
+    if engine.quantization is not None:
+        arguments["quantization"] = engine.quantization
+    flags = [
+        "--enable-chunked-prefill",
+        "--enable-prefix-caching" if engine.enable_prefix_caching else "--no-enable-prefix-caching",
+        "--disable-uvicorn-access-log",
+        "--disable-fastapi-docs",
+    ]
+    return [f"--{name}={value}" for name, value in arguments.items()] + flags
+
+
+def _compilation(config: ApplicationConfig) -> dict[str, object]:
+    if config.engine.compilation == "eager":
+        # Not `enforce_eager`: under mode 0 the CPU worker skips the warm-up that makes the buffers of
+        # later pipeline stages, and the first request fails.
+        return {"mode": 2, "backend": "eager"}
+    sequence_parallelism = config.parallel.sequence_parallelism
+    if not sequence_parallelism.enabled:
+        return {}
+    return {
+        # The pass needs one graph over the whole model: piecewise compilation would cut the residual
+        # stream between ranks at subgraph boundaries.
+        "mode": 3,
+        "use_inductor_graph_partition": True,
+        # Native RMS norm traces a wrong residual shape under pipeline parallelism (vLLM issue 27894).
+        "custom_ops": ["+rms_norm"],
+        "pass_config": {"enable_sp": True, "sp_min_token_num": sequence_parallelism.min_tokens},
+    }
+
+
+def environment(config: ApplicationConfig) -> dict[str, str]:
+    """Environment of the replica, inherited by the engine core and its workers."""
+    variables = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        # The engine core must not outlive its replica (app/engine/orphans.py).
+        "PROMISESERVE_ENGINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if uses_ray_workers(config):
+        variables["VLLM_USE_RAY_V2_EXECUTOR_BACKEND"] = "1"
+        # Rank r lives in bundle r; left alone, vLLM sorts the bundles by node.
+        indices = range(len(config.parallel.bundles))
+        variables["VLLM_RAY_BUNDLE_INDICES"] = ",".join(map(str, indices))
+    if config.parallel.layer_partition is not None:
+        variables["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, config.parallel.layer_partition))
+    if config.engine.device == "cpu":
+        variables |= _cpu_environment(config.engine, workers=len(config.parallel.bundles))
+    return variables
+
+
+def _cpu_environment(engine: EngineConfig, workers: int) -> dict[str, str]:
+    variables = {
+        "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
+        # Several workers share a few cores: pinning them would put them all on the same one.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # Makes vLLM's CPU platform accept bundles of logical GPUs (app/engine/platform.py).
+        "PROMISESERVE_LOGICAL_GPUS": "1",
+    }
+    if workers > 1:
+        variables["OMP_NUM_THREADS"] = "1"
+    return variables

@@ -1,0 +1,54 @@
+"""The Python face: the same requests as dictionaries, the same refusals as exceptions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from app.gateway.errors import ApiError
+from app.gateway.exchange import ENGINE_LOST_RETRY_AFTER_S, Exchange
+from app.gateway.requests import Window, parse
+
+_DONE = b"[DONE]"
+_DATA = b"data: "
+
+
+class CallFace:
+    """One method for whole answers, one for streams; both raise ApiError."""
+
+    def __init__(self, exchange: Exchange, window: Window) -> None:
+        self._exchange = exchange
+        self._window = window
+
+    async def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The whole answer."""
+        request = parse(path, json.dumps({**body, "stream": False}).encode(), self._window)
+        async with self._exchange.answer(request) as answer:
+            return json.loads(b"".join([chunk async for chunk in answer.chunks]))
+
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The answer's chunks as they are made."""
+        request = parse(path, json.dumps({**body, "stream": True}).encode(), self._window)
+        async with self._exchange.answer(request) as answer:
+            async for event in sse_events(answer.chunks):
+                payload = json.loads(event)
+                if "error" in payload:
+                    raise _from_event(payload["error"])
+                yield payload
+
+
+async def sse_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The data of each server-sent event up to `[DONE]`; chunks may cut events anywhere."""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(_DATA) and line[len(_DATA) :] != _DONE:
+                yield line[len(_DATA) :]
+
+
+def _from_event(error: dict[str, Any]) -> ApiError:
+    """The error event that ends a stream."""
+    code = str(error.get("code") or "engine_error")
+    return ApiError(503, code, str(error.get("message")), error.get("param"), ENGINE_LOST_RETRY_AFTER_S)

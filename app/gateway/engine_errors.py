@@ -1,0 +1,53 @@
+"""The engine's refusals in the gateway's form: one field, its value, one reason.
+
+vLLM 0.29 answers a malformed body with every branch of every union as a list of Python dictionaries, and
+puts an integer into `code`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+from app.gateway.errors import ApiError, invalid, shorten
+
+# Longer texts of vLLM's are cut: they may quote the request.
+SHOWN_MESSAGE_CHARS = 300
+
+
+def from_engine(status: int, body: bytes) -> ApiError:
+    """The engine's 4xx answer as this API's."""
+    try:
+        error: dict[str, Any] = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return ApiError(status, "engine_refused", f"The engine refused the request: {shorten(body)}")
+    message = str(error.get("message", ""))
+    problem = _first_problem(message)
+    if problem is not None:
+        field = _field(problem["loc"])
+        return invalid(field, problem.get("input"), f"is refused: {problem['msg']}")
+    param = error.get("param")
+    return ApiError(status, "invalid_value", message[:SHOWN_MESSAGE_CHARS], str(param) if param else None)
+
+
+def _first_problem(message: str) -> dict[str, Any] | None:
+    """The first entry of vLLM's `N validation errors:` list, when the message is one."""
+    head, _, rest = message.partition("\n")
+    if "validation error" not in head:
+        return None
+    try:
+        problem = ast.literal_eval(rest.partition("\n")[0].strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return problem if isinstance(problem, dict) and "loc" in problem and "msg" in problem else None
+
+
+def _field(location: tuple[Any, ...]) -> str:
+    """The client's own path: names and indexes up to the first branch of a union."""
+    path: list[str] = []
+    for part in location[1:]:
+        if not isinstance(part, int) and not str(part).replace("_", "").islower():
+            break
+        path.append(str(part))
+    return ".".join(path) or "body"

@@ -1,0 +1,180 @@
+"""The HTTP face: an ASGI application with a closed list of paths."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from app.contract import ControlPlane
+from app.gateway.errors import ApiError
+from app.gateway.exchange import Answer, Exchange
+from app.gateway.metrics import engine_metrics
+from app.gateway.requests import SCHEMAS, Window, parse
+
+Headers = list[tuple[bytes, bytes]]
+_JSON: Headers = [(b"content-type", b"application/json")]
+
+
+class HttpFace:
+    """ASGI application of one gateway replica."""
+
+    def __init__(
+        self, exchange: Exchange, control: ControlPlane, window: Window, max_body_bytes: int
+    ) -> None:
+        self._exchange = exchange
+        self._control = control
+        self._window = window
+        self._max_body_bytes = max_body_bytes
+        self._started_s = int(time.time())
+        self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
+            "/health": self._health,
+            "/ready": self._ready,
+            "/metrics": self._metrics,
+            "/v1/models": self._models,
+            f"/v1/models/{window.model}": self._model,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        try:
+            await self._route(scope, receive, send)
+        except ApiError as error:
+            await _respond(send, error.status, error.body(), error.headers())
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = scope["path"], scope["method"]
+        if path in SCHEMAS:
+            _allow(method, "POST")
+            await self._infer(path, receive, send)
+        elif path in self._reads:
+            _allow(method, "GET")
+            await self._reads[path](send)
+        elif path.startswith("/v1/models/"):
+            name = path.removeprefix("/v1/models/")
+            raise ApiError(404, "model_not_found", f"model: {name!r} is not served", "model")
+        else:
+            raise ApiError(404, "unknown_path", f"path: {path!r} is not served here", "path")
+
+    async def _infer(self, path: str, receive: Receive, send: Send) -> None:
+        body = await _read_body(receive, self._max_body_bytes)
+        if body is None:
+            return
+        # Counting the tokens of a long prompt takes milliseconds: not on the event loop.
+        if len(body) > self._window.max_model_len:
+            request = await asyncio.to_thread(parse, path, body, self._window)
+        else:
+            request = parse(path, body, self._window)
+        answering = asyncio.ensure_future(self._answer(request, send))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            if not answering.done():
+                answering.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await answering
+
+    async def _answer(self, request: Any, send: Send) -> None:
+        async with self._exchange.answer(request) as answer:
+            if not request.stream:
+                body = b"".join([chunk async for chunk in answer.chunks])
+                await _respond(send, 200, body, _answer_headers(answer))
+                return
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": [*_answer_headers(answer), (b"cache-control", b"no-cache")],
+                }
+            )
+            async for chunk in answer.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _health(self, send: Send) -> None:
+        await _respond(send, 200, b'{"status": "ok"}', _JSON)
+
+    async def _ready(self, send: Send) -> None:
+        try:
+            view = await self._control.view()
+        except ConnectionError:
+            raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
+        if view.replicas_ready == 0:
+            raise ApiError(503, "rejected_no_engine", "No engine is ready.", None, 1)
+        state = {"status": "ready", "replicas": view.replicas_ready, "queued": view.queued}
+        await _respond(send, 200, json.dumps(state).encode(), _JSON)
+
+    async def _metrics(self, send: Send) -> None:
+        try:
+            view = await self._control.view()
+        except ConnectionError:
+            raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
+        text = view.metrics + await engine_metrics(self._exchange.http, view.engines)
+        await _respond(send, 200, text.encode(), [(b"content-type", b"text/plain; version=0.0.4")])
+
+    async def _models(self, send: Send) -> None:
+        body = {"object": "list", "data": [self._card()]}
+        await _respond(send, 200, json.dumps(body).encode(), _JSON)
+
+    async def _model(self, send: Send) -> None:
+        await _respond(send, 200, json.dumps(self._card()).encode(), _JSON)
+
+    def _card(self) -> dict[str, object]:
+        return {
+            "id": self._window.model,
+            "object": "model",
+            "created": self._started_s,
+            "owned_by": "promiseserve",
+            "max_model_len": self._window.max_model_len,
+        }
+
+
+def _allow(method: str, allowed: str) -> None:
+    if method != allowed:
+        raise ApiError(
+            405, "method_not_allowed", f"method: {method} is not allowed here, {allowed} is", "method"
+        )
+
+
+def _answer_headers(answer: Answer) -> Headers:
+    return [
+        (b"content-type", answer.content_type.encode()),
+        (b"x-request-id", answer.request_id.encode()),
+        (b"x-queue-wait-ms", f"{answer.queue_wait_s * 1000:.0f}".encode()),
+    ]
+
+
+async def _read_body(receive: Receive, limit_bytes: int) -> bytes | None:
+    """The whole body; None when the client left. Raises ApiError 413."""
+    parts: list[bytes] = []
+    size_bytes = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        size_bytes += len(parts[-1])
+        if size_bytes > limit_bytes:
+            reason = f"body: more than {limit_bytes} bytes"
+            raise ApiError(413, "body_too_large", reason, "body")
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})

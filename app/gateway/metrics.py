@@ -1,0 +1,56 @@
+"""The engines' own metrics, each sample labelled with its replica."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+
+import aiohttp
+from prometheus_client import Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from app.contract import SECRET_HEADER, EnginePort
+
+# A scrape waits no longer for an engine than this; a silent engine is left out.
+SCRAPE_TIMEOUT_S = 2.0
+
+
+async def engine_metrics(http: aiohttp.ClientSession, engines: Iterable[EnginePort]) -> str:
+    """`vllm:*` of all engines as one Prometheus text."""
+    engines = list(engines)
+    texts = await asyncio.gather(*(_scrape(http, engine) for engine in engines))
+    return merged({e.replica_id: t for e, t in zip(engines, texts, strict=True)})
+
+
+async def _scrape(http: aiohttp.ClientSession, engine: EnginePort) -> str:
+    timeout = aiohttp.ClientTimeout(total=SCRAPE_TIMEOUT_S)
+    headers = {SECRET_HEADER: engine.secret}
+    try:
+        async with http.get(engine.url("/metrics"), headers=headers, timeout=timeout) as response:
+            return await response.text()
+    except (aiohttp.ClientError, TimeoutError):
+        return ""
+
+
+def merged(text_by_replica: dict[str, str]) -> str:
+    """One family a name, whatever number of engines has it; only vLLM's own are passed on."""
+    families: dict[str, Metric] = {}
+    for replica_id, text in text_by_replica.items():
+        for family in text_string_to_metric_families(text):
+            if not family.name.startswith("vllm:"):
+                continue
+            target = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                target.samples.append(sample._replace(labels={**sample.labels, "replica": replica_id}))
+    registry = CollectorRegistry()
+    registry.register(_Fixed(families.values()))
+    return generate_latest(registry).decode()
+
+
+class _Fixed(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._families)

@@ -1,0 +1,82 @@
+"""The Serve application: `import_path: app.serving.application:build`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+
+from app.config import ApplicationConfig
+from app.engine.arguments import environment
+from app.serving.engine import EngineReplica
+from app.serving.gateway import GatewayReplica
+from app.serving.scheduler import SchedulerReplica
+
+# Control calls wait in the scheduler by design: never in Serve's own queues.
+UNBOUNDED_CALLS = 100_000
+# A dead engine is out of service within three of these (Serve's threshold), so below 10 s.
+HEALTH_PERIOD_S = 2.0
+HEALTH_TIMEOUT_S = 5.0
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Gateway, scheduler and engines, bound together. Raises ValidationError before anything starts."""
+    config = ApplicationConfig.model_validate(args)
+    scheduler = _scheduler().bind(config)
+    return _gateway(config).bind(config, scheduler, _engine(config).bind(config, scheduler))
+
+
+def _gateway(config: ApplicationConfig) -> serve.Deployment:
+    return serve.deployment(
+        GatewayReplica,
+        name="Gateway",
+        num_replicas=config.gateway.replicas,
+        max_ongoing_requests=UNBOUNDED_CALLS,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=config.replicas.drain_s,
+    )
+
+
+def _scheduler() -> serve.Deployment:
+    return serve.deployment(
+        SchedulerReplica,
+        name="Scheduler",
+        num_replicas=1,
+        max_ongoing_requests=UNBOUNDED_CALLS,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=HEALTH_PERIOD_S,
+    )
+
+
+def _engine(config: ApplicationConfig) -> serve.Deployment:
+    replicas, parallel = config.replicas, config.parallel
+    return serve.deployment(
+        EngineReplica,
+        name="Engine",
+        max_ongoing_requests=UNBOUNDED_CALLS,
+        placement_group_bundles=parallel.bundles,
+        placement_group_strategy=parallel.strategy,
+        ray_actor_options={
+            # The replica shares the first bundle with rank 0, which takes its GPU.
+            "num_cpus": parallel.bundles[0].get("CPU", 0),
+            "runtime_env": {"env_vars": environment(config)},
+        },
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=replicas.min,
+            max_replicas=replicas.max,
+            upscale_delay_s=replicas.upscale_delay_s,
+            downscale_delay_s=replicas.downscale_delay_s,
+            policy=AutoscalingPolicy(
+                policy_function="app.serving.autoscaling:QueueDepthPolicy",
+                policy_kwargs={"target_queue_depth": replicas.target_queue_depth},
+            ),
+        ),
+        request_router_config=RequestRouterConfig(
+            request_router_class="app.serving.lease_router:LeaseRouter"
+        ),
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        graceful_shutdown_timeout_s=replicas.drain_s,
+    )

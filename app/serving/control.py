@@ -1,0 +1,43 @@
+"""The gateway's control plane over Serve's handles: each method is one call to one replica."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from app.contract import Grant, Refusal, SchedulerView, Usage
+from app.flow.outcome import Outcome
+from app.flow.ticket import Ticket
+
+
+class ServeControlPlane:
+    """Raises ConnectionError where Serve says that a replica is gone."""
+
+    def __init__(self, scheduler: DeploymentHandle, engine: DeploymentHandle) -> None:
+        self._scheduler = scheduler
+        self._engine = engine
+
+    async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
+        return await _answer(self._scheduler.acquire.remote(ticket))
+
+    async def close(self, ticket_id: str, outcome: Outcome, output_tokens: int) -> None:
+        await _answer(self._scheduler.close.remote(ticket_id, outcome, output_tokens))
+
+    async def hold(self, replica_id: str, ticket_id: str) -> Usage:
+        return await _answer(self._engine.hold.remote(replica_id, ticket_id))
+
+    async def replica_unroutable(self, replica_id: str) -> None:
+        await _answer(self._scheduler.replica_unroutable.remote(replica_id))
+
+    async def view(self) -> SchedulerView:
+        return await _answer(self._scheduler.view.remote())
+
+
+async def _answer(call: Any) -> Any:
+    try:
+        return await call
+    except (RayError, RayServeException) as error:
+        raise ConnectionError(str(error)) from error

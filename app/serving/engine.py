@@ -1,0 +1,77 @@
+"""The engine deployment: one replica is one vLLM engine over one placement group."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from ray.util import get_current_placement_group
+
+from app.config import ApplicationConfig
+from app.contract import EnginePort, Usage
+from app.engine import models
+from app.engine.server import EngineServer, point_at_cluster
+from app.flow.ticket import ReplicaReport
+
+logger = logging.getLogger("ray.serve")
+
+REPORT_INTERVAL_S = 1.0
+# A scheduler that is restarting answers none of them; the next report tells it all.
+REPORT_TIMEOUT_S = 3.0
+
+
+class EngineReplica:
+    """Starts the engine, reports to the scheduler, and answers for its leases."""
+
+    async def __init__(  # type: ignore[misc]
+        self, config: ApplicationConfig, scheduler: DeploymentHandle
+    ) -> None:
+        self._replica_id = serve.get_replica_context().replica_id.unique_id
+        self._scheduler = scheduler
+        self._queue_depth = 0.0
+        point_at_cluster(ray.get_runtime_context().gcs_address)
+        self._server = await EngineServer.start(
+            config,
+            models.prepare(config.model.source, progress=logger.info),
+            host=ray.util.get_node_ip_address(),
+            placement_group=get_current_placement_group(),
+        )
+        self._reporting = asyncio.create_task(self._report_for_ever())
+
+    async def hold(self, replica_id: str, lease_id: str) -> Usage:
+        """The open call of a running request; `replica_id` is for the router."""
+        return await self._server.leases.hold(lease_id)
+
+    async def check_health(self) -> None:
+        """Raises when the engine core or a worker is dead; being busy is not being ill."""
+        if not self._server.healthy:
+            raise RuntimeError("engine: the engine core or one of its workers has died")
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the scheduler said last: every replica carries the same figure."""
+        return {"queue_depth": self._queue_depth}
+
+    async def _report_for_ever(self) -> None:
+        while self._server.healthy:
+            with contextlib.suppress(Exception):  # The scheduler may be restarting.
+                await asyncio.wait_for(self._report(), REPORT_TIMEOUT_S)
+            await asyncio.sleep(REPORT_INTERVAL_S)
+        logger.error("The engine has died; no more leases for this replica.")
+        await self._scheduler.replica_gone.remote(self._replica_id)
+
+    async def _report(self) -> None:
+        server = self._server
+        report = ReplicaReport(self._replica_id, server.leases.ids())
+        port = EnginePort(self._replica_id, server.host, server.port, server.secret)
+        self._queue_depth = await self._scheduler.report.remote(report, port)
+
+    async def __del__(self) -> None:
+        """Serve calls it when the replica has drained."""
+        self._reporting.cancel()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._scheduler.replica_gone.remote(self._replica_id), REPORT_TIMEOUT_S)
+        self._server.stop()

@@ -1,0 +1,77 @@
+"""The gateway deployment: Serve's ingress over HTTP, and the methods of the Python handle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from app.config import ApplicationConfig
+from app.engine import models
+from app.gateway.calls import CallFace
+from app.gateway.exchange import Exchange
+from app.gateway.http import HttpFace
+from app.gateway.requests import Window
+from app.gateway.tokens import TokenCounter
+from app.serving.control import ServeControlPlane
+
+logger = logging.getLogger("ray.serve")
+
+_CHAT = "/v1/chat/completions"
+_COMPLETIONS = "/v1/completions"
+
+
+@serve.ingress()
+class GatewayReplica:
+    """HTTP and handle calls take the same way: validation, lease, engine."""
+
+    async def __init__(  # type: ignore[misc]
+        self, config: ApplicationConfig, scheduler: DeploymentHandle, engine: DeploymentHandle
+    ) -> None:
+        self._control = ServeControlPlane(scheduler, engine)
+        # One connection a running request: the scheduler bounds them.
+        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
+        self._exchange = Exchange(self._control, self._http, config.gateway.engine_silence_s)
+        self._window = Window(
+            config.model.name, config.engine.max_model_len, _token_counter(config.model.source)
+        )
+        self._calls = CallFace(self._exchange, self._window)
+        self._max_body_bytes = config.gateway.max_body_bytes
+
+    async def __serve_build_asgi_app__(self) -> HttpFace:
+        """Serve's hook: the ASGI application, built inside the replica."""
+        return HttpFace(self._exchange, self._control, self._window, self._max_body_bytes)
+
+    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A chat completion. `body` as for OpenAI's API. Raises ApiError."""
+        return await self._calls.call(_CHAT, body)
+
+    async def chat_stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Its chunks as they are made; call it with `handle.options(stream=True)`. Raises ApiError."""
+        async for chunk in self._calls.stream(_CHAT, body):
+            yield chunk
+
+    async def completions(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A text completion. Raises ApiError."""
+        return await self._calls.call(_COMPLETIONS, body)
+
+    async def completions_stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Its chunks as they are made. Raises ApiError."""
+        async for chunk in self._calls.stream(_COMPLETIONS, body):
+            yield chunk
+
+    async def __del__(self) -> None:
+        await self._http.close()
+
+
+def _token_counter(source: str) -> TokenCounter | None:
+    """None where the tokenizer can't be had here: then only the engine checks the length of a prompt."""
+    try:
+        return TokenCounter.from_file(models.tokenizer_file(source))
+    except OSError as error:
+        logger.warning("Prompts are not counted before the engine: %s", error)
+        return None

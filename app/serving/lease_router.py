@@ -1,0 +1,23 @@
+"""Serve's request router for engines: the scheduler has chosen the replica, the lease names it."""
+
+from __future__ import annotations
+
+from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+
+
+class LeaseRouter(RequestRouter):
+    """Routes a call to the replica whose id is its first argument; to none when that one is gone.
+
+    Calls go out as `handle.hold.remote(replica_id, lease_id)`. While the replica is missing Serve asks
+    again with a growing delay, so the caller bounds its wait.
+    """
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        if pending_request is None:
+            return [candidate_replicas]
+        wanted = pending_request.args[0]
+        return [[r for r in candidate_replicas if r.replica_id.unique_id == wanted]]

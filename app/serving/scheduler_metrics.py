@@ -1,0 +1,59 @@
+"""The scheduler's figures in Prometheus form."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from app.flow.controller import Snapshot
+from app.flow.outcome import Outcome
+
+# Seconds: from an idle engine to the longest wait that the default configuration allows.
+QUEUE_WAIT_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+class SchedulerMetrics:
+    """A registry of its own: one application, one set of figures."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._queued = self._gauge("promiseserve_queue_depth", "Tickets that wait for an engine.")
+        self._in_flight = self._gauge("promiseserve_leases", "Leases that are held.")
+        self._ready = self._gauge("promiseserve_replicas_ready", "Engines that may get leases.")
+        self._by_replica = self._gauge("promiseserve_replica_leases", "Leases of an engine.", "replica")
+        self._ended = Counter(
+            "promiseserve_requests_ended", "Requests by outcome.", ["outcome"], registry=self._registry
+        )
+        self._ended_before: dict[Outcome, int] = {}
+        self._output_tokens = Counter(
+            "promiseserve_output_tokens", "Tokens that engines made.", registry=self._registry
+        )
+        self._queue_wait_s = Histogram(
+            "promiseserve_queue_wait_seconds",
+            "From a request's arrival to its lease.",
+            buckets=QUEUE_WAIT_BUCKETS_S,
+            registry=self._registry,
+        )
+
+    def observe_queue_wait(self, seconds: float) -> None:
+        self._queue_wait_s.observe(max(0.0, seconds))
+
+    def add_output_tokens(self, tokens: int) -> None:
+        self._output_tokens.inc(tokens)
+
+    def observe(self, snapshot: Snapshot) -> None:
+        """Takes over the core's own counts, just before they are read."""
+        self._queued.set(snapshot.queued)
+        self._in_flight.set(snapshot.in_flight)
+        self._ready.set(snapshot.replicas_ready)
+        self._by_replica.clear()
+        for replica_id, leases in snapshot.in_flight_by_replica.items():
+            self._by_replica.labels(replica_id).set(leases)
+        for outcome, count in snapshot.ended.items():
+            self._ended.labels(outcome.label).inc(count - self._ended_before.get(outcome, 0))
+        self._ended_before = dict(snapshot.ended)
+
+    def text(self) -> str:
+        return generate_latest(self._registry).decode()
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(name, help_text, labels, registry=self._registry)

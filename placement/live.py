@@ -1,0 +1,82 @@
+"""Reads the worker actors of a running cluster. The only module of this package that talks to Ray."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from placement.placed import Worker
+
+# The class of vLLM's Ray workers (v1/executor/ray_executor_v2.py).
+WORKER_CLASS = "RayWorkerProc"
+# The most that Ray's state API returns.
+ACTORS_LIMIT = 10_000
+STATE_TIMEOUT_S = 10
+# What an actor in bundle 3 of a group holds: `GPU_group_3_<group>`.
+_BUNDLE_RESOURCE = re.compile(r".+_group_(?P<index>\d+)_(?P<group>[0-9a-f]+)")
+
+
+def read_workers(address: str) -> list[Worker]:
+    """vLLM's live workers in the cluster at `address` (`auto`, `host:port` or `ray://...`).
+
+    Node, group and bundle come from Ray's state API, which the dashboard serves. Where it is off, names
+    are all that Ray gives away, and the rest is None. Raises ConnectionError without a cluster.
+    """
+    import ray
+    from ray.util.state.exception import RayStateApiException
+
+    with _connected(address):
+        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+        try:
+            return list(_observed(address, nodes))
+        except RayStateApiException:
+            return list(_named())
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[None]:
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _observed(address: str, nodes: dict[str, str]) -> Iterator[Worker]:
+    from ray.util.state import list_actors
+
+    actors = list_actors(
+        address=None if address.startswith("ray://") else address,
+        filters=[("state", "=", "ALIVE"), ("class_name", "=", WORKER_CLASS)],
+        limit=ACTORS_LIMIT,
+        timeout=STATE_TIMEOUT_S,
+        detail=True,
+    )
+    for actor in actors:
+        # Another cluster may answer on a shared port: its nodes are not ours.
+        if actor.node_id in nodes:
+            group = actor.placement_group_id
+            yield Worker(actor.name, nodes[actor.node_id], group, bundle_of(actor.required_resources, group))
+
+
+def bundle_of(resources: dict[str, Any] | None, group: str | None) -> int | None:
+    """The index of the bundle that these resources belong to; None for an actor outside the group."""
+    for name in resources or {}:
+        match = _BUNDLE_RESOURCE.fullmatch(name)
+        if match is not None and match["group"] == group:
+            return int(match["index"])
+    return None
+
+
+def _named() -> Iterator[Worker]:
+    import ray
+
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        yield Worker(actor["name"], None, None, None)
