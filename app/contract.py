@@ -80,5 +80,8 @@ class ControlPlane(Protocol):
     async def replica_unroutable(self, replica_id: str) -> None:
         """The replica has no live lease for a granted ticket: Serve is stopping or starting it."""
 
+    async def replica_gone(self, replica_id: str) -> None:
+        """The replica has died: a control call to it has failed."""
+
     async def view(self) -> SchedulerView:
         """Raises ConnectionError when the scheduler can't be reached."""

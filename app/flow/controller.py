@@ -126,14 +126,12 @@ class FlowController:
     def report(self, report: ReplicaReport, now_s: float) -> list[Action]:
         """A replica is there: register or refresh it, renew its leases, adopt those not known here.
 
-        Ids of replicas are never used again: a report of one that is gone came late.
+        Ids of replicas are never used again: a report of one that is gone came late and revives nothing.
         """
         replica = self._replicas.get(report.replica_id)
         if replica is None:
             replica = self._replicas[report.replica_id] = _Replica(report, now_s)
             self._adopt(replica, now_s)
-        if replica.gone:
-            return []
         replica.report, replica.seen_s = report, now_s
         for ticket_id in report.live_leases & replica.in_flight:
             self._leases[ticket_id].seen_s = now_s

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
@@ -32,6 +33,8 @@ SCHEDULER_ATTEMPTS = 8
 SCHEDULER_RETRY_S = 0.25
 # How long an engine may take to say that a finished or aborted request has ended.
 SETTLE_TIMEOUT_S = 10.0
+# A call to a dead replica fails sooner than this; one that waits longer never reached a replica.
+LOST_TIMEOUT_S = 1.0
 # When an engine was lost: another, or its successor, takes about this long.
 ENGINE_LOST_RETRY_AFTER_S = 5
 
@@ -98,7 +101,8 @@ class Exchange:
                 return run
             except _EngineLostError:
                 run.outcome = Outcome.FAILED
-                self._finish(run)
+                self._finish(run, LOST_TIMEOUT_S)
+                await self._control.replica_unroutable(grant.engine.replica_id)
             except BaseException:
                 self._finish(run)
                 raise
@@ -142,7 +146,6 @@ class Exchange:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _EngineLostError from error
         if run.response.status == 403:
-            await self._control.replica_unroutable(engine.replica_id)
             raise _EngineLostError
         if run.response.status >= 500:
             run.outcome = Outcome.FAILED
@@ -170,7 +173,7 @@ class Exchange:
             return
         run.outcome = Outcome.COMPLETED
 
-    def _finish(self, run: _Run) -> None:
+    def _finish(self, run: _Run, settle_timeout_s: float = SETTLE_TIMEOUT_S) -> None:
         """Lets go of the engine now and closes the ticket in the background."""
         if run.response is not None:
             if run.outcome is Outcome.COMPLETED:
@@ -178,18 +181,19 @@ class Exchange:
             else:
                 # Breaking the connection is what makes the engine abort.
                 run.response.close()
-        self._in_background(self._close(run))
+        self._in_background(self._close(run, settle_timeout_s))
 
-    async def _close(self, run: _Run) -> None:
+    async def _close(self, run: _Run, settle_timeout_s: float) -> None:
         usage = Usage()
         try:
-            usage = await asyncio.wait_for(run.held, SETTLE_TIMEOUT_S)
-        except (ConnectionError, TimeoutError):
-            if run.outcome is Outcome.COMPLETED:
-                logger.warning("No usage for %s: its engine did not answer.", run.ticket_id)
+            usage = await asyncio.wait_for(run.held, settle_timeout_s)
+        except ConnectionError:
+            await self._control.replica_gone(run.grant.engine.replica_id)
+        except TimeoutError:
+            logger.warning("No usage for %s: its engine did not answer.", run.ticket_id)
         await self._control.close(run.ticket_id, run.outcome, usage.output_tokens)
 
-    def _in_background(self, work) -> None:  # type: ignore[no-untyped-def]
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._closing.add(task)
         task.add_done_callback(self._done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -32,6 +32,9 @@ class ServeControlPlane:
     async def replica_unroutable(self, replica_id: str) -> None:
         await _answer(self._scheduler.replica_unroutable.remote(replica_id))
 
+    async def replica_gone(self, replica_id: str) -> None:
+        await _answer(self._scheduler.replica_gone.remote(replica_id))
+
     async def view(self) -> SchedulerView:
         return await _answer(self._scheduler.view.remote())
 
@@ -39,5 +42,7 @@ class ServeControlPlane:
 async def _answer(call: Any) -> Any:
     try:
         return await call
+    except RayTaskError:
+        raise  # The replica lives and has raised: the method's own error.
     except (RayError, RayServeException) as error:
         raise ConnectionError(str(error)) from error

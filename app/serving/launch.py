@@ -1,0 +1,439 @@
+"""`python -m app.serving.launch CONFIG`: Ray, the application and all their processes, from start to end.
+
+What `serve run CONFIG` leaves to its user: the model, the environment, a Ray with the right resources, a
+word when it is ready, and no process left behind. With RAY_ADDRESS set it starts no Ray and ends none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import math
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil  # type: ignore[import-untyped]
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from app.config import ApplicationConfig
+from app.config_file import ConfigFileError, load_applications, problem_lines
+from app.engine.models import prepare
+
+BAD_INPUT = 2
+FAILED = 1
+
+PROGRESS_INTERVAL_S = 5.0
+POLL_INTERVAL_S = 0.5
+REQUEST_TIMEOUT_S = 5.0
+RAY_START_TIMEOUT_S = 120.0
+# Serve drains running streams for as long as they take; a second Ctrl-C is not needed to be rid of them.
+SHUTDOWN_TIMEOUT_S = 30.0
+# Ray's processes end within one or two seconds when they are asked to.
+TERMINATE_TIMEOUT_S = 10.0
+SHOWN_LINES = 20
+
+_PR_SET_CHILD_SUBREAPER = 36
+_IMPORTANT = re.compile(r"\b(ERROR|CRITICAL)\b|^\w*(Error|Exception)\b")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What Ray is told that the machine has; None leaves it to Ray to look."""
+
+    cpus: int
+    gpus: int | None
+
+
+def resources(configs: Sequence[ApplicationConfig], machine_cpus: int) -> Resources:
+    """Room for every replica that may be started. The GPUs of a CPU engine are logical."""
+    cpus = math.ceil(sum(_amount(config, "CPU") for config in configs))
+    logical = all(config.engine.device == "cpu" for config in configs)
+    gpus = math.ceil(sum(_amount(config, "GPU") for config in configs)) if logical else None
+    return Resources(max(machine_cpus, cpus), gpus)
+
+
+def _amount(config: ApplicationConfig, resource: str) -> float:
+    replica = sum(bundle.get(resource, 0.0) for bundle in config.parallel.bundles)
+    # Amounts are decimal fractions: thirty times 0.1 is three.
+    return round(replica * config.replicas.max, 6)
+
+
+def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[str, str]:
+    """The children's environment; what the user has set stays."""
+    defaults = {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+    # A running cluster has its own way to let clients in. Ray 2.60's dashboard refuses without a token.
+    if "RAY_ADDRESS" not in given:
+        defaults["RAY_AUTH_MODE"] = "token"
+        if given.get("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in given:
+            defaults["RAY_AUTH_TOKEN"] = token
+    # ray, serve and the compilers' helpers of this very installation.
+    path = os.pathsep.join(filter(None, [bin_folder, given.get("PATH")]))
+    return {**defaults, **given, "PATH": path}
+
+
+class _HttpOptions(BaseModel):
+    # Serve's own defaults.
+    host: str = "0.0.0.0"
+    port: int = 8000
+
+
+class _Entrance(BaseModel):
+    route_prefix: str | None = "/"
+
+
+class ServeFile(BaseModel):
+    """What a Serve file says about where clients go."""
+
+    http_options: _HttpOptions = _HttpOptions()
+    applications: list[_Entrance]
+
+    def urls(self) -> list[str]:
+        """The base URL of each application with one, as a client on this machine reaches it."""
+        host = self.http_options.host
+        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        prefixes = [application.route_prefix for application in self.applications]
+        return [
+            f"http://{host}:{self.http_options.port}{prefix.rstrip('/')}"
+            for prefix in prefixes
+            if prefix is not None
+        ]
+
+
+def starting(details: Mapping[str, Any]) -> str:
+    """What is not there yet, of the dashboard's answer: `Engine UPDATING 0/1`."""
+    waiting = [
+        f"{name} {deployment['status']} {_running(deployment)}/{deployment.get('target_num_replicas', '?')}"
+        for application in details.get("applications", {}).values()
+        for name, deployment in application.get("deployments", {}).items()
+        if deployment["status"] != "HEALTHY"
+    ]
+    return ", ".join(waiting)
+
+
+def _running(deployment: Mapping[str, Any]) -> int:
+    return sum(replica["state"] == "RUNNING" for replica in deployment.get("replicas", []))
+
+
+def all_running(details: Mapping[str, Any]) -> bool:
+    """False while an application is still to come, or an older version of it still answers."""
+    applications = details.get("applications", {})
+    return bool(applications) and all(one["status"] == "RUNNING" for one in applications.values())
+
+
+def failure(details: Mapping[str, Any]) -> list[str] | None:
+    """The last lines of the reason for which an application can't be deployed."""
+    for name, application in details.get("applications", {}).items():
+        if application["status"] == "DEPLOY_FAILED":
+            reasons = [application.get("message", "")]
+            deployments = application.get("deployments", {})
+            reasons += [f"{key}: {one.get('message', '')}" for key, one in deployments.items()]
+            lines = "\n".join(reasons).splitlines()
+            return [f"{name}: DEPLOY_FAILED", *[line for line in lines if line.strip()][-SHOWN_LINES:]]
+    return None
+
+
+def important(lines: Iterable[str]) -> Iterator[str]:
+    """Of a log the lines that a user has to see."""
+    return (line for line in lines if _IMPORTANT.search(line))
+
+
+class LaunchError(Exception):
+    """It can't go on; `lines` are for the user."""
+
+    def __init__(self, *lines: str, status: int = FAILED) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+        self.status = status
+
+
+class Launcher:
+    """One run: `start`, `watch`, and `stop` whatever became of the other two."""
+
+    def __init__(self, config: Path, port: int, dashboard_port: int, ray_options: Sequence[str]) -> None:
+        self._config = config
+        self._port = port
+        self._ray_options = ray_options
+        self._started_s = time.monotonic()
+        self._folder = Path(tempfile.mkdtemp(prefix="promiseserve-"))
+        self._bin = Path(sys.executable).parent
+        self._environment = environment(os.environ, str(self._bin), secrets.token_hex(32))
+        self._own_ray = "RAY_ADDRESS" not in os.environ
+        self._dashboard = os.environ.get("RAY_DASHBOARD_ADDRESS", f"http://127.0.0.1:{dashboard_port}")
+        if self._own_ray:
+            self._dashboard = f"http://127.0.0.1:{dashboard_port}"
+            self._ray_options = [*ray_options, f"--port={port}", f"--dashboard-port={dashboard_port}"]
+        self._serve: subprocess.Popen[bytes] | None = None
+        self._log = self._folder / "serve.log"
+        self._log_read = 0
+
+    def start(self) -> None:
+        """Everything up to the first answer of `/ready`. Raises LaunchError."""
+        configs, serve_file = _read(self._config)
+        urls = serve_file.urls()
+        if self._own_ray:
+            _require_free(serve_file.http_options)
+        self._say(f"Configuration {self._config} is valid; logs are in {self._folder}")
+        for config in configs:
+            self._prepare(config)
+        if self._own_ray:
+            self._start_ray(resources(configs, os.cpu_count() or 1))
+        self._start_serve()
+        self._await_ready(urls)
+        self._say("Ready. Try:")
+        _print_example(urls[0], configs[0].model.name)
+
+    def watch(self) -> NoReturn:
+        """Shows important lines of the log until it ends. Raises LaunchError then."""
+        while True:
+            self._look_after_serve()
+            time.sleep(POLL_INTERVAL_S)
+
+    def stop(self) -> None:
+        """Ends what was started: Serve in order, then whatever is left of our processes."""
+        if self._serve is not None and self._serve.poll() is None:
+            self._say("Stopping Serve")
+            # It shuts Serve down in the cluster that it is connected to.
+            self._serve.send_signal(signal.SIGINT)
+            try:
+                self._serve.wait(SHUTDOWN_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._say(f"Serve has not stopped in {SHUTDOWN_TIMEOUT_S:.0f} s")
+        # With a Ray of our own that is all of Ray, and HAProxy, which outlives it.
+        if _descendants():
+            _end_descendants()
+            self._say("Stopped; no process is left")
+
+    def _prepare(self, config: ApplicationConfig) -> None:
+        try:
+            path = prepare(config.model.source, progress=self._say)
+        except ValueError as error:
+            raise LaunchError(str(error), status=BAD_INPUT) from error
+        self._say(f"Model {config.model.name}: {path}")
+
+    def _start_ray(self, machine: Resources) -> None:
+        gpus = [] if machine.gpus is None else [f"--num-gpus={machine.gpus}"]
+        self._say(f"Starting Ray: {' '.join([f'--num-cpus={machine.cpus}', *gpus])}")
+        options = [f"--num-cpus={machine.cpus}", *gpus, "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
+        log = self._folder / "ray.log"
+        ray = self._spawn(log, "ray", "start", "--head", *options, *self._ray_options)
+        deadline_s = time.monotonic() + RAY_START_TIMEOUT_S
+        ticks = Ticks()
+        while ray.poll() is None and time.monotonic() < deadline_s:
+            time.sleep(POLL_INTERVAL_S)
+            if ticks.due():
+                self._say("Waiting for Ray")
+        if ray.poll() != 0:
+            hint = "Ray has not started. To use one that runs, set RAY_ADDRESS."
+            raise LaunchError(*_lines(log)[-SHOWN_LINES:], hint)
+        self._environment["RAY_ADDRESS"] = f"127.0.0.1:{self._port}"
+        self._save_token()
+
+    def _save_token(self) -> None:
+        """For `serve status` and `placement show --address` in another shell."""
+        token = self._environment.get("RAY_AUTH_TOKEN")
+        exports = [f"RAY_ADDRESS=127.0.0.1:{self._port}", f"RAY_DASHBOARD_ADDRESS={self._dashboard}"]
+        if token is not None:
+            exports += ["RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={token}"]
+        # The folder is for this user only.
+        file = self._folder / "env"
+        file.write_text("".join(f"export {line}\n" for line in exports))
+        self._say(f"Ray runs. For other shells: source {file}")
+
+    def _start_serve(self) -> None:
+        self._say("Starting the application")
+        self._serve = self._spawn(self._log, "serve", "run", str(self._config))
+
+    def _spawn(self, log: Path, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """In a session of its own: a Ctrl-C is for us, to stop them in order."""
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                [str(self._bin / program), *arguments],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _await_ready(self, urls: Sequence[str]) -> None:
+        ticks = Ticks()
+        while True:
+            self._look_after_serve()
+            details = self._details() if ticks.due() else None
+            if details is not None and (reason := failure(details)):
+                raise LaunchError(*reason)
+            if all(_answers(f"{url}/ready") for url in urls) and self._is_new():
+                return
+            if ticks.passed:
+                self._say(f"Starting: {starting(details or {}) or 'Serve'}")
+            time.sleep(POLL_INTERVAL_S)
+
+    def _is_new(self) -> bool:
+        """In a cluster of others `/ready` may be the answer of the version before."""
+        details = None if self._own_ray else self._details()
+        return details is None or all_running(details)
+
+    def _look_after_serve(self) -> None:
+        for line in important(self._new_lines()):
+            print(f"  {line}", flush=True)
+        if self._serve is not None and self._serve.poll() is not None:
+            raise LaunchError(*_lines(self._log)[-SHOWN_LINES:], "`serve run` has ended.")
+
+    def _new_lines(self) -> list[str]:
+        with self._log.open("rb") as file:
+            file.seek(self._log_read)
+            # A line still being written is for the next time.
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._log_read += len(whole) + len(newline)
+        return whole.decode(errors="replace").splitlines()
+
+    def _details(self) -> dict[str, Any] | None:
+        """Serve's state from Ray's dashboard; None where there is no answer."""
+        token = self._environment.get("RAY_AUTH_TOKEN")
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{self._dashboard}/api/serve/applications/", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as response:
+                details = json.load(response)
+        except (OSError, ValueError):
+            return None
+        return details if isinstance(details, dict) else None
+
+    def _say(self, line: str) -> None:
+        print(f"{time.monotonic() - self._started_s:6.1f} s  {line}", flush=True)
+
+
+class Ticks:
+    """True once an interval."""
+
+    def __init__(self) -> None:
+        self._last_s = time.monotonic()
+        self.passed = False
+
+    def due(self) -> bool:
+        now_s = time.monotonic()
+        self.passed = now_s - self._last_s >= PROGRESS_INTERVAL_S
+        if self.passed:
+            self._last_s = now_s
+        return self.passed
+
+
+def _read(file: Path) -> tuple[list[ApplicationConfig], ServeFile]:
+    try:
+        configs = [application.args for application in load_applications(file)]
+        serve_file = ServeFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except ConfigFileError as error:
+        raise LaunchError(*error.lines, status=BAD_INPUT) from error
+    except ValidationError as error:
+        raise LaunchError(*problem_lines(error), status=BAD_INPUT) from error
+    if not serve_file.urls():
+        raise LaunchError("applications: none has a route_prefix to answer at", status=BAD_INPUT)
+    return configs, serve_file
+
+
+def _require_free(http: _HttpOptions) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((http.host, http.port))
+        except OSError as error:
+            raise LaunchError(f"http_options.port: {http.port}: {error.strerror} ({http.host})") from error
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=REQUEST_TIMEOUT_S) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(errors="replace").splitlines()
+
+
+def _print_example(url: str, model: str) -> None:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "stream": True}
+    print(f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\", flush=True)
+    print(f"  -d '{json.dumps(body)}'", flush=True)
+
+
+def _adopt_orphans() -> None:
+    """Descendants whose parents are gone become our children: Ray's daemons, and HAProxy."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _end_descendants() -> None:
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        deadline_s = time.monotonic() + TERMINATE_TIMEOUT_S
+        # A process may start another while it is asked to end.
+        while (left := _descendants()) and time.monotonic() < deadline_s:
+            for process in left:
+                try:
+                    end(process)
+                except psutil.NoSuchProcess:
+                    continue
+            psutil.wait_procs(left, timeout=1.0)
+
+
+def _descendants() -> list[psutil.Process]:
+    return list(psutil.Process().children(recursive=True))
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs until it is stopped; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="app.serving.launch",
+        description="Serve a configuration until Ctrl-C.",
+        epilog="Other options are handed to `ray start`.",
+    )
+    parser.add_argument("config", metavar="CONFIG", type=Path, help="a file in Ray Serve's schema")
+    parser.add_argument("--port", type=int, default=6379, help="of Ray's head")
+    parser.add_argument("--dashboard-port", type=int, default=8265)
+    options, ray_options = parser.parse_known_args(arguments)
+    _adopt_orphans()
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in signals:
+        signal.signal(number, _interrupt)
+    launcher = Launcher(options.config, options.port, options.dashboard_port, ray_options)
+    try:
+        launcher.start()
+        launcher.watch()
+    except KeyboardInterrupt:
+        return 0
+    except LaunchError as error:
+        print("\n".join(error.lines), file=sys.stderr, flush=True)
+        return error.status
+    finally:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        launcher.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

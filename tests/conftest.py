@@ -1,0 +1,14 @@
+"""One Ray cluster a session, on ports of its own; applications are deployed to it one after the other."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray head with eight logical GPUs, and Serve behind HAProxy, as `scripts/serve` runs them."""
+    with Cluster.started() as cluster:
+        yield cluster

@@ -1,0 +1,162 @@
+"""A real Ray cluster in processes of its own, and what tests ask of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import ray
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+BIN = Path(sys.executable).parent
+REPOSITORY = Path(__file__).parents[2]
+# Starting eight workers on two cores.
+READY_TIMEOUT_S = 420
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def wait_until(condition, timeout_s: float, what: str, every_s: float = 0.1) -> float:
+    """Seconds until the condition held; fails the test when it does not in time."""
+    started_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started_s < timeout_s, f"not in {timeout_s} s: {what}"
+        time.sleep(every_s)
+    return time.monotonic() - started_s
+
+
+@dataclass
+class Cluster:
+    """Addresses of the cluster, and the application that is deployed."""
+
+    address: str
+    dashboard: str
+    http_port: int
+    folder: Path
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls) -> Iterator[Cluster]:
+        port, dashboard, agent, http, haproxy_metrics, haproxy_stats = free_ports(6)
+        os.environ |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(haproxy_metrics),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(haproxy_stats),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ADDRESS": f"127.0.0.1:{port}",
+        }
+        before = {p.pid for p in psutil.process_iter()}
+        folder = tempfile.TemporaryDirectory(prefix="serve-test-")
+        start = ["start", "--head", "--num-gpus", "8", "--num-cpus", "8", f"--port={port}"]
+        start += ["--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}", "--disable-usage-stats"]
+        start += ["--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={agent}"]
+        subprocess.run([BIN / "ray", *start], check=True, capture_output=True, timeout=120)
+        mine = _ray_processes(before)
+        try:
+            ray.init(address=f"127.0.0.1:{port}", log_to_driver=False, namespace="tests")
+            yield cls(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", http, Path(folder.name))
+        finally:
+            _end(mine)
+            folder.cleanup()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def deploy(self, config: str, **changes: dict[str, Any]) -> None:
+        """Deploys a file of serve_configs/ with changed sections; returns when the application is ready."""
+        document = yaml.safe_load((REPOSITORY / "serve_configs" / config).read_text())
+        document["http_options"] |= {"host": "127.0.0.1", "port": self.http_port}
+        for section, values in changes.items():
+            document["applications"][0]["args"].setdefault(section, {}).update(values)
+        path = self.folder / config
+        path.write_text(yaml.safe_dump(document))
+        command = [BIN / "serve", "deploy", str(path), "-a", self.dashboard]
+        subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=REPOSITORY)
+        wait_until(self.is_ready, READY_TIMEOUT_S, f"{config} ready", every_s=0.5)
+
+    def remove(self) -> None:
+        """Takes the application away and waits until its engines are gone."""
+        from ray import serve
+
+        serve.delete("llm")
+        wait_until(lambda: not self.engine_processes(), 60, "engines gone")
+
+    def is_ready(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/ready", timeout=5).status_code == 200
+        return False
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples over all engines."""
+        text = httpx.get(f"{self.url}/metrics", timeout=10).text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def in_engines(self) -> float:
+        """Requests that vLLM runs or holds."""
+        return self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting")
+
+    def engine_processes(self) -> list[psutil.Process]:
+        """Engine cores and workers, of every replica."""
+        return _matching("EngineCore", "RayWorkerProc", "VLLM::Worker")
+
+    def processes(self, *names: str) -> list[psutil.Process]:
+        return _matching(*names)
+
+
+def _matching(*names: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            title = " ".join(process.cmdline()) or process.name()
+            if process.status() != psutil.STATUS_ZOMBIE and any(name in title for name in names):
+                found.append(process)
+    return found
+
+
+def _ray_processes(before: set[int]) -> list[psutil.Process]:
+    """What `ray start` has left running: its daemons, and through them all that they will start."""
+    return [p for p in psutil.process_iter() if p.pid not in before and p.pid != os.getpid()]
+
+
+def _end(daemons: list[psutil.Process]) -> None:
+    """Ends the application, Ray, and whatever either has started, each by its id."""
+    from ray import serve
+
+    with contextlib.suppress(Exception):
+        serve.shutdown()
+    tree = {child for daemon in daemons if daemon.is_running() for child in daemon.children(recursive=True)}
+    with contextlib.suppress(Exception):
+        ray.shutdown()
+    for process in [*daemons, *tree]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs([*daemons, *tree], timeout=10)

@@ -1,0 +1,363 @@
+"""The whole application with a real engine: HTTP and handle, overload, disconnects, deaths."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import httpx
+import openai
+import pytest
+from ray import serve
+
+from app.gateway.errors import ApiError
+from tests.integration.cluster import Cluster, wait_until
+
+pytestmark = pytest.mark.engine
+
+MODEL = "tiny-llama"
+# Leases a replica: few, so that a queue is easy to make.
+LIMIT = 8
+MAX_QUEUED = 64
+# The bar: an abandoned request has left the engine after this.
+ABORT_WITHIN_S = 2.0
+LONG = 900
+
+
+@pytest.fixture(scope="module")
+def app(cluster: Cluster):
+    cluster.deploy(
+        "smollm2-cpu.yaml",
+        model={"name": MODEL, "source": "embedded:tiny-llama"},
+        engine={
+            "device": "cpu",
+            "dtype": "float32",
+            "max_model_len": 1024,
+            "max_num_seqs": LIMIT,
+            "compilation": "eager",
+            "cpu_kv_cache_gib": 1,
+        },
+        scheduler={"max_queued": MAX_QUEUED, "requests_per_replica": LIMIT},
+        replicas={"min": 1, "max": 2, "target_queue_depth": 40, "upscale_delay_s": 2, "drain_s": 20},
+    )
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def client(app: Cluster) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{app.url}/v1", api_key="unused", max_retries=0, timeout=120)
+
+
+def ask(prompt: str, tokens: int, **options: object) -> dict[str, object]:
+    body = {"model": MODEL, "prompt": prompt, "max_tokens": tokens, "temperature": 0.0}
+    return body | {"extra_body": {"ignore_eos": True}} | options
+
+
+def raw(prompt: str, tokens: int, **options: object) -> dict[str, object]:
+    body = {"model": MODEL, "prompt": prompt, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
+    return body | options
+
+
+def at_rest(app: Cluster) -> bool:
+    return (
+        app.in_engines() == 0
+        and app.metric("promiseserve_leases") == 0
+        and app.metric("promiseserve_queue_depth") == 0
+    )
+
+
+class Load(contextlib.AbstractContextManager["Load"]):
+    """Streams that keep engines and queue busy until the block ends."""
+
+    def __init__(self, app: Cluster, streams: int) -> None:
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(app.url, n)) for n in range(streams)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=30)
+
+    def _run(self, url: str, number: int) -> None:
+        body = raw(f"load {number}", LONG, stream=True)
+        with (
+            httpx.Client(timeout=60) as http,
+            http.stream("POST", f"{url}/v1/completions", json=body) as response,
+        ):
+            for _ in response.iter_bytes():
+                if self._stop.is_set():
+                    return
+
+
+class TestAnswers:
+    def test_whole_and_streamed_answers_are_the_same(self, client: openai.OpenAI):
+        whole = client.completions.create(**ask("The gateway takes", 24))
+        chunks = list(client.completions.create(**ask("The gateway takes", 24), stream=True))
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens == 24
+        assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+        assert len(chunks) == 24
+
+    def test_chat_streams_and_ends(self, client: openai.OpenAI):
+        messages = [{"role": "user", "content": "hello"}]
+        options = {"extra_body": {"ignore_eos": True}, "max_tokens": 8, "stream": True}
+        chunks = list(client.chat.completions.create(model=MODEL, messages=messages, **options))
+        assert chunks[-1].choices[0].finish_reason == "length"
+
+    def test_the_model_is_listed(self, client: openai.OpenAI):
+        assert [model.id for model in client.models.list()] == [MODEL]
+        assert client.models.retrieve(MODEL).id == MODEL
+
+    def test_vllms_other_endpoints_are_there(self, app: Cluster):
+        tokens = httpx.post(f"{app.url}/tokenize", json={"model": MODEL, "prompt": "hello"}).json()["tokens"]
+        text = httpx.post(f"{app.url}/detokenize", json={"model": MODEL, "tokens": tokens}).json()["prompt"]
+        assert text == "hello"
+        answer = httpx.post(
+            f"{app.url}/v1/responses",
+            json={"model": MODEL, "input": "hello", "max_output_tokens": 16},
+            timeout=60,
+        )
+        assert answer.json()["status"] in ("completed", "incomplete"), answer.text
+
+    def test_output_can_be_bound_to_a_schema(self, client: openai.OpenAI):
+        schema = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
+        answer = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "yes?"}],
+            max_tokens=64,
+            response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
+            temperature=0,
+        )
+        content = answer.choices[0].message.content
+        assert content is not None
+        assert content.lstrip().startswith("{")
+
+    async def test_64_streams_keep_to_themselves(self, app: Cluster):
+        async with httpx.AsyncClient(timeout=300) as http:
+            answers = await asyncio.gather(*(self._echoed(app, http, n) for n in range(64)))
+        for number, (text, tokens, finish) in enumerate(answers):
+            assert text.startswith(f"Request number {number}:")
+            assert (tokens, finish) == (64, "length")
+        wait_until(lambda: at_rest(app), 5, "at rest after the streams")
+
+    async def _echoed(self, app: Cluster, http: httpx.AsyncClient, number: int):
+        """The prompt comes back before the tokens: an answer shows whose it is."""
+        body = raw(f"Request number {number}:", 64, stream=True, echo=True)
+        body["stream_options"] = {"include_usage": True}
+        text, finish, tokens = "", None, 0
+        async with http.stream("POST", f"{app.url}/v1/completions", json=body) as response:
+            assert response.status_code == 200
+            async for line in response.aiter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                event = json.loads(line.removeprefix("data: "))
+                for choice in event["choices"]:
+                    text += choice["text"]
+                    finish = choice["finish_reason"] or finish
+                if event.get("usage"):
+                    tokens = event["usage"]["completion_tokens"]
+        return text, tokens, finish
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("path", "body", "status", "param", "value"),
+        [
+            ("/v1/chat/completions", "{", 400, "body", ""),
+            ("/v1/chat/completions", {"model": "other", "messages": []}, 400, "messages", "[]"),
+            ("/v1/completions", {"model": "other", "prompt": "a"}, 404, "model", "other"),
+            ("/v1/completions", {"model": MODEL, "prompt": ""}, 400, "prompt", "''"),
+            ("/v1/completions", {"model": MODEL, "prompt": "a", "max_tokens": "x"}, 400, "max_tokens", "'x'"),
+            ("/v1/completions", {"model": MODEL, "prompt": [1] * 2000}, 400, "prompt", "2000"),
+            ("/v1/completions", {"model": MODEL, "prompt": "a", "top_k": "x"}, 400, "top_k", "'x'"),
+            (
+                "/v1/chat/completions",
+                {"model": MODEL, "messages": [{"role": "user", "content": 3}]},
+                400,
+                "messages.0.content",
+                "3",
+            ),
+            ("/v1/load_lora_adapter", {}, 404, "path", "/v1/load_lora_adapter"),
+        ],
+    )
+    def test_bad_input_names_field_and_value(self, app: Cluster, path, body, status, param, value):
+        content = body if isinstance(body, str) else json.dumps(body)
+        answer = httpx.post(f"{app.url}{path}", content=content, timeout=30)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (status, param), error
+        assert error["type"] == "invalid_request_error"
+        assert value in error["message"]
+
+    def test_a_prompt_beyond_the_window_is_refused(self, client: openai.OpenAI):
+        with pytest.raises(openai.BadRequestError) as refusal:
+            client.completions.create(**ask("word " * 3000, 1))
+        assert refusal.value.code == "context_length_exceeded"
+
+    def test_a_full_queue_says_when_to_come_back(self, app: Cluster):
+        with Load(app, LIMIT + MAX_QUEUED):
+            wait_until(lambda: app.metric("promiseserve_queue_depth") >= MAX_QUEUED - LIMIT, 30, "full queue")
+            answers = [self._probe(app) for _ in range(LIMIT * 2)]
+        refused = [answer for answer in answers if answer is not None]
+        assert refused
+        for answer in refused:
+            assert answer.status_code == 429
+            assert answer.json()["error"]["code"] == "rejected_full"
+            assert int(answer.headers["retry-after"]) >= 1
+        wait_until(lambda: at_rest(app), 10, "at rest after the load")
+
+    def _probe(self, app: Cluster) -> httpx.Response | None:
+        """The refusal, or None when the request was queued (then it is abandoned)."""
+        with contextlib.suppress(httpx.ReadTimeout):
+            return httpx.post(f"{app.url}/v1/completions", json=raw("probe", 1), timeout=0.5)
+        return None
+
+
+class TestDisconnects:
+    """A client that leaves, in each phase: nothing of its request stays."""
+
+    def leave(self, app: Cluster, body: dict[str, object], when) -> float:
+        """Sends a request, breaks the connection once `when` holds; seconds until the engine is empty."""
+        payload = json.dumps(body).encode()
+        with socket.create_connection(("127.0.0.1", app.http_port)) as connection:
+            head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(payload)}\r\n\r\n"
+            connection.sendall(head.encode() + payload)
+            when(connection)
+        return wait_until(lambda: at_rest(app), ABORT_WITHIN_S, "engine empty", every_s=0.05)
+
+    def test_in_mid_stream(self, app: Cluster):
+        def read_some(connection: socket.socket) -> None:
+            seen = b""
+            while seen.count(b"data: ") < 5:
+                seen += connection.recv(4096)
+
+        self.leave(app, raw("mid-stream", LONG, stream=True), read_some)
+
+    def test_before_the_first_token(self, app: Cluster):
+        before = app.metric("vllm:request_success_total")
+        self.leave(
+            app,
+            raw("first " * 150, LONG, stream=True),
+            lambda _: wait_until(lambda: app.metric("promiseserve_leases") == 1, 5, "leased", every_s=0.01),
+        )
+        assert app.metric("vllm:request_success_total", finished_reason="length") <= before
+
+    def test_on_a_whole_answer(self, app: Cluster):
+        self.leave(
+            app,
+            raw("whole", LONG),
+            lambda _: wait_until(lambda: app.in_engines() == 1, 5, "running", every_s=0.02),
+        )
+
+    def test_while_queued(self, app: Cluster):
+        with Load(app, LIMIT):
+            wait_until(lambda: app.metric("promiseserve_leases") == LIMIT, 20, "engine full")
+            cancelled = app.metric("promiseserve_requests_ended_total", outcome="cancelled")
+            payload = json.dumps(raw("queued", LONG)).encode()
+            with socket.create_connection(("127.0.0.1", app.http_port)) as connection:
+                head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(payload)}\r\n\r\n"
+                connection.sendall(head.encode() + payload)
+                wait_until(lambda: app.metric("promiseserve_queue_depth") == 1, 5, "queued")
+            wait_until(lambda: app.metric("promiseserve_queue_depth") == 0, ABORT_WITHIN_S, "queue empty")
+            assert app.metric("promiseserve_requests_ended_total", outcome="cancelled") == cancelled + 1
+        wait_until(lambda: at_rest(app), 10, "at rest after the load")
+
+
+class TestHandle:
+    @pytest.fixture
+    def handle(self, app: Cluster):
+        return serve.get_app_handle("llm")
+
+    def test_whole_answers(self, handle):
+        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "ignore_eos": True}
+        answer = handle.chat.remote({"model": MODEL, **body}).result(timeout_s=60)
+        assert answer["usage"]["completion_tokens"] == 8
+        answer = handle.completions.remote(raw("hello", 8)).result(timeout_s=60)
+        assert answer["usage"]["completion_tokens"] == 8
+
+    def test_streams(self, handle):
+        stream = handle.options(stream=True)
+        assert len(list(stream.completions_stream.remote(raw("hello", 8)))) == 8
+        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "ignore_eos": True}
+        chunks = list(stream.chat_stream.remote({"model": MODEL, **body}))
+        assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+    def test_bad_input_is_a_typed_error(self, handle):
+        with pytest.raises(ApiError) as refusal:
+            handle.completions.remote(raw("", 8)).result(timeout_s=60)
+        assert (refusal.value.status, refusal.value.param) == (400, "prompt")
+
+    def test_a_full_queue_is_a_typed_error_with_the_retry_time(self, app: Cluster, handle):
+        with Load(app, LIMIT + MAX_QUEUED):
+            wait_until(lambda: app.metric("promiseserve_queue_depth") == MAX_QUEUED, 30, "full queue")
+            with pytest.raises(ApiError) as refusal:
+                handle.completions.remote(raw("one more", 1)).result(timeout_s=30)
+        assert (refusal.value.status, refusal.value.code) == (429, "rejected_full")
+        assert refusal.value.retry_after_s is not None
+        assert refusal.value.retry_after_s >= 1
+        wait_until(lambda: at_rest(app), 10, "at rest after the load")
+
+
+class TestScaling:
+    def test_a_growing_queue_starts_a_second_engine(self, app: Cluster):
+        assert app.metric("promiseserve_replicas_ready") == 1
+        with Load(app, LIMIT + MAX_QUEUED):
+            wait_until(lambda: app.metric("promiseserve_replicas_ready") == 2, 180, "second engine", 0.5)
+            wait_until(
+                lambda: app.metric("promiseserve_leases") == 2 * LIMIT, 30, "leases on both engines", 0.2
+            )
+        wait_until(lambda: at_rest(app), 10, "at rest after the load")
+
+
+class TestDeath:
+    """After TestScaling: two engines."""
+
+    def test_a_dead_engine_core_is_noticed_replaced_and_leaves_nothing(self, app: Cluster):
+        before = app.processes("EngineCore")
+        assert len(before) == 2
+        started_s = time.monotonic()
+        before[0].kill()
+        wait_until(lambda: app.metric("promiseserve_replicas_ready") == 1, 10, "dead engine out of service")
+        answer = httpx.post(f"{app.url}/v1/completions", json=raw("still here", 4), timeout=30)
+        assert answer.status_code == 200
+        assert time.monotonic() - started_s < 10
+
+    def test_a_stream_whose_engine_dies_ends_with_an_error_event(self, app: Cluster):
+        body = raw("mid-stream death", LONG, stream=True)
+        seen = ""
+        with httpx.stream("POST", f"{app.url}/v1/completions", json=body, timeout=60) as response:
+            for text in response.iter_text():
+                seen += text
+                if seen.count("data: ") >= 3:
+                    break
+            for replica in app.processes("ServeReplica:llm:Engine"):
+                replica.kill()
+            seen += "".join(response.iter_text())
+        last = [line for line in seen.splitlines() if line.startswith("data: ")][-1]
+        assert "error" in json.loads(last.removeprefix("data: "))
+
+    def test_killed_replicas_leave_no_process_and_come_back(self, app: Cluster):
+        wait_until(lambda: app.is_ready(), 180, "ready again", 0.5)
+        answer = httpx.post(f"{app.url}/v1/completions", json=raw("back", 4), timeout=60)
+        assert answer.status_code == 200
+        cores = app.processes("EngineCore")
+        parents = {process.ppid() for process in cores}
+        assert all(parent != 1 for parent in parents), "an engine core outlived its replica"
+
+    def test_a_scheduler_that_dies_is_replaced_and_requests_go_on(self, app: Cluster):
+        with Load(app, LIMIT):
+            wait_until(lambda: app.metric("promiseserve_leases") >= LIMIT, 20, "engine full")
+            (scheduler,) = app.processes("ServeReplica:llm:Scheduler")
+            scheduler.kill()
+            answer = httpx.post(f"{app.url}/v1/completions", json=raw("after", 4), timeout=60)
+            assert answer.status_code == 200
+        wait_until(lambda: at_rest(app), 30, "at rest with a new scheduler")
