@@ -16,6 +16,7 @@ from placement.show import Plan, plan_json, plan_text, replica_text
 # As argparse exits on a bad command line.
 BAD_INPUT = 2
 NO_CLUSTER = 1
+_TOKEN_HINT = "A cluster with token authentication wants RAY_AUTH_MODE=token and its token here too."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(BAD_INPUT, error.lines)
     try:
         workers = None if options.address is None else read_workers(options.address)
-    except (ConnectionError, ValueError) as error:
-        return _fail(NO_CLUSTER, [f"--address: {options.address}: {error}"])
+    except (OSError, ValueError) as error:
+        return _fail(NO_CLUSTER, [f"--address: {options.address}: {error}", _TOKEN_HINT])
     _show([plan_of(application) for application in applications], workers, options.json)
     return 0
 

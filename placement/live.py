@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ WORKER_CLASS = "RayWorkerProc"
 # The most that Ray's state API returns.
 ACTORS_LIMIT = 10_000
 STATE_TIMEOUT_S = 10
+# Ray itself tries for minutes to reach an address at which nobody listens.
+CONNECT_TIMEOUT_S = 5.0
 # What an actor in bundle 3 of a group holds: `GPU_group_3_<group>`.
 _BUNDLE_RESOURCE = re.compile(r".+_group_(?P<index>\d+)_(?P<group>[0-9a-f]+)")
 
@@ -22,7 +25,7 @@ def read_workers(address: str) -> list[Worker]:
     """vLLM's live workers in the cluster at `address` (`auto`, `host:port` or `ray://...`).
 
     Node, group and bundle come from Ray's state API, which the dashboard serves. Where it is off, names
-    are all that Ray gives away, and the rest is None. Raises ConnectionError without a cluster.
+    are all that Ray gives away, and the rest is None. Raises OSError or ValueError without a cluster.
     """
     import ray
     from ray.util.state.exception import RayStateApiException
@@ -42,11 +45,19 @@ def _connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _reach(address)
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError (a ConnectionError among others) when nobody listens; `auto` is Ray's to look up."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def _observed(address: str, nodes: dict[str, str]) -> Iterator[Worker]:

@@ -11,18 +11,22 @@ import os
 import signal
 import threading
 import time
+from multiprocessing.process import BaseProcess
 
 CHECK_INTERVAL_S = 1.0
 
 
 def register() -> None:
     """Entry point `vllm.general_plugins`: watch the parent in every process that vLLM has spawned."""
-    if os.environ.get("PROMISESERVE_ENGINE") != "1" or multiprocessing.parent_process() is None:
+    parent = multiprocessing.parent_process()
+    if os.environ.get("PROMISESERVE_ENGINE") != "1" or parent is None:
         return
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True, name="orphan-watch").start()
+    watch = threading.Thread(target=_end_with, args=(parent, os.getppid()), daemon=True, name="orphan-watch")
+    watch.start()
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
+def _end_with(parent: BaseProcess, parent_id: int) -> None:
+    # Importing vLLM takes seconds: the parent may be dead by now, and `parent_id` whoever took its place.
+    while parent.is_alive() and os.getppid() == parent_id:
         time.sleep(CHECK_INTERVAL_S)
     os.kill(os.getpid(), signal.SIGKILL)

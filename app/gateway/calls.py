@@ -23,19 +23,27 @@ class CallFace:
 
     async def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The whole answer."""
-        request = parse(path, json.dumps({**body, "stream": False}).encode(), self._window)
+        request = parse(path, _encoded(body, stream=False), self._window)
         async with self._exchange.answer(request) as answer:
             return json.loads(b"".join([chunk async for chunk in answer.chunks]))
 
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The answer's chunks as they are made."""
-        request = parse(path, json.dumps({**body, "stream": True}).encode(), self._window)
+        request = parse(path, _encoded(body, stream=True), self._window)
         async with self._exchange.answer(request) as answer:
             async for event in sse_events(answer.chunks):
                 payload = json.loads(event)
                 if "error" in payload:
                     raise _from_event(payload["error"])
                 yield payload
+
+
+def _encoded(body: dict[str, Any], stream: bool) -> bytes:
+    """The body as JSON. Raises ApiError for what JSON can't hold."""
+    try:
+        return json.dumps({**body, "stream": stream}).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ApiError(400, "invalid_type", f"body: not a JSON object: {error}", "body") from None
 
 
 async def sse_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

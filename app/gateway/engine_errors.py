@@ -14,18 +14,22 @@ from app.gateway.errors import ApiError, invalid, shorten
 
 # Longer texts of vLLM's are cut: they may quote the request.
 SHOWN_MESSAGE_CHARS = 300
+# What pydantic calls the branches of a union of plain types.
+_PLAIN_TYPES = frozenset({"str", "int", "float", "bool", "bytes", "list", "dict", "none"})
 
 
 def from_engine(status: int, body: bytes) -> ApiError:
     """The engine's 4xx answer as this API's."""
     try:
-        error: dict[str, Any] = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError):
+        error: dict[str, Any] = dict(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ApiError(status, "engine_refused", f"The engine refused the request: {shorten(body)}")
     message = str(error.get("message", ""))
     problem = _first_problem(message)
     if problem is not None:
         field = _field(problem["loc"])
+        if problem.get("type") == "missing":
+            return ApiError(400, "missing_field", f"{field}: the field is required", field)
         return invalid(field, problem.get("input"), f"is refused: {problem['msg']}")
     param = error.get("param")
     return ApiError(status, "invalid_value", message[:SHOWN_MESSAGE_CHARS], str(param) if param else None)
@@ -44,10 +48,10 @@ def _first_problem(message: str) -> dict[str, Any] | None:
 
 
 def _field(location: tuple[Any, ...]) -> str:
-    """The client's own path: names and indexes up to the first branch of a union."""
-    path: list[str] = []
-    for part in location[1:]:
-        if not isinstance(part, int) and not str(part).replace("_", "").islower():
-            break
-        path.append(str(part))
-    return ".".join(path) or "body"
+    """The client's own path: names and indexes, without the branches of unions in between."""
+    return ".".join(str(part) for part in location[1:] if isinstance(part, int) or _is_name(part)) or "body"
+
+
+def _is_name(part: str) -> bool:
+    """True for a field of OpenAI's; other parts are classes, plain types, or hold brackets and dashes."""
+    return part.isidentifier() and part.islower() and part not in _PLAIN_TYPES

@@ -7,13 +7,15 @@ with one outcome, in the background, after the engine has let go of it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import contextlib
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -23,6 +25,8 @@ from app.flow.ticket import Ticket
 from app.gateway.engine_errors import from_engine
 from app.gateway.errors import ApiError, engine_lost, refused
 from app.gateway.requests import Request
+
+T = TypeVar("T")
 
 logger = logging.getLogger("ray.serve")
 
@@ -68,11 +72,21 @@ class _EngineLostError(Exception):
 class Exchange:
     """Carries requests to engines. One a gateway replica; `http` is its connection pool."""
 
-    def __init__(self, control: ControlPlane, http: aiohttp.ClientSession, silence_s: float) -> None:
+    def __init__(
+        self,
+        control: ControlPlane,
+        http: aiohttp.ClientSession,
+        silence_s: float,
+        scheduler_retry_s: float = SCHEDULER_RETRY_S,
+    ) -> None:
         self._control = control
         self.http = http
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=silence_s)
+        self._scheduler_retry_s = scheduler_retry_s
         self._closing: set[asyncio.Task[None]] = set()
+        # Serve cancels all calls that a request has made when its client leaves; what we call for a
+        # request is ours to end, so it is made outside the request's context.
+        self._context = contextvars.copy_context()
 
     @asynccontextmanager
     async def answer(self, request: Request) -> AsyncIterator[Answer]:
@@ -94,7 +108,7 @@ class Exchange:
         for attempt in range(ENGINE_ATTEMPTS):
             ticket_id = f"{request_id}-{attempt}" if attempt else request_id
             grant = await self._lease(Ticket(ticket_id, request.priority, arrived_s))
-            held = asyncio.ensure_future(self._control.hold(grant.engine.replica_id, ticket_id))
+            held = self._task(self._control.hold(grant.engine.replica_id, ticket_id))
             run = _Run(ticket_id, grant, held)
             try:
                 await self._send(run, request)
@@ -102,7 +116,9 @@ class Exchange:
             except _EngineLostError:
                 run.outcome = Outcome.FAILED
                 self._finish(run, LOST_TIMEOUT_S)
-                await self._control.replica_unroutable(grant.engine.replica_id)
+                # Advice only: a scheduler that restarts hears of its replicas anew.
+                with contextlib.suppress(ConnectionError):
+                    await self._task(self._control.replica_unroutable(grant.engine.replica_id))
             except BaseException:
                 self._finish(run)
                 raise
@@ -122,9 +138,9 @@ class Exchange:
         """Submits again while the scheduler restarts: the ticket keeps its id and its age."""
         for attempt in range(SCHEDULER_ATTEMPTS):
             try:
-                reply = await self._control.acquire(ticket)
+                reply = await self._task(self._control.acquire(ticket))
             except ConnectionError:
-                await asyncio.sleep(SCHEDULER_RETRY_S * (attempt + 1))
+                await asyncio.sleep(self._scheduler_retry_s * (attempt + 1))
                 continue
             if reply is not None:
                 return reply
@@ -193,13 +209,19 @@ class Exchange:
             logger.warning("No usage for %s: its engine did not answer.", run.ticket_id)
         await self._control.close(run.ticket_id, run.outcome, usage.output_tokens)
 
+    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        return asyncio.get_running_loop().create_task(work, context=self._context)
+
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
+        task = self._task(work)
         self._closing.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._closing.discard(task)
-        if not task.cancelled() and isinstance(task.exception(), ConnectionError):
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ConnectionError):
             # The scheduler is restarting; the lease is not in the engine's next report and expires.
-            logger.warning("A ticket was not closed: %s", task.exception())
+            logger.warning("A ticket was not closed: %s", error)
+        elif error is not None:
+            logger.error("A ticket was not closed.", exc_info=error)

@@ -28,7 +28,7 @@ async def _scrape(http: aiohttp.ClientSession, engine: EnginePort) -> str:
     headers = {SECRET_HEADER: engine.secret}
     try:
         async with http.get(engine.url("/metrics"), headers=headers, timeout=timeout) as response:
-            return await response.text()
+            return await response.text() if response.status == 200 else ""
     except (aiohttp.ClientError, TimeoutError):
         return ""
 

@@ -26,7 +26,8 @@ class _Common(BaseModel):
 
     model: StrictStr
     stream: StrictBool | None = None
-    priority: StrictInt | None = None
+    # vLLM's engine takes no more than 64 bits.
+    priority: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[StrictInt, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(strict=True, ge=0)] | None = None
     top_p: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
@@ -92,6 +93,14 @@ class Window:
     counter: TokenCounter | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """How many tokens an answer may have, and the field that says so."""
+
+    field: str
+    tokens: int
+
+
 def parse(path: str, body: bytes, window: Window) -> Request:
     """Raises ApiError (400, 404) naming the field and the value."""
     schema = SCHEMAS.get(path)
@@ -142,16 +151,20 @@ def _check_length(fields: _Common, window: Window) -> None:
     if isinstance(fields, _Chat):
         contents = [(message.model_extra or {}).get("content") for message in fields.messages]
         texts = [content for content in contents if isinstance(content, str)]
-        output_tokens = fields.max_completion_tokens or fields.max_tokens or 1
-        _check_fits("messages", sum(_least_tokens(text, window) for text in texts), output_tokens, window)
+        named = "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens"
+        output = _Output(named, fields.max_completion_tokens or fields.max_tokens or 1)
+        tokens = sum(_least_tokens("messages", text, window) for text in texts)
+        _check_fits("messages", tokens, output, window)
     elif isinstance(fields, _Completion):
         for prompt in _prompts("prompt", fields.prompt):
-            _check_fits("prompt", _least_tokens(prompt, window), fields.max_tokens or 1, window)
+            tokens = _least_tokens("prompt", prompt, window)
+            _check_fits("prompt", tokens, _Output("max_tokens", fields.max_tokens or 1), window)
     elif isinstance(fields, _Responses) and isinstance(fields.input, str):
-        _check_fits("input", _least_tokens(fields.input, window), fields.max_output_tokens or 1, window)
+        output = _Output("max_output_tokens", fields.max_output_tokens or 1)
+        _check_fits("input", _least_tokens("input", fields.input, window), output, window)
     elif isinstance(fields, _Embedding):
         for prompt in _prompts("input", fields.input):
-            _check_fits("input", _least_tokens(prompt, window), 0, window)
+            _check_fits("input", _least_tokens("input", prompt, window), _Output("input", 0), window)
 
 
 def _prompts(field: str, value: object) -> list[str | list[int]]:
@@ -171,20 +184,25 @@ def _is_tokens(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
 
 
-def _least_tokens(prompt: str | list[int], window: Window) -> int:
+def _least_tokens(field: str, prompt: str | list[int], window: Window) -> int:
     """A lower bound; 0 where a text is too short to matter (a token is at least one byte)."""
     if isinstance(prompt, list):
         return len(prompt)
-    if window.counter is None or len(prompt.encode(errors="replace")) <= window.max_model_len // 2:
+    try:
+        size_bytes = len(prompt.encode())
+    except UnicodeEncodeError as error:
+        character = prompt[error.start : error.end]
+        raise invalid(field, character, "is half of a surrogate pair, not a character") from None
+    if window.counter is None or size_bytes <= window.max_model_len // 2:
         return 0
     return window.counter.at_least(prompt, window.max_model_len)
 
 
-def _check_fits(field: str, prompt_tokens: int, output_tokens: int, window: Window) -> None:
-    if prompt_tokens + output_tokens <= window.max_model_len:
+def _check_fits(field: str, prompt_tokens: int, output: _Output, window: Window) -> None:
+    if prompt_tokens + output.tokens <= window.max_model_len:
         return
     limit = f"the model's window of {window.max_model_len} tokens"
-    if prompt_tokens == 0:
-        raise ApiError(400, CONTEXT_EXCEEDED, f"max_tokens: {output_tokens} exceeds {limit}", "max_tokens")
-    reason = f"{field}: {prompt_tokens} tokens or more, and {output_tokens} of output, exceed {limit}"
+    if output.tokens > window.max_model_len:
+        raise invalid(output.field, output.tokens, f"exceeds {limit}", CONTEXT_EXCEEDED)
+    reason = f"{field}: {prompt_tokens} tokens or more, and {output.tokens} of output, exceed {limit}"
     raise ApiError(400, CONTEXT_EXCEEDED, reason, field)

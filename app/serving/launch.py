@@ -7,6 +7,7 @@ word when it is ready, and no process left behind. With RAY_ADDRESS set it start
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import math
@@ -43,8 +44,9 @@ REQUEST_TIMEOUT_S = 5.0
 RAY_START_TIMEOUT_S = 120.0
 # Serve drains running streams for as long as they take; a second Ctrl-C is not needed to be rid of them.
 SHUTDOWN_TIMEOUT_S = 30.0
-# Ray's processes end within one or two seconds when they are asked to.
-TERMINATE_TIMEOUT_S = 10.0
+# Without Serve nothing of Ray is worth waiting for, and some of it waits for a part that has ended already.
+TERMINATE_TIMEOUT_S = 3.0
+KILL_TIMEOUT_S = 10.0
 SHOWN_LINES = 20
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -79,6 +81,8 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        # For how long a stopping gateway waits for load balancers to notice: the one on this machine is told.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
     }
@@ -222,7 +226,8 @@ class Launcher:
         # With a Ray of our own that is all of Ray, and HAProxy, which outlives it.
         if _descendants():
             _end_descendants()
-            self._say("Stopped; no process is left")
+            left = [f"{process.pid} ({process.name()})" for process in _descendants()]
+            self._say(f"Stopped; still there: {', '.join(left) or 'no process'}")
 
     def _prepare(self, config: ApplicationConfig) -> None:
         try:
@@ -280,19 +285,16 @@ class Launcher:
         ticks = Ticks()
         while True:
             self._look_after_serve()
-            details = self._details() if ticks.due() else None
-            if details is not None and (reason := failure(details)):
+            details = self._details()
+            if reason := failure(details or {}):
                 raise LaunchError(*reason)
-            if all(_answers(f"{url}/ready") for url in urls) and self._is_new():
+            # Serve has to say so too: what answers at `/ready` may be another application of this machine.
+            unknown = details is None and not self._own_ray
+            if (unknown or all_running(details or {})) and all(_answers(f"{url}/ready") for url in urls):
                 return
-            if ticks.passed:
+            if ticks.due():
                 self._say(f"Starting: {starting(details or {}) or 'Serve'}")
             time.sleep(POLL_INTERVAL_S)
-
-    def _is_new(self) -> bool:
-        """In a cluster of others `/ready` may be the answer of the version before."""
-        details = None if self._own_ray else self._details()
-        return details is None or all_running(details)
 
     def _look_after_serve(self) -> None:
         for line in important(self._new_lines()):
@@ -329,14 +331,13 @@ class Ticks:
 
     def __init__(self) -> None:
         self._last_s = time.monotonic()
-        self.passed = False
 
     def due(self) -> bool:
         now_s = time.monotonic()
-        self.passed = now_s - self._last_s >= PROGRESS_INTERVAL_S
-        if self.passed:
-            self._last_s = now_s
-        return self.passed
+        if now_s - self._last_s < PROGRESS_INTERVAL_S:
+            return False
+        self._last_s = now_s
+        return True
 
 
 def _read(file: Path) -> tuple[list[ApplicationConfig], ServeFile]:
@@ -385,16 +386,18 @@ def _adopt_orphans() -> None:
 
 
 def _end_descendants() -> None:
-    for end in (psutil.Process.terminate, psutil.Process.kill):
-        deadline_s = time.monotonic() + TERMINATE_TIMEOUT_S
+    terminate, kill = psutil.Process.terminate, psutil.Process.kill
+    for end, timeout_s in ((terminate, TERMINATE_TIMEOUT_S), (kill, KILL_TIMEOUT_S)):
+        deadline_s = time.monotonic() + timeout_s
+        asked: set[psutil.Process] = set()
         # A process may start another while it is asked to end.
         while (left := _descendants()) and time.monotonic() < deadline_s:
             for process in left:
-                try:
-                    end(process)
-                except psutil.NoSuchProcess:
-                    continue
-            psutil.wait_procs(left, timeout=1.0)
+                if process not in asked:
+                    asked.add(process)
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        end(process)
+            psutil.wait_procs(left, timeout=POLL_INTERVAL_S)
 
 
 def _descendants() -> list[psutil.Process]:

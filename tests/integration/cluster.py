@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,18 +19,12 @@ import ray
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.integration.environment import free_ports
+
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
 # Starting eight workers on two cores.
 READY_TIMEOUT_S = 420
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def wait_until(condition, timeout_s: float, what: str, every_s: float = 0.1) -> float:
@@ -56,18 +48,8 @@ class Cluster:
     @classmethod
     @contextlib.contextmanager
     def started(cls) -> Iterator[Cluster]:
-        port, dashboard, agent, http, haproxy_metrics, haproxy_stats = free_ports(6)
-        os.environ |= {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_SERVE_ENABLE_HA_PROXY": "1",
-            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-            "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(haproxy_metrics),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(haproxy_stats),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ADDRESS": f"127.0.0.1:{port}",
-        }
+        port, dashboard, agent, http = free_ports(4)
+        os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
         before = {p.pid for p in psutil.process_iter()}
         folder = tempfile.TemporaryDirectory(prefix="serve-test-")
         start = ["start", "--head", "--num-gpus", "8", "--num-cpus", "8", f"--port={port}"]

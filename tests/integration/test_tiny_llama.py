@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import selectors
 import socket
 import threading
 import time
@@ -71,32 +72,43 @@ def at_rest(app: Cluster) -> bool:
     )
 
 
+def post(app: Cluster, body: dict[str, object]) -> socket.socket:
+    """A completion request on a connection of its own, which the test may break."""
+    payload = json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", app.http_port))
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(payload)}\r\n\r\n"
+    connection.sendall(head.encode() + payload)
+    return connection
+
+
 class Load(contextlib.AbstractContextManager["Load"]):
-    """Streams that keep engines and queue busy until the block ends."""
+    """Streams that keep engines and queue busy until the block ends; then their clients leave."""
 
     def __init__(self, app: Cluster, streams: int) -> None:
+        self._app = app
+        self._streams = streams
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(app.url, n)) for n in range(streams)]
+        self._reader = threading.Thread(target=self._read)
+        self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
+        for number in range(self._streams):
+            connection = post(self._app, raw(f"load {number}", LONG, stream=True))
+            self._selector.register(connection, selectors.EVENT_READ)
+        self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=30)
+        self._reader.join()
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()
 
-    def _run(self, url: str, number: int) -> None:
-        body = raw(f"load {number}", LONG, stream=True)
-        with (
-            httpx.Client(timeout=60) as http,
-            http.stream("POST", f"{url}/v1/completions", json=body) as response,
-        ):
-            for _ in response.iter_bytes():
-                if self._stop.is_set():
-                    return
+    def _read(self) -> None:
+        while not self._stop.is_set():
+            for key, _ in self._selector.select(timeout=0.1):
+                if not key.fileobj.recv(65536):
+                    self._selector.unregister(key.fileobj)
 
 
 class TestAnswers:
@@ -227,10 +239,7 @@ class TestDisconnects:
 
     def leave(self, app: Cluster, body: dict[str, object], when) -> float:
         """Sends a request, breaks the connection once `when` holds; seconds until the engine is empty."""
-        payload = json.dumps(body).encode()
-        with socket.create_connection(("127.0.0.1", app.http_port)) as connection:
-            head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(payload)}\r\n\r\n"
-            connection.sendall(head.encode() + payload)
+        with post(app, body) as connection:
             when(connection)
         return wait_until(lambda: at_rest(app), ABORT_WITHIN_S, "engine empty", every_s=0.05)
 
@@ -262,10 +271,7 @@ class TestDisconnects:
         with Load(app, LIMIT):
             wait_until(lambda: app.metric("promiseserve_leases") == LIMIT, 20, "engine full")
             cancelled = app.metric("promiseserve_requests_ended_total", outcome="cancelled")
-            payload = json.dumps(raw("queued", LONG)).encode()
-            with socket.create_connection(("127.0.0.1", app.http_port)) as connection:
-                head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(payload)}\r\n\r\n"
-                connection.sendall(head.encode() + payload)
+            with post(app, raw("queued", LONG)):
                 wait_until(lambda: app.metric("promiseserve_queue_depth") == 1, 5, "queued")
             wait_until(lambda: app.metric("promiseserve_queue_depth") == 0, ABORT_WITHIN_S, "queue empty")
             assert app.metric("promiseserve_requests_ended_total", outcome="cancelled") == cancelled + 1

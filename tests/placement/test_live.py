@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,13 @@ CONFIG = Path(__file__).parents[2] / "serve_configs" / "topology-cpu.yaml"
 # Bundles in another order than ranks: the table must show what is, not what was asked for.
 BUNDLE_OF_RANK = [1, 0, 3, 2, 5, 4, 7, 6]
 START_TIMEOUT_S = 120
+
+# A cluster of its own: no other session's address, and a token that nobody else has.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 CLUSTER = """
 import sys
@@ -52,7 +61,9 @@ ray.shutdown()
 def cluster(request) -> Iterator[tuple[str, str, bool]]:
     """Address, placement group, and whether the state API answers; the cluster ends with its standard input."""
     command = [sys.executable, "-c", CLUSTER, str(request.param), *map(str, BUNDLE_OF_RANK)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     try:
         assert process.stdout is not None
         line = next(line for line in process.stdout if line.startswith("READY"))
@@ -62,13 +73,18 @@ def cluster(request) -> Iterator[tuple[str, str, bool]]:
         process.communicate(timeout=START_TIMEOUT_S)
 
 
+def show(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "placement", "show", str(CONFIG), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, env=ENVIRONMENT)
+
+
 @pytest.mark.engine
 @pytest.mark.timeout(2 * START_TIMEOUT_S)
 def test_the_command_shows_where_the_ranks_of_a_running_engine_are(cluster, tmp_path):
     address, group, observed = cluster
     file = tmp_path / "plan.json"
-    command = [sys.executable, "-m", "placement", "show", CONFIG, "--address", address, "--json", file]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=START_TIMEOUT_S)
+    shown = show("--address", address, "--json", str(file))
+    assert shown.returncode == 0, shown.stderr
     (document,) = json.loads(file.read_text())
     (replica,) = document["replicas"]
     for rank, worker in enumerate(replica["ranks"]):
@@ -81,7 +97,6 @@ def test_the_command_shows_where_the_ranks_of_a_running_engine_are(cluster, tmp_
 
 @pytest.mark.engine
 def test_an_address_without_a_cluster_is_told_and_no_plan_is_printed():
-    command = [sys.executable, "-m", "placement", "show", CONFIG, "--address", "127.0.0.1:1"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S)
+    shown = show("--address", "127.0.0.1:1")
     assert (shown.returncode, shown.stdout) == (1, "")
-    assert "--address: 127.0.0.1:1: " in shown.stderr
+    assert shown.stderr.startswith("--address: 127.0.0.1:1: ")

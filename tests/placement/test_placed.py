@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.live import bundle_of
@@ -51,6 +51,7 @@ def test_a_name_of_another_grid_is_left_out(name):
 
 
 @pytest.mark.engine
+@settings(deadline=None)  # The first example imports vLLM.
 @given(pp=sizes, tp=sizes, data=st.data())
 def test_the_rank_is_the_one_that_vllm_put_into_the_name(pp, tp, data):
     from vllm.v1.executor.ray_utils import build_actor_name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.shapes import ModelShape, known_shape
@@ -74,6 +74,7 @@ def test_without_a_partition_stages_differ_by_one_layer_at_most(layers, stages):
 
 
 @pytest.mark.engine
+@settings(deadline=None)  # The first example imports vLLM.
 @given(layers=st.integers(1, 200), stages=sizes)
 def test_the_even_split_is_the_one_that_vllm_makes(layers, stages):
     from vllm.distributed.utils import get_pp_indices

@@ -7,8 +7,12 @@ every machine with the same versions.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.engine.models.cache import Progress
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 SEED = 20240423
 VOCABULARY = 1024
@@ -32,7 +36,7 @@ def make(folder: Path, progress: Progress) -> None:
     _model().save_pretrained(folder)
 
 
-def _tokenizer():  # type: ignore[no-untyped-def]
+def _tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -54,7 +58,7 @@ def _tokenizer():  # type: ignore[no-untyped-def]
     )
 
 
-def _model():  # type: ignore[no-untyped-def]
+def _model() -> LlamaForCausalLM:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -1,0 +1,231 @@
+"""Stand-ins that keep the contracts: a control plane that follows a script, an engine's port that obeys.
+
+Both are driven by the test, step by step: nothing here waits for a clock. What a test waits for it waits
+for with a bound (`WAIT_S`), so that a missing event fails instead of hanging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aiohttp import web
+
+from app.contract import EnginePort, Grant, Refusal, SchedulerView, Usage
+from app.flow.outcome import Outcome
+from app.flow.ticket import Ticket
+
+# Far more than anything here takes, on a machine that is busy with something else.
+WAIT_S = 10.0
+SECRET = "open sesame"
+
+_T = TypeVar("_T")
+
+
+async def soon(awaitable: Awaitable[_T]) -> _T:
+    """Its result; TimeoutError when it does not come."""
+    return await asyncio.wait_for(awaitable, WAIT_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """One call of `close`."""
+
+    ticket_id: str
+    outcome: Outcome
+    output_tokens: int
+
+
+class FakeControlPlane:
+    """`app.contract.ControlPlane`: answers from a script, queues a ticket when the script has ended.
+
+    Holds end with `usage` at once, or when `engine_settled` is set, where a test has cleared it; those of a
+    replica in `dead` fail.
+    """
+
+    def __init__(self, *script: Grant | Refusal | Exception | None) -> None:
+        self.script = deque(script)
+        self.state: SchedulerView | None = SchedulerView(0, 0, 0, "", ())
+        self.usage = Usage()
+        self.dead: set[str] = set()
+        self.scheduler_forgets = False
+        self.tickets: list[Ticket] = []
+        self.held: list[tuple[str, str]] = []
+        self.unroutable: list[str] = []
+        self.gone: list[str] = []
+        self.queued = asyncio.Event()
+        self.engine_settled = asyncio.Event()
+        self.engine_settled.set()
+        self._closes: asyncio.Queue[Closed] = asyncio.Queue()
+
+    async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
+        self.tickets.append(ticket)
+        if not self.script:
+            self.queued.set()
+            await asyncio.Event().wait()
+        answer = self.script.popleft()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def close(self, ticket_id: str, outcome: Outcome, output_tokens: int) -> None:
+        self._closes.put_nowait(Closed(ticket_id, outcome, output_tokens))
+
+    async def hold(self, replica_id: str, ticket_id: str) -> Usage:
+        self.held.append((replica_id, ticket_id))
+        if replica_id in self.dead:
+            raise ConnectionError(f"{replica_id} is dead")
+        await self.engine_settled.wait()
+        return self.usage
+
+    async def replica_unroutable(self, replica_id: str) -> None:
+        self.unroutable.append(replica_id)
+        if self.scheduler_forgets:
+            raise ConnectionError("the scheduler restarts")
+
+    async def replica_gone(self, replica_id: str) -> None:
+        self.gone.append(replica_id)
+
+    async def view(self) -> SchedulerView:
+        """`state`; unreachable where that is None."""
+        if self.state is None:
+            raise ConnectionError("the scheduler restarts")
+        return self.state
+
+    async def next_close(self) -> Closed:
+        """The next `close` that nobody has asked for yet."""
+        return await soon(self._closes.get())
+
+    @property
+    def all_closes_seen(self) -> bool:
+        return self._closes.empty()
+
+
+class EngineRequest:
+    """A request that has reached the engine: the test answers it, step by step."""
+
+    def __init__(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        self.path = path
+        self.headers = headers
+        self.body = body
+        # Set when the client has broken the connection.
+        self.abandoned = asyncio.Event()
+        self._steps: asyncio.Queue[Callable[[web.Request], Awaitable[web.StreamResponse | None]]]
+        self._steps = asyncio.Queue()
+        self._response = web.StreamResponse()
+
+    def begin(self) -> None:
+        """The head of a stream."""
+        self._response.content_type = "text/event-stream"
+        self._then(self._begin)
+
+    def send(self, chunk: bytes) -> None:
+        async def write(request: web.Request) -> None:
+            await self._response.write(chunk)
+
+        self._then(write)
+
+    def end(self) -> None:
+        async def end(request: web.Request) -> web.StreamResponse:
+            return self._response
+
+        self._then(end)
+
+    def answer(self, status: int, body: bytes) -> None:
+        """A whole answer."""
+
+        async def respond(request: web.Request) -> web.StreamResponse:
+            return web.Response(status=status, body=body, content_type="application/json")
+
+        self._then(respond)
+
+    def announce(self, length_bytes: int) -> None:
+        """The head of an answer that may break off."""
+        self._response.content_type = "application/json"
+        self._response.content_length = length_bytes
+        self._then(self._begin)
+
+    def break_connection(self) -> None:
+        """What a client sees of an engine that is killed."""
+
+        async def abort(request: web.Request) -> web.StreamResponse:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+
+        self._then(abort)
+
+    async def play(self, request: web.Request) -> web.StreamResponse:
+        while True:
+            step = await self._steps.get()
+            response = await step(request)
+            if response is not None:
+                return response
+
+    async def _begin(self, request: web.Request) -> None:
+        await self._response.prepare(request)
+
+    def _then(self, step: Callable[[web.Request], Awaitable[web.StreamResponse | None]]) -> None:
+        self._steps.put_nowait(step)
+
+
+class FakeEngine:
+    """A real HTTP server in the place of an engine's private port."""
+
+    def __init__(self, port: EnginePort) -> None:
+        self.port = port
+        self.metrics = ""
+        self._arrived: asyncio.Queue[EngineRequest] = asyncio.Queue()
+
+    @classmethod
+    @asynccontextmanager
+    async def started(cls, replica_id: str = "engine-1") -> AsyncIterator[FakeEngine]:
+        """Listens on a free port until the block ends; requests that are open then are cut off."""
+        application = web.Application()
+        runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
+        engine = cls(EnginePort(replica_id, "127.0.0.1", 0, SECRET))
+        application.router.add_get("/metrics", engine._show_metrics)
+        application.router.add_post("/{path:.*}", engine._receive)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        engine.port = EnginePort(replica_id, *runner.addresses[0][:2], SECRET)
+        try:
+            yield engine
+        finally:
+            await runner.cleanup()
+
+    @property
+    def grant(self) -> Grant:
+        return Grant(self.port, queue_wait_s=0.25)
+
+    async def next_request(self) -> EngineRequest:
+        """The next request that nobody has asked for yet."""
+        return await soon(self._arrived.get())
+
+    @property
+    def idle(self) -> bool:
+        """No request has come that nobody has asked for."""
+        return self._arrived.empty()
+
+    async def _receive(self, request: web.Request) -> web.StreamResponse:
+        received = EngineRequest(request.path, dict(request.headers), await request.read())
+        self._arrived.put_nowait(received)
+        try:
+            return await received.play(request)
+        except (asyncio.CancelledError, ConnectionError):
+            received.abandoned.set()
+            raise
+
+    async def _show_metrics(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("x-engine-secret") != SECRET:
+            return web.Response(status=401)
+        return web.Response(text=self.metrics)
+
+
+def dead_port(replica_id: str = "dead") -> EnginePort:
+    """Nobody listens there: port 1 is reserved and refuses at once."""
+    return EnginePort(replica_id, "127.0.0.1", 1, SECRET)

@@ -1,0 +1,149 @@
+"""The Python face, and the reading of server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.contract import Refusal
+from app.flow.outcome import Outcome
+from app.gateway.calls import CallFace, sse_events
+from app.gateway.errors import ApiError
+from app.gateway.exchange import Exchange
+from app.gateway.requests import Window
+from tests.fakes import FakeControlPlane, FakeEngine, soon
+
+PATH = "/v1/completions"
+BODY = {"model": "tiny", "prompt": "Hi"}
+WINDOW = Window("tiny", 64, None)
+
+payloads = st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=2), max_size=5)
+
+
+@pytest.fixture
+async def engine():
+    async with FakeEngine.started() as engine:
+        yield engine
+
+
+@pytest.fixture
+async def http():
+    async with aiohttp.ClientSession() as http:
+        yield http
+
+
+def face_over(control: FakeControlPlane, http: aiohttp.ClientSession) -> CallFace:
+    return CallFace(Exchange(control, http, 60.0), WINDOW)
+
+
+@given(payloads=payloads, ascii_only=st.booleans(), data=st.data())
+def test_events_are_whole_wherever_the_chunks_cut_them(payloads, ascii_only, data):
+    texts = [json.dumps(payload, ensure_ascii=ascii_only).encode(errors="replace") for payload in payloads]
+    stream = b"".join(b"data: " + text + b"\n\n" for text in texts) + b"data: [DONE]\n\n"
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=10).map(sorted))
+    chunks = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+
+    async def events() -> list[bytes]:
+        async def arriving():
+            for chunk in chunks:
+                yield chunk
+
+        return [event async for event in sse_events(arriving())]
+
+    assert asyncio.run(events()) == texts
+
+
+async def test_a_call_answers_with_the_whole_answer(engine, http):
+    face = face_over(FakeControlPlane(engine.grant), http)
+    calling = asyncio.create_task(face.call(PATH, {**BODY, "stream": True}))
+    request = await engine.next_request()
+    assert json.loads(request.body) == {**BODY, "stream": False}
+    request.answer(200, b'{"text": "Ho"}')
+    assert await soon(calling) == {"text": "Ho"}
+
+
+async def test_a_stream_gives_each_chunk_as_it_comes(engine, http):
+    face = face_over(FakeControlPlane(engine.grant), http)
+    stream = face.stream(PATH, BODY)
+    first = asyncio.ensure_future(anext(stream))
+    request = await engine.next_request()
+    assert json.loads(request.body)["stream"] is True
+    request.begin()
+    request.send(b'data: {"n": 1}\n\ndata: {"n"')
+    assert await soon(first) == {"n": 1}
+    request.send(b": 2}\n\ndata: [DONE]\n\n")
+    request.end()
+    assert [chunk async for chunk in stream] == [{"n": 2}]
+
+
+async def test_a_stream_that_breaks_raises_after_what_had_come(engine, http):
+    face = face_over(FakeControlPlane(engine.grant), http)
+    stream = face.stream(PATH, BODY)
+    first = asyncio.ensure_future(anext(stream))
+    request = await engine.next_request()
+    request.begin()
+    request.send(b'data: {"n": 1}\n\n')
+    assert await soon(first) == {"n": 1}
+    request.break_connection()
+    with pytest.raises(ApiError) as caught:
+        await soon(anext(stream))
+    assert (caught.value.status, caught.value.code) == (503, "engine_lost")
+    assert caught.value.retry_after_s
+
+
+async def test_an_error_event_of_the_engines_own_is_raised(engine, http):
+    face = face_over(FakeControlPlane(engine.grant), http)
+    stream = face.stream(PATH, BODY)
+    first = asyncio.ensure_future(anext(stream))
+    request = await engine.next_request()
+    request.begin()
+    request.send(b'data: {"error": {"message": "Oh.", "code": 500}}\n\n')
+    with pytest.raises(ApiError, match=r"503 500: Oh\."):
+        await soon(first)
+    await soon(request.abandoned.wait())
+
+
+async def test_a_caller_that_stops_reading_breaks_the_engines_connection(engine, http):
+    control = FakeControlPlane(engine.grant)
+    stream = face_over(control, http).stream(PATH, BODY)
+    first = asyncio.ensure_future(anext(stream))
+    request = await engine.next_request()
+    request.begin()
+    request.send(b'data: {"n": 1}\n\n')
+    await soon(first)
+    await stream.aclose()
+    await soon(request.abandoned.wait())
+    assert (await control.next_close()).outcome is Outcome.CANCELLED
+
+
+async def test_refusals_are_the_same_as_over_http(http):
+    control = FakeControlPlane(Refusal(Outcome.REJECTED_FULL, 7))
+    with pytest.raises(ApiError) as caught:
+        await face_over(control, http).call(PATH, BODY)
+    assert (caught.value.status, caught.value.retry_after_s) == (429, 7)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"model": "tiny"}, "prompt"),
+        ({**BODY, "temperature": float("nan")}, "body"),
+        ({**BODY, "stop": {"a set"}}, "body"),
+        ([BODY], "body"),
+    ],
+    ids=["missing", "NaN", "a set", "a list"],
+)
+async def test_bad_input_takes_no_lease(http, body, param):
+    control = FakeControlPlane()
+    face = face_over(control, http)
+    with pytest.raises(ApiError) as caught:
+        await face.call(PATH, body)
+    with pytest.raises(ApiError):
+        await anext(face.stream(PATH, body))
+    assert (caught.value.status, caught.value.param) == (400, param)
+    assert control.tickets == []

@@ -1,0 +1,340 @@
+"""One request's life: whatever happens, its ticket is closed once, with what happened."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from app.contract import LEASE_HEADER, SECRET_HEADER, Grant, Refusal, Usage
+from app.flow.outcome import Outcome
+from app.gateway.errors import ApiError
+from app.gateway.exchange import ENGINE_ATTEMPTS, SCHEDULER_ATTEMPTS, Exchange
+from app.gateway.requests import Request
+from tests.fakes import SECRET, Closed, FakeControlPlane, FakeEngine, dead_port, soon
+
+STREAM = Request("/v1/completions", b'{"stream": true}', stream=True, priority=2)
+WHOLE = Request("/v1/completions", b"{}", stream=False, priority=0)
+FULL = Refusal(Outcome.REJECTED_FULL, 7)
+NOBODY_THERE = Grant(dead_port(), 0.0)
+
+
+@pytest.fixture
+async def engine():
+    async with FakeEngine.started() as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def exchange_over(control: FakeControlPlane, silence_s: float = 60.0):
+    async with aiohttp.ClientSession() as http:
+        yield Exchange(control, http, silence_s, scheduler_retry_s=0.001)
+
+
+async def drained(exchange: Exchange, request: Request, first: asyncio.Event | None = None) -> bytes:
+    """The whole answer; `first` is set with its first bytes."""
+    body = b""
+    async with exchange.answer(request) as answer:
+        async for chunk in answer.chunks:
+            body += chunk
+            if first is not None:
+                first.set()
+    return body
+
+
+async def test_a_lease_lets_the_bytes_through_and_the_ticket_is_closed_with_its_usage(engine):
+    control = FakeControlPlane(engine.grant)
+    control.usage = Usage(prompt_tokens=3, output_tokens=5)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, STREAM))
+        request = await engine.next_request()
+        request.begin()
+        request.send(b"data: 1\n\n")
+        request.send(b"data: 2\n\n")
+        request.end()
+        assert await soon(answering) == b"data: 1\n\ndata: 2\n\n"
+        ticket = control.tickets[0]
+        assert (request.path, request.body) == (STREAM.path, STREAM.body)
+        assert request.headers[SECRET_HEADER] == SECRET
+        assert request.headers[LEASE_HEADER] == ticket.ticket_id
+        assert ticket.priority == STREAM.priority
+        assert control.held == [("engine-1", ticket.ticket_id)]
+        assert await control.next_close() == Closed(ticket.ticket_id, Outcome.COMPLETED, 5)
+    assert control.all_closes_seen
+    assert not request.abandoned.is_set()
+
+
+async def test_a_whole_answer_comes_with_what_a_client_is_told_of_its_way(engine):
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(_read(exchange))
+        (await engine.next_request()).answer(200, b'{"text": "Hi"}')
+        answer, body = await soon(answering)
+        assert body == b'{"text": "Hi"}'
+        assert answer.request_id == control.tickets[0].ticket_id
+        assert answer.content_type == "application/json"
+        assert answer.queue_wait_s == engine.grant.queue_wait_s
+        assert (await control.next_close()).outcome is Outcome.COMPLETED
+
+
+async def _read(exchange: Exchange):
+    async with exchange.answer(WHOLE) as answer:
+        return answer, b"".join([chunk async for chunk in answer.chunks])
+
+
+async def test_the_ticket_is_closed_only_after_the_engine_has_let_go(engine):
+    control = FakeControlPlane(engine.grant)
+    control.engine_settled.clear()
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(200, b"{}")
+        await soon(answering)
+        assert control.all_closes_seen
+        control.engine_settled.set()
+        assert (await control.next_close()).outcome is Outcome.COMPLETED
+
+
+async def test_a_refusal_has_its_status_and_the_time_to_come_back():
+    control = FakeControlPlane(FULL)
+    async with exchange_over(control) as exchange:
+        with pytest.raises(ApiError) as caught:
+            await drained(exchange, WHOLE)
+    assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (429, "rejected_full", 7)
+    assert control.held == []
+    assert control.all_closes_seen
+
+
+async def test_a_client_that_leaves_the_queue_closes_its_ticket():
+    control = FakeControlPlane()
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, STREAM))
+        await soon(control.queued.wait())
+        await _leave(answering)
+        assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.CANCELLED, 0)
+    assert control.held == []
+
+
+@pytest.mark.parametrize("request_", [STREAM, WHOLE], ids=["stream", "whole"])
+async def test_a_client_that_leaves_before_the_first_token_breaks_the_engines_connection(engine, request_):
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, request_))
+        request = await engine.next_request()
+        await _leave(answering)
+        await soon(request.abandoned.wait())
+        assert (await control.next_close()).outcome is Outcome.CANCELLED
+    assert control.all_closes_seen
+
+
+async def test_a_client_that_leaves_mid_stream_breaks_the_engines_connection_and_pays_what_was_made(engine):
+    control, first = FakeControlPlane(engine.grant), asyncio.Event()
+    control.usage = Usage(output_tokens=1)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, STREAM, first))
+        request = await engine.next_request()
+        request.begin()
+        request.send(b"data: 1\n\n")
+        await soon(first.wait())
+        await _leave(answering)
+        await soon(request.abandoned.wait())
+        ticket_id = control.tickets[0].ticket_id
+        assert await control.next_close() == Closed(ticket_id, Outcome.CANCELLED, 1)
+
+
+async def test_a_client_that_leaves_amid_a_whole_answer_breaks_the_engines_connection(engine):
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control) as exchange:
+        begun = asyncio.Event()
+        answering = asyncio.create_task(_whole(exchange, begun))
+        request = await engine.next_request()
+        request.announce(100)
+        request.send(b"{")
+        await soon(begun.wait())
+        await _leave(answering)
+        await soon(request.abandoned.wait())
+        assert (await control.next_close()).outcome is Outcome.CANCELLED
+
+
+async def _whole(exchange: Exchange, begun: asyncio.Event) -> None:
+    async with exchange.answer(WHOLE) as answer:
+        begun.set()
+        async for _ in answer.chunks:
+            pass
+
+
+async def _leave(answering: asyncio.Task) -> None:
+    answering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(answering)
+
+
+async def test_an_engine_that_dies_before_it_answers_is_replaced_and_the_request_keeps_its_age(engine):
+    control = FakeControlPlane(engine.grant, Grant(engine.port, 0.5))
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).break_connection()
+        (await engine.next_request()).answer(200, b"{}")
+        assert await soon(answering) == b"{}"
+        first, second = control.tickets
+        assert first.ticket_id != second.ticket_id
+        assert (first.arrived_s, first.priority) == (second.arrived_s, second.priority)
+        assert control.unroutable == ["engine-1"]
+        closes = {await control.next_close(), await control.next_close()}
+    assert closes == {
+        Closed(first.ticket_id, Outcome.FAILED, 0),
+        Closed(second.ticket_id, Outcome.COMPLETED, 0),
+    }
+
+
+async def test_a_port_where_nobody_listens_is_a_lost_engine(engine):
+    control = FakeControlPlane(NOBODY_THERE, engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(200, b"{}")
+        assert await soon(answering) == b"{}"
+        assert control.unroutable == ["dead"]
+
+
+async def test_an_engine_without_the_lease_is_unroutable_and_another_is_asked(engine):
+    control = FakeControlPlane(engine.grant, engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(403, b"{}")
+        (await engine.next_request()).answer(200, b"{}")
+        assert await soon(answering) == b"{}"
+        assert control.unroutable == ["engine-1"]
+
+
+async def test_a_scheduler_that_can_not_hear_of_an_unroutable_engine_does_not_fail_the_request(engine):
+    control = FakeControlPlane(engine.grant, engine.grant)
+    control.scheduler_forgets = True
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(403, b"{}")
+        (await engine.next_request()).answer(200, b"{}")
+        assert await soon(answering) == b"{}"
+
+
+async def test_after_a_bounded_number_of_engines_the_client_is_told_to_come_back():
+    control = FakeControlPlane(*[NOBODY_THERE] * (ENGINE_ATTEMPTS + 1))
+    async with exchange_over(control) as exchange:
+        with pytest.raises(ApiError) as caught:
+            await soon(drained(exchange, STREAM))
+        outcomes = [(await control.next_close()).outcome for _ in range(ENGINE_ATTEMPTS)]
+    assert (caught.value.status, caught.value.code) == (503, "engine_lost")
+    assert caught.value.retry_after_s
+    assert len(control.tickets) == len({ticket.ticket_id for ticket in control.tickets}) == ENGINE_ATTEMPTS
+    assert len({ticket.arrived_s for ticket in control.tickets}) == 1
+    assert outcomes == [Outcome.FAILED] * ENGINE_ATTEMPTS
+
+
+async def test_a_refusal_after_a_lost_engine_is_the_answer():
+    control = FakeControlPlane(NOBODY_THERE, Refusal(Outcome.EVICTED_NO_ENGINE, 3))
+    async with exchange_over(control) as exchange:
+        with pytest.raises(ApiError) as caught:
+            await soon(drained(exchange, WHOLE))
+    assert (caught.value.status, caught.value.code) == (503, "evicted_no_engine")
+
+
+async def test_a_stream_whose_engine_dies_ends_with_an_error_event(engine):
+    control, first = FakeControlPlane(engine.grant), asyncio.Event()
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, STREAM, first))
+        request = await engine.next_request()
+        request.begin()
+        request.send(b"data: 1\n\n")
+        await soon(first.wait())
+        request.break_connection()
+        body = await soon(answering)
+        assert body.startswith(b'data: 1\n\ndata: {"error": ')
+        assert b'"code": "engine_lost"' in body
+        assert body.endswith(b"}\n\n")
+        assert (await control.next_close()).outcome is Outcome.FAILED
+    assert len(control.tickets) == 1
+
+
+async def test_a_whole_answer_whose_engine_dies_is_an_error(engine):
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        request = await engine.next_request()
+        request.announce(100)
+        request.send(b"{")
+        request.break_connection()
+        with pytest.raises(ApiError) as caught:
+            await soon(answering)
+        assert (caught.value.status, caught.value.code) == (503, "engine_lost")
+        assert (await control.next_close()).outcome is Outcome.FAILED
+
+
+async def test_an_engine_that_falls_silent_mid_stream_is_lost(engine):
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control, silence_s=0.2) as exchange:
+        answering = asyncio.create_task(drained(exchange, STREAM))
+        request = await engine.next_request()
+        request.begin()
+        request.send(b"data: 1\n\n")
+        assert b"engine_lost" in await soon(answering)
+        await soon(request.abandoned.wait())
+        assert (await control.next_close()).outcome is Outcome.FAILED
+
+
+async def test_a_replica_whose_control_call_fails_is_reported_dead(engine):
+    control = FakeControlPlane(engine.grant)
+    control.dead = {"engine-1"}
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(200, b"{}")
+        await soon(answering)
+        assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.COMPLETED, 0)
+    assert control.gone == ["engine-1"]
+
+
+async def test_the_engines_refusal_is_retold_and_counts_as_an_answer(engine):
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, STREAM))
+        body = b'{"error": {"message": "stop is too long", "param": "stop", "code": 400}}'
+        (await engine.next_request()).answer(400, body)
+        with pytest.raises(ApiError) as caught:
+            await soon(answering)
+        assert (caught.value.status, caught.value.param) == (400, "stop")
+        assert (await control.next_close()).outcome is Outcome.COMPLETED
+    assert len(control.tickets) == 1
+
+
+async def test_a_failure_inside_the_engine_is_not_tried_again(engine):
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(500, b"Traceback: secret")
+        with pytest.raises(ApiError) as caught:
+            await soon(answering)
+        assert (caught.value.status, caught.value.code) == (500, "engine_error")
+        assert "secret" not in caught.value.message
+        assert (await control.next_close()).outcome is Outcome.FAILED
+    assert len(control.tickets) == 1
+
+
+async def test_while_the_scheduler_restarts_the_same_ticket_is_submitted_again(engine):
+    restart = ConnectionError("the scheduler restarts")
+    control = FakeControlPlane(restart, restart, None, engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(200, b"{}")
+        assert await soon(answering) == b"{}"
+        await control.next_close()
+    assert len(control.tickets) == 4
+    assert len(set(control.tickets)) == 1
+
+
+async def test_a_scheduler_that_stays_away_is_asked_a_bounded_number_of_times():
+    control = FakeControlPlane(*[ConnectionError("gone")] * (SCHEDULER_ATTEMPTS + 1))
+    async with exchange_over(control) as exchange:
+        with pytest.raises(ApiError) as caught:
+            await soon(drained(exchange, WHOLE))
+    assert (caught.value.status, caught.value.code) == (503, "rejected_no_engine")
+    assert caught.value.retry_after_s
+    assert len(control.tickets) == SCHEDULER_ATTEMPTS

@@ -1,0 +1,238 @@
+"""The HTTP face, visited as a server would: by ASGI messages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import aiohttp
+import pytest
+
+from app.contract import Refusal, SchedulerView
+from app.flow.outcome import Outcome
+from app.gateway.exchange import Exchange
+from app.gateway.http import HttpFace
+from app.gateway.requests import SCHEMAS, Window
+from tests.fakes import FakeControlPlane, FakeEngine, soon
+
+CHAT = "/v1/chat/completions"
+MAX_BODY_BYTES = 2000
+WHOLE = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}).encode()
+STREAM = WHOLE[:-1] + b', "stream": true}'
+READY = SchedulerView(2, queued=3, in_flight=4, metrics="# the scheduler's\n", engines=())
+
+
+class Visit:
+    """One request to an ASGI application, and what its client sees."""
+
+    def __init__(self, app: HttpFace, method: str, path: str, *parts: bytes) -> None:
+        self._messages = [
+            {"type": "http.request", "body": part, "more_body": number < len(parts)}
+            for number, part in enumerate(parts or [b""], start=1)
+        ]
+        self._left = asyncio.Event()
+        self.begun = asyncio.Event()
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.complete = False
+        scope = {"type": "http", "method": method, "path": path, "headers": []}
+        self._done = asyncio.create_task(app(scope, self._receive, self._send))
+
+    def leave(self) -> None:
+        self._left.set()
+
+    async def done(self) -> Visit:
+        await soon(self._done)
+        return self
+
+    @property
+    def error(self) -> dict:
+        return json.loads(self.body)["error"]
+
+    async def _receive(self) -> dict:
+        if self._messages:
+            return self._messages.pop(0)
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: dict) -> None:
+        if message["type"] == "http.response.start":
+            assert not self.status
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            return
+        self.body += message["body"]
+        self.complete = not message.get("more_body", False)
+        if self.body:
+            self.begun.set()
+
+
+class Site:
+    """The face over a scripted control plane."""
+
+    def __init__(self, http: aiohttp.ClientSession) -> None:
+        self.control = FakeControlPlane()
+        window = Window("tiny", 64, None)
+        exchange = Exchange(self.control, http, 60.0, scheduler_retry_s=0.001)
+        self.face = HttpFace(exchange, self.control, window, MAX_BODY_BYTES)
+
+    def visit(self, method: str, path: str, *parts: bytes) -> Visit:
+        return Visit(self.face, method, path, *parts)
+
+
+@pytest.fixture
+async def site():
+    async with aiohttp.ClientSession() as http:
+        yield Site(http)
+
+
+@pytest.fixture
+async def engine():
+    async with FakeEngine.started() as engine:
+        yield engine
+
+
+async def test_a_whole_answer_comes_with_its_headers(site, engine):
+    site.control.script.append(engine.grant)
+    visit = site.visit("POST", CHAT, WHOLE[:20], WHOLE[20:])
+    request = await engine.next_request()
+    assert request.body == WHOLE
+    request.answer(200, b'{"text": "Ho"}')
+    await visit.done()
+    assert (visit.status, visit.body, visit.complete) == (200, b'{"text": "Ho"}', True)
+    assert visit.headers == {
+        "content-type": "application/json",
+        "content-length": "14",
+        "x-request-id": site.control.tickets[0].ticket_id,
+        "x-queue-wait-ms": "250",
+    }
+
+
+async def test_a_stream_is_passed_on_as_it_is_made(site, engine):
+    site.control.script.append(engine.grant)
+    visit = site.visit("POST", CHAT, STREAM)
+    request = await engine.next_request()
+    request.begin()
+    request.send(b"data: 1\n\n")
+    await soon(visit.begun.wait())
+    assert (visit.status, visit.body, visit.complete) == (200, b"data: 1\n\n", False)
+    assert visit.headers["content-type"] == "text/event-stream"
+    assert visit.headers["cache-control"] == "no-cache"
+    request.send(b"data: [DONE]\n\n")
+    request.end()
+    await visit.done()
+    assert (visit.body, visit.complete) == (b"data: 1\n\ndata: [DONE]\n\n", True)
+
+
+async def test_a_client_that_disconnects_while_queued_closes_its_ticket(site):
+    visit = site.visit("POST", CHAT, WHOLE)
+    await soon(site.control.queued.wait())
+    visit.leave()
+    await visit.done()
+    assert (await site.control.next_close()).outcome is Outcome.CANCELLED
+    assert visit.status == 0
+
+
+async def test_a_client_that_disconnects_mid_stream_aborts_the_engines_work(site, engine):
+    site.control.script.append(engine.grant)
+    visit = site.visit("POST", CHAT, STREAM)
+    request = await engine.next_request()
+    request.begin()
+    request.send(b"data: 1\n\n")
+    await soon(visit.begun.wait())
+    visit.leave()
+    await visit.done()
+    await soon(request.abandoned.wait())
+    assert (await site.control.next_close()).outcome is Outcome.CANCELLED
+
+
+async def test_a_client_that_disconnects_before_its_body_is_whole_takes_no_lease(site):
+    visit = site.visit("POST", CHAT, b"")
+    visit._messages[0]["more_body"] = True
+    visit.leave()
+    await visit.done()
+    assert (visit.status, site.control.tickets) == (0, [])
+
+
+async def test_a_refusal_carries_the_time_to_come_back(site):
+    site.control.script.append(Refusal(Outcome.REJECTED_FULL, 7))
+    visit = await site.visit("POST", CHAT, WHOLE).done()
+    assert (visit.status, visit.headers["retry-after"]) == (429, "7")
+    assert (visit.error["code"], visit.error["type"]) == ("rejected_full", "rate_limit_error")
+
+
+async def test_a_bad_request_takes_no_lease(site):
+    for body in (b"{", b'{"model": "tiny", "messages": "' + b"x" * 1500 + b'"}'):
+        visit = await site.visit("POST", CHAT, body).done()
+        assert visit.status == 400
+    assert site.control.tickets == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/v1", "/v1/files", "/v1/chat", CHAT + "/", "/load", "/pause", "/invocations"]
+)
+async def test_what_is_not_on_the_list_does_not_exist(site, path):
+    visit = await site.visit("GET", path).done()
+    assert (visit.status, visit.error["code"], visit.error["param"]) == (404, "unknown_path", "path")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", path, "POST") for path in SCHEMAS]
+    + [("POST", path, "GET") for path in ("/health", "/ready", "/metrics", "/v1/models", "/v1/models/tiny")],
+)
+async def test_another_method_is_refused_with_the_one_that_is_allowed(site, method, path, allowed):
+    visit = await site.visit(method, path, b"{}").done()
+    assert (visit.status, visit.error["code"]) == (405, "method_not_allowed")
+    assert visit.error["message"] == f"method: {method} is not allowed here, {allowed} is"
+
+
+async def test_a_body_is_refused_as_soon_as_it_is_too_large(site):
+    visit = await site.visit("POST", CHAT, b" " * MAX_BODY_BYTES, b" ", b"never read").done()
+    assert (visit.status, visit.error["code"], visit.error["param"]) == (413, "body_too_large", "body")
+    assert str(MAX_BODY_BYTES) in visit.error["message"]
+    assert (await site.visit("POST", CHAT, b" " * MAX_BODY_BYTES).done()).status == 400
+
+
+async def test_the_one_model_is_listed_and_shown(site):
+    listed = json.loads((await site.visit("GET", "/v1/models").done()).body)
+    shown = json.loads((await site.visit("GET", "/v1/models/tiny").done()).body)
+    assert listed == {"object": "list", "data": [shown]}
+    assert (shown["id"], shown["object"], shown["max_model_len"]) == ("tiny", "model", 64)
+    other = await site.visit("GET", "/v1/models/gpt-9").done()
+    assert (other.status, other.error["code"]) == (404, "model_not_found")
+
+
+async def test_a_gateway_is_healthy_without_an_engine(site):
+    site.control.state = None
+    assert (await site.visit("GET", "/health").done()).status == 200
+
+
+async def test_it_is_ready_once_an_engine_is(site):
+    before = await site.visit("GET", "/ready").done()
+    assert (before.status, before.error["code"], before.headers["retry-after"]) == (
+        503,
+        "rejected_no_engine",
+        "1",
+    )
+    site.control.state = READY
+    after = await site.visit("GET", "/ready").done()
+    assert after.status == 200
+    assert json.loads(after.body) == {"status": "ready", "replicas": 2, "queued": 3}
+
+
+@pytest.mark.parametrize("path", ["/ready", "/metrics"])
+async def test_without_the_scheduler_it_says_so(site, path):
+    site.control.state = None
+    visit = await site.visit("GET", path).done()
+    assert (visit.status, visit.error["code"]) == (503, "scheduler_unreachable")
+
+
+async def test_the_metrics_are_the_schedulers_and_the_engines(site, engine):
+    engine.metrics = "# TYPE vllm:running gauge\nvllm:running 2.0\n"
+    site.control.state = SchedulerView(1, 0, 0, READY.metrics, (engine.port,))
+    visit = await site.visit("GET", "/metrics").done()
+    assert visit.headers["content-type"].startswith("text/plain")
+    assert visit.body.startswith(READY.metrics.encode())
+    assert b'vllm:running{replica="engine-1"} 2.0' in visit.body

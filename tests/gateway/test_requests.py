@@ -1,0 +1,282 @@
+"""What is refused before it takes a lease: the field, the value, the reason, the status."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from app.gateway.errors import ApiError
+from app.gateway.requests import SCHEMAS, Window, parse
+from app.gateway.tokens import TokenCounter
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
+EMBEDDINGS = "/v1/embeddings"
+# 64 tokens; a word is a token.
+WINDOW = Window("tiny", 64, None)
+SURROGATE = "\ud800"
+
+MINIMAL = {
+    CHAT: {"messages": [{"role": "user", "content": "Hi"}]},
+    COMPLETIONS: {"prompt": "Hi"},
+    RESPONSES: {"input": "Hi"},
+    EMBEDDINGS: {"input": "Hi"},
+    "/tokenize": {"prompt": "Hi"},
+    "/detokenize": {"tokens": [1, 2]},
+}
+
+
+def words() -> TokenCounter:
+    """A tokenizer whose tokens are words: a text of 40 words has 40 tokens."""
+    tokenizer = Tokenizer(models.WordLevel({"word": 0, "?": 1}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return TokenCounter(tokenizer)
+
+
+COUNTING = Window("tiny", 64, words())
+
+
+def encoded(path: str, **fields: object) -> bytes:
+    return json.dumps({"model": "tiny", **MINIMAL[path], **fields}).encode()
+
+
+def refusal(path: str, body: bytes, window: Window = WINDOW) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        parse(path, body, window)
+    assert str(caught.value).isprintable()
+    json.loads(caught.value.body())
+    return caught.value
+
+
+@pytest.mark.parametrize("path", SCHEMAS)
+def test_the_smallest_request_of_every_path_goes_on_with_its_body_untouched(path):
+    body = b" " + encoded(path)
+    request = parse(path, body, WINDOW)
+    assert (request.path, request.body, request.stream, request.priority) == (path, body, False, 0)
+
+
+def test_what_the_gateway_acts_on_is_read_and_unknown_fields_are_left_to_the_engine():
+    request = parse(CHAT, encoded(CHAT, stream=True, priority=-3, logit_bias={"5": 1}, future={}), WINDOW)
+    assert (request.stream, request.priority) == (True, -3)
+
+
+@pytest.mark.parametrize("field", ["stream", "priority", "n", "temperature", "top_p", "max_tokens"])
+def test_null_means_the_default(field):
+    request = parse(CHAT, encoded(CHAT, **{field: None}), WINDOW)
+    assert (request.stream, request.priority) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value", "shown"),
+    [
+        (CHAT, "model", 7, "model: 7 is refused: Input should be a valid string"),
+        (CHAT, "stream", "yes", "stream: 'yes' is refused: Input should be a valid boolean"),
+        (CHAT, "stream", 1, "stream: 1 is refused: Input should be a valid boolean"),
+        (CHAT, "priority", "high", "priority: 'high' is refused: Input should be a valid integer"),
+        (CHAT, "priority", True, "priority: True is refused: Input should be a valid integer"),
+        (CHAT, "priority", 2.0, "priority: 2.0 is refused: Input should be a valid integer"),
+        (CHAT, "priority", 2**63, "priority: 9223372036854775808 is refused: Input should be less than"),
+        (CHAT, "n", 0, "n: 0 is refused: Input should be greater than or equal to 1"),
+        (CHAT, "n", True, "n: True is refused: Input should be a valid integer"),
+        (CHAT, "temperature", -0.5, "temperature: -0.5 is refused: Input should be greater than"),
+        (CHAT, "temperature", "hot", "temperature: 'hot' is refused: Input should be a valid number"),
+        (CHAT, "temperature", True, "temperature: True is refused: Input should be a valid number"),
+        (CHAT, "top_p", 0, "top_p: 0 is refused: Input should be greater than 0"),
+        (CHAT, "top_p", 1.5, "top_p: 1.5 is refused: Input should be less than or equal to 1"),
+        (CHAT, "max_tokens", 0, "max_tokens: 0 is refused: Input should be greater than or equal to 1"),
+        (CHAT, "max_tokens", "9", "max_tokens: '9' is refused: Input should be a valid integer"),
+        (CHAT, "max_completion_tokens", -1, "max_completion_tokens: -1 is refused: Input should be"),
+        (CHAT, "messages", [], "messages: [] is refused: List should have at least 1 item"),
+        (CHAT, "messages", "Hi", "messages: 'Hi' is refused: Input should be a valid list"),
+        (COMPLETIONS, "max_tokens", -1, "max_tokens: -1 is refused: Input should be"),
+        (RESPONSES, "max_output_tokens", 0, "max_output_tokens: 0 is refused: Input should be"),
+        (COMPLETIONS, "prompt", "", "prompt: '' is empty"),
+        (COMPLETIONS, "prompt", [], "prompt: [] is empty"),
+        (COMPLETIONS, "prompt", ["Hi", ""], "prompt: '' is empty"),
+        (EMBEDDINGS, "input", "", "input: '' is empty"),
+        (EMBEDDINGS, "input", [], "input: [] is empty"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_field_the_value_and_the_reason(path, field, value, shown):
+    error = refusal(path, encoded(path, **{field: value}))
+    assert (error.status, error.code, error.param) == (400, "invalid_value", field)
+    assert error.message.startswith(shown)
+
+
+@pytest.mark.parametrize("value", [3, None, True, {"a": 1}, [1, True], [1, "Hi"], [[]], [[1], [None]]])
+@pytest.mark.parametrize(("path", "field"), [(COMPLETIONS, "prompt"), (EMBEDDINGS, "input")])
+def test_a_prompt_is_a_text_or_token_ids_or_a_list_of_either(path, field, value):
+    error = refusal(path, encoded(path, **{field: value}))
+    assert (error.status, error.code, error.param) == (400, "invalid_type", field)
+    assert error.message.endswith("is neither a text nor a list of token ids")
+
+
+@pytest.mark.parametrize("value", ["Hi", ["Hi", "Ho"], [1, 2], [[1, 2], [3]], ["Hi", [1, 2]]])
+@pytest.mark.parametrize(("path", "field"), [(COMPLETIONS, "prompt"), (EMBEDDINGS, "input")])
+def test_every_shape_of_prompt_is_accepted(path, field, value):
+    assert parse(path, encoded(path, **{field: value}), WINDOW)
+
+
+def test_a_wrong_message_is_named_by_its_place():
+    error = refusal(CHAT, encoded(CHAT, messages=[{"role": "user"}, {"role": 5}]))
+    assert (error.param, error.message) == (
+        "messages.1.role",
+        "messages.1.role: 5 is refused: Input should be a valid string",
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        (CHAT, "model"),
+        (CHAT, "messages"),
+        (COMPLETIONS, "prompt"),
+        (RESPONSES, "input"),
+        (EMBEDDINGS, "input"),
+    ],
+)
+def test_a_missing_field_is_named(path, field):
+    body = json.loads(encoded(path))
+    del body[field]
+    error = refusal(path, json.dumps(body).encode())
+    assert (error.status, error.code, error.param) == (400, "missing_field", field)
+    assert error.message == f"{field}: the field is required"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b"\xff\xfe{", "codec can't decode"),
+        (b'{"temperature": NaN}', "NaN is not a JSON number"),
+        (b'{"temperature": -Infinity}', "-Infinity is not a JSON number"),
+        (b'{"max_tokens": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+    ],
+    ids=["empty", "cut", "not UTF-8", "NaN", "infinity", "5000 digits", "deep lists", "deep objects"],
+)
+def test_what_is_not_json_is_refused_as_that(body, reason):
+    error = refusal(CHAT, body)
+    assert (error.status, error.code, error.param) == (400, "invalid_json", "body")
+    assert reason in error.message
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"text"', b"3", b"null", b"true"])
+def test_a_body_that_is_no_object_is_refused(body):
+    error = refusal(CHAT, body)
+    assert (error.status, error.code, error.param) == (400, "invalid_type", "body")
+    assert error.message.endswith("is not a JSON object")
+
+
+def test_no_depth_of_nesting_gets_past_the_refusals():
+    for depth in range(850, 1050, 3):
+        nested = b"[" * depth + b"]" * depth
+        error = refusal(COMPLETIONS, b'{"model": "tiny", "prompt": ' + nested + b"}")
+        assert error.status == 400
+
+
+def test_a_number_beyond_every_float_is_refused_by_its_field():
+    error = refusal(CHAT, encoded(CHAT)[:-1] + b', "temperature": 1e999}')
+    assert (error.param, error.message) == (
+        "temperature",
+        "temperature: inf is refused: Input should be a finite number",
+    )
+
+
+def test_the_last_of_duplicate_keys_counts_as_it_does_for_the_engine():
+    assert parse(CHAT, encoded(CHAT)[:-1] + b', "stream": 3, "stream": true}', WINDOW).stream
+    assert refusal(CHAT, encoded(CHAT)[:-1] + b', "model": "other"}').code == "model_not_found"
+
+
+def test_half_a_surrogate_pair_is_refused_by_its_field():
+    assert refusal(CHAT, encoded(CHAT, model=SURROGATE)).param == "model"
+    assert refusal(COMPLETIONS, encoded(COMPLETIONS, prompt="a" + SURROGATE), COUNTING).message == (
+        r"prompt: '\ud800' is half of a surrogate pair, not a character"
+    )
+    messages = [{"role": "user", "content": SURROGATE * 1000}]
+    assert refusal(CHAT, encoded(CHAT, messages=messages), COUNTING).param == "messages"
+
+
+def test_a_model_that_is_not_served_is_not_found():
+    error = refusal(CHAT, encoded(CHAT, model="gpt-9"))
+    assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
+    assert error.message == "model: 'gpt-9' is not served; 'tiny' is"
+
+
+def test_a_path_that_is_not_served_is_not_found():
+    error = refusal("/v1/files", b"{}")
+    assert (error.status, error.code, error.param) == (404, "unknown_path", "path")
+
+
+def test_a_long_value_is_shortened():
+    error = refusal(CHAT, encoded(CHAT, messages="secret " * 1000))
+    assert len(error.message) < 150
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        (CHAT, "max_tokens"),
+        (CHAT, "max_completion_tokens"),
+        (COMPLETIONS, "max_tokens"),
+        (RESPONSES, "max_output_tokens"),
+    ],
+)
+def test_more_output_than_the_window_holds_is_refused_without_a_tokenizer(path, field):
+    error = refusal(path, encoded(path, **{field: 65}))
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", field)
+    assert error.message == f"{field}: 65 exceeds the model's window of 64 tokens"
+    assert parse(path, encoded(path, **{field: 63}), WINDOW)
+
+
+def test_a_huge_number_of_tokens_is_shown_shortened():
+    error = refusal(CHAT, encoded(CHAT)[:-1] + b', "max_tokens": ' + b"9" * 4000 + b"}")
+    assert error.code == "context_length_exceeded"
+    assert len(error.message) < 150
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        (CHAT, "messages", [{"role": "user", "content": "word " * 30}] * 2),
+        (COMPLETIONS, "prompt", "word " * 60),
+        (COMPLETIONS, "prompt", ["short", "word " * 60]),
+        (RESPONSES, "input", "word " * 60),
+    ],
+)
+def test_a_prompt_and_its_output_must_fit_together(path, field, value):
+    length = "max_output_tokens" if path == RESPONSES else "max_tokens"
+    error = refusal(path, encoded(path, **{field: value, length: 5}), COUNTING)
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", field)
+    assert "60 tokens or more, and 5 of output, exceed the model's window of 64 tokens" in error.message
+    assert parse(path, encoded(path, **{field: value, length: 4}), COUNTING)
+
+
+def test_token_ids_are_counted_without_a_tokenizer():
+    assert refusal(COMPLETIONS, encoded(COMPLETIONS, prompt=[1] * 64)).param == "prompt"
+    assert parse(COMPLETIONS, encoded(COMPLETIONS, prompt=[1] * 63), WINDOW)
+
+
+def test_an_embedding_leaves_no_room_for_output():
+    assert parse(EMBEDDINGS, encoded(EMBEDDINGS, input=[1] * 64), WINDOW)
+    error = refusal(EMBEDDINGS, encoded(EMBEDDINGS, input=[1] * 65))
+    assert (error.code, error.param) == ("context_length_exceeded", "input")
+
+
+def test_without_a_tokenizer_a_long_text_is_left_to_the_engine():
+    assert parse(COMPLETIONS, encoded(COMPLETIONS, prompt="word " * 500), WINDOW)
+
+
+def test_a_text_far_beyond_the_window_is_refused_by_its_first_part():
+    error = refusal(COMPLETIONS, encoded(COMPLETIONS, prompt="word " * 1_000_000), COUNTING)
+    assert error.code == "context_length_exceeded"
+
+
+def test_a_tokenizer_that_is_not_there_is_an_oserror(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+        TokenCounter.from_file(tmp_path / "tokenizer.json")

@@ -1,0 +1,30 @@
+"""The environment that Ray and Serve read when they are imported: set it before they are."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def set_environment() -> None:
+    """What `scripts/serve` sets, on ports of our own. Ray and Serve read it when they are imported."""
+    haproxy_metrics, haproxy_stats = free_ports(2)
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(haproxy_metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(haproxy_stats),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
