@@ -30,7 +30,9 @@ def read_workers(address: str) -> list[Worker]:
     import ray
     from ray.util.state.exception import RayStateApiException
 
-    with _connected(address):
+    with _connected(address) as dashboard_url:
+        if not dashboard_url:
+            return list(_named())
         nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
         try:
             return list(_observed(address, nodes))
@@ -39,18 +41,19 @@ def read_workers(address: str) -> list[Worker]:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[None]:
+def _connected(address: str) -> Iterator[str]:
+    """Gives the address of the cluster's dashboard, empty where it is off."""
     import ray
 
-    if ray.is_initialized():
-        yield
-        return
-    _reach(address)
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    joined_before = ray.is_initialized()
+    if not joined_before:
+        _reach(address)
+    context = ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
     try:
-        yield
+        yield context.dashboard_url
     finally:
-        ray.shutdown()
+        if not joined_before:
+            ray.shutdown()
 
 
 def _reach(address: str) -> None:
@@ -71,7 +74,7 @@ def _observed(address: str, nodes: dict[str, str]) -> Iterator[Worker]:
         detail=True,
     )
     for actor in actors:
-        # Another cluster may answer on a shared port: its nodes are not ours.
+        # The worker of a node that has just died may still be listed.
         if actor.node_id in nodes:
             group = actor.placement_group_id
             yield Worker(actor.name, nodes[actor.node_id], group, bundle_of(actor.required_resources, group))

@@ -206,11 +206,6 @@ class FakeEngine:
         """The next request that nobody has asked for yet."""
         return await soon(self._arrived.get())
 
-    @property
-    def idle(self) -> bool:
-        """No request has come that nobody has asked for."""
-        return self._arrived.empty()
-
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         received = EngineRequest(request.path, dict(request.headers), await request.read())
         self._arrived.put_nowait(received)

@@ -1,4 +1,4 @@
-"""Configurations: the shipped ones are possible, and impossible ones are refused with field, value, reason."""
+"""The shipped configurations are possible; impossible ones are refused with field, value and reason."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def test_every_file_is_planned_with_one_bundle_a_rank_and_every_layer_once(file)
         assert len(ranks) == len(application.args.parallel.bundles)
         shape = application.args.model.known_shape()
         assert shape is not None
-        held = [layer for r in ranks if r.tensor_rank == 0 for layer in range(r.first_layer, r.last_layer + 1)]
+        held = [
+            layer for r in ranks if r.tensor_rank == 0 for layer in range(r.first_layer, r.last_layer + 1)
+        ]
         assert held == list(range(shape.layers))
 
 

@@ -7,8 +7,8 @@ with one outcome, in the background, after the engine has let go of it.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import contextlib
+import contextvars
 import logging
 import time
 import uuid

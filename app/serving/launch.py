@@ -49,6 +49,7 @@ TERMINATE_TIMEOUT_S = 3.0
 KILL_TIMEOUT_S = 10.0
 SHOWN_LINES = 20
 
+_RAY_CORE = ("gcs_server", "raylet")
 _PR_SET_CHILD_SUBREAPER = 36
 _IMPORTANT = re.compile(r"\b(ERROR|CRITICAL)\b|^\w*(Error|Exception)\b")
 
@@ -215,7 +216,7 @@ class Launcher:
 
     def stop(self) -> None:
         """Ends what was started: Serve in order, then whatever is left of our processes."""
-        if self._serve is not None and self._serve.poll() is None:
+        if self._serve is not None and self._serve.poll() is None and not self._ended_ray():
             self._say("Stopping Serve")
             # It shuts Serve down in the cluster that it is connected to.
             self._serve.send_signal(signal.SIGINT)
@@ -301,6 +302,15 @@ class Launcher:
             print(f"  {line}", flush=True)
         if self._serve is not None and self._serve.poll() is not None:
             raise LaunchError(*_lines(self._log)[-SHOWN_LINES:], "`serve run` has ended.")
+        if ended := self._ended_ray():
+            raise LaunchError(f"Ray has ended: {', '.join(ended)}")
+
+    def _ended_ray(self) -> list[str]:
+        """Without these Serve would wait for ever. As our children they stay visible until we look."""
+        if not self._own_ray:
+            return []
+        children = ((child.name(), child.status()) for child in psutil.Process().children())
+        return [name for name, status in children if name in _RAY_CORE and status == psutil.STATUS_ZOMBIE]
 
     def _new_lines(self) -> list[str]:
         with self._log.open("rb") as file:

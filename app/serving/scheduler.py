@@ -81,7 +81,8 @@ class SchedulerReplica:
     async def check_health(self) -> None:
         """Raises when the clock of the queue has stopped."""
         if self._ticking.done():
-            raise RuntimeError("scheduler: the tick task has ended") from self._ticking.exception()
+            error = None if self._ticking.cancelled() else self._ticking.exception()
+            raise RuntimeError("scheduler: the tick task has ended") from error
 
     async def _tick_for_ever(self) -> None:
         while True:

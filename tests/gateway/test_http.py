@@ -23,11 +23,11 @@ READY = SchedulerView(2, queued=3, in_flight=4, metrics="# the scheduler's\n", e
 
 
 class Visit:
-    """One request to an ASGI application, and what its client sees."""
+    """One request to an ASGI application, and what its client sees; with `cut` the body never ends."""
 
-    def __init__(self, app: HttpFace, method: str, path: str, *parts: bytes) -> None:
+    def __init__(self, app: HttpFace, method: str, path: str, *parts: bytes, cut: bool = False) -> None:
         self._messages = [
-            {"type": "http.request", "body": part, "more_body": number < len(parts)}
+            {"type": "http.request", "body": part, "more_body": cut or number < len(parts)}
             for number, part in enumerate(parts or [b""], start=1)
         ]
         self._left = asyncio.Event()
@@ -77,8 +77,8 @@ class Site:
         exchange = Exchange(self.control, http, 60.0, scheduler_retry_s=0.001)
         self.face = HttpFace(exchange, self.control, window, MAX_BODY_BYTES)
 
-    def visit(self, method: str, path: str, *parts: bytes) -> Visit:
-        return Visit(self.face, method, path, *parts)
+    def visit(self, method: str, path: str, *parts: bytes, cut: bool = False) -> Visit:
+        return Visit(self.face, method, path, *parts, cut=cut)
 
 
 @pytest.fixture
@@ -148,8 +148,7 @@ async def test_a_client_that_disconnects_mid_stream_aborts_the_engines_work(site
 
 
 async def test_a_client_that_disconnects_before_its_body_is_whole_takes_no_lease(site):
-    visit = site.visit("POST", CHAT, b"")
-    visit._messages[0]["more_body"] = True
+    visit = site.visit("POST", CHAT, WHOLE, cut=True)
     visit.leave()
     await visit.done()
     assert (visit.status, site.control.tickets) == (0, [])

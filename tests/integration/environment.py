@@ -16,15 +16,21 @@ def free_ports(count: int) -> list[int]:
 
 
 def set_environment() -> None:
-    """What `scripts/serve` sets, on ports of our own. Ray and Serve read it when they are imported."""
-    haproxy_metrics, haproxy_stats = free_ports(2)
+    """For this process, a user's: who it is to Ray."""
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def server_environment() -> dict[str, str]:
+    """For the cluster's processes: what `scripts/serve` sets, with HAProxy's ports our own."""
+    haproxy_metrics, haproxy_stats = free_ports(2)
+    return os.environ | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(haproxy_metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(haproxy_stats),
-        "RAY_USAGE_STATS_ENABLED": "0",
     }

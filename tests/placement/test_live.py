@@ -59,7 +59,7 @@ ray.shutdown()
 
 @pytest.fixture(params=[True, False], ids=["dashboard", "no-dashboard"])
 def cluster(request) -> Iterator[tuple[str, str, bool]]:
-    """Address, placement group, and whether the state API answers; the cluster ends with its standard input."""
+    """Address, placement group, and whether the state API answers; the cluster ends with its stdin."""
     command = [sys.executable, "-c", CLUSTER, str(request.param), *map(str, BUNDLE_OF_RANK)]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT

@@ -18,9 +18,7 @@ def named(name: str) -> Worker:
 
 
 def test_workers_are_sorted_by_engine_and_rank():
-    workers = [
-        named(f"vllm_Worker_{engine}_TP{t}_PP{p}") for engine in "ba" for t in (1, 0) for p in (1, 0)
-    ]
+    workers = [named(f"vllm_Worker_{engine}_TP{t}_PP{p}") for engine in "ba" for t in (1, 0) for p in (1, 0)]
     found = replicas(workers, Topology(2, 2))
     assert [replica.engine for replica in found] == ["a", "b"]
     assert [worker.actor for worker in found[0].workers] == [

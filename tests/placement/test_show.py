@@ -98,7 +98,8 @@ def test_the_command_prints_the_plan_of_a_file(capsys):
     assert main(["show", str(LLAMA_70B)]) == 0
     assert capsys.readouterr().out == (
         golden("""
-            llm: llama-3-70b-instruct (meta-llama/Meta-Llama-3-70B-Instruct), PP=4 x TP=2, 80 layers as 19+21+21+19
+            llm: llama-3-70b-instruct (meta-llama/Meta-Llama-3-70B-Instruct), PP=4 x TP=2, \
+80 layers as 19+21+21+19
             GPU  stage  layers  tensor rank  bundle
             0    0      0-18    0            0 (CPU 2, GPU 1)
             1    0      0-18    1            1 (CPU 1, GPU 1)
@@ -108,7 +109,7 @@ def test_the_command_prints_the_plan_of_a_file(capsys):
             5    2      40-60   1            5 (CPU 1, GPU 1)
             6    3      61-79   0            6 (CPU 1, GPU 1)
             7    3      61-79   1            7 (CPU 1, GPU 1)
-        """)  # fmt: skip
+        """)
         + "\n"
     )
 

@@ -1,4 +1,8 @@
-"""Where the weights are: embedded models are made once in a cache folder, all others are vLLM's to load."""
+"""Where a model's files are: embedded models are prepared once, into a cache folder.
+
+`embedded:` models need no network. Anything else is a Hugging Face id or a folder, which vLLM reads by
+itself.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +10,35 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.engine.models import smollm2, tiny
-from app.engine.models.cache import Progress, default_cache, made_once
+from app.engine.models.cache import Recipe, cache_root, make_once
 
-PREFIX = "embedded:"
-
-# Each writes one model into an empty folder.
-_MAKERS: dict[str, Callable[[Path, Progress], None]] = {
-    "smollm2-135m-instruct": smollm2.make,
-    "tiny-llama": tiny.make,
+EMBEDDED: dict[str, Recipe] = {
+    "embedded:smollm2-135m-instruct": smollm2.RECIPE,
+    "embedded:tiny-llama": tiny.RECIPE,
 }
 
 
-def prepare(source: str, *, cache: Path | None = None, progress: Progress = print) -> str:
-    """What vLLM is given as its model: a folder for an embedded model, else the source itself.
+def prepare(
+    source: str,
+    *,
+    cache: Path | None = None,
+    verify: bool = False,
+    progress: Callable[[str], None] = print,
+) -> str:
+    """The folder of an embedded model, made on first use; any other source is returned as it is.
 
-    Takes about 15 s for an embedded model that is not in the cache. Raises ValueError for an embedded name
-    that does not exist or whose source is damaged.
+    A cached model whose files have the wrong size is made again; `verify` also compares their SHA-256.
+    Raises ValueError for an unknown `embedded:` name, and OSError where the model can't be made.
     """
-    if not source.startswith(PREFIX):
+    if not source.startswith("embedded:"):
         return source
-    name = source.removeprefix(PREFIX)
-    if name not in _MAKERS:
-        known = ", ".join(PREFIX + known for known in sorted(_MAKERS))
-        raise ValueError(f"model.source: {source!r} is not embedded; known: {known}")
-    return str(made_once(name, _MAKERS[name], cache or default_cache(), progress))
+    if source not in EMBEDDED:
+        raise ValueError(f"model.source: {source!r} is not one of {', '.join(sorted(EMBEDDED))}")
+    return str(make_once(EMBEDDED[source], cache or cache_root(), verify=verify, progress=progress))
 
 
 def tokenizer_file(source: str, *, cache: Path | None = None) -> Path:
-    """The model's `tokenizer.json`, from its folder or the Hugging Face hub. OSError when there is none."""
+    """The model's `tokenizer.json`, downloaded for a Hugging Face id. Raises OSError where there is none."""
     folder = Path(prepare(source, cache=cache))
     if folder.is_dir():
         return folder / "tokenizer.json"

@@ -1,19 +1,25 @@
-"""`python -m app.engine.models SOURCE` prepares a model and prints its folder."""
+"""`python -m app.engine.models SOURCE` prints the model's folder; progress goes to stderr."""
 
 from __future__ import annotations
 
+import argparse
+import functools
 import sys
 
-from app.engine.models import prepare
+from app.engine.models import EMBEDDED, prepare
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m app.engine.models", description=__doc__)
+    parser.add_argument("source", help=f"{', '.join(EMBEDDED)}, a folder or a Hugging Face id")
+    parser.add_argument("--verify", action="store_true", help="compare every cached file's SHA-256")
+    arguments = parser.parse_args()
+    progress = functools.partial(print, file=sys.stderr, flush=True)
+    try:
+        print(prepare(arguments.source, verify=arguments.verify, progress=progress))
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
 
 
-if len(sys.argv) != 2:
-    sys.exit("usage: python -m app.engine.models SOURCE")
-try:
-    print(prepare(sys.argv[1], progress=_say))
-except ValueError as error:
-    sys.exit(str(error))
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The door of an engine's private port."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+
+from app.contract import LEASE_HEADER, SECRET_HEADER
+from app.engine.guard import LEASED_PATHS, OBSERVED_PATHS, Guard, current_usage
+from app.engine.leases import LiveLeases
+from app.gateway.requests import SCHEMAS
+from tests.fakes import SECRET, soon
+
+KEY = {SECRET_HEADER: SECRET}
+PATH = "/v1/completions"
+# Long enough to be waited for, short enough to be waited out.
+BRIEF_S = 0.05
+
+
+class Inside:
+    """The application behind the door: answers 200 and notes what has reached it."""
+
+    def __init__(self) -> None:
+        self.reached: list[str] = []
+        self.fails = False
+
+    async def __call__(self, scope, receive, send) -> None:
+        self.reached.append(scope.get("path", scope["type"]))
+        if self.fails:
+            raise RuntimeError("the engine is dead")
+        usage = current_usage.get()
+        if usage is not None:
+            usage.output_tokens += 5
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"inside"})
+
+
+class Door:
+    def __init__(self) -> None:
+        self.inside = Inside()
+        self.leases = LiveLeases(BRIEF_S)
+        self.guard = Guard(self.inside, self.leases, SECRET)
+
+    async def knock(self, method: str, path: str, **headers: str) -> httpx.Response:
+        """A request with `headers`, whose underscores stand for dashes."""
+        transport = httpx.ASGITransport(self.guard)
+        async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+            return await soon(client.request(method, path, headers=headers))
+
+
+@pytest.fixture
+def door() -> Door:
+    return Door()
+
+
+async def test_a_request_with_the_secret_and_a_live_lease_runs_and_fills_its_usage(door):
+    holding = asyncio.create_task(door.leases.hold("a"))
+    response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    assert (response.status_code, response.content) == (200, b"inside")
+    assert (await soon(holding)).output_tokens == 5
+    assert current_usage.get() is None
+
+
+@pytest.mark.parametrize("path", sorted(LEASED_PATHS | OBSERVED_PATHS | {"/docs"}))
+@pytest.mark.parametrize("secret", [None, "", "wrong", SECRET + " "])
+async def test_without_the_secret_nothing_is_told(door, path, secret):
+    headers = {} if secret is None else {SECRET_HEADER: secret}
+    response = await door.knock("POST", path, **headers, **{LEASE_HEADER: "a"})
+    assert (response.status_code, door.inside.reached) == (401, [])
+    assert response.json()["error"]["message"] == "this port is private"
+
+
+@pytest.mark.parametrize("path", sorted(LEASED_PATHS))
+async def test_what_computes_needs_a_lease(door, path):
+    assert (await door.knock("POST", path, **KEY)).status_code == 403
+    assert (await door.knock("POST", path, **KEY, **{LEASE_HEADER: ""})).status_code == 403
+    assert (await door.knock("POST", path, **KEY, **{LEASE_HEADER: "unknown"})).status_code == 403
+    assert door.inside.reached == []
+
+
+@pytest.mark.parametrize("path", sorted(OBSERVED_PATHS))
+async def test_what_only_reads_needs_no_lease(door, path):
+    assert (await door.knock("GET", path, **KEY)).status_code == 200
+    assert (await door.knock("POST", path, **KEY)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", PATH),
+        ("POST", "/"),
+        ("POST", PATH + "/"),
+        ("GET", "/openapi.json"),
+        ("POST", "/v1/load_lora_adapter"),
+        ("POST", "/pause"),
+        ("GET", "/v1/models"),
+    ],
+)
+async def test_all_else_does_not_exist_whatever_the_lease(door, method, path):
+    holding = asyncio.create_task(door.leases.hold("a"))
+    response = await door.knock(method, path, **KEY, **{LEASE_HEADER: "a"})
+    assert (response.status_code, door.inside.reached) == (404, [])
+    with pytest.raises(TimeoutError):
+        await soon(holding)
+
+
+async def test_a_lease_runs_one_request(door):
+    holding = asyncio.create_task(door.leases.hold("a"))
+    headers = {**KEY, LEASE_HEADER: "a"}
+    responses = await asyncio.gather(*(door.knock("POST", PATH, **headers) for _ in range(3)))
+    assert sorted(response.status_code for response in responses) == [200, 403, 403]
+    await soon(holding)
+    assert (await door.knock("POST", PATH, **headers)).status_code == 403
+    assert door.inside.reached == [PATH]
+
+
+async def test_a_control_call_that_is_late_is_waited_for():
+    door = Door()
+    door.guard = Guard(door.inside, leases := LiveLeases(), SECRET)
+    knocking = asyncio.create_task(door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"}))
+    done, _ = await asyncio.wait({knocking}, timeout=BRIEF_S)
+    assert not done
+    holding = asyncio.create_task(leases.hold("a"))
+    assert (await soon(knocking)).status_code == 200
+    await soon(holding)
+
+
+async def test_an_expired_lease_runs_nothing(door):
+    with pytest.raises(TimeoutError):
+        await soon(door.leases.hold("a"))
+    assert (await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})).status_code == 403
+
+
+async def test_a_request_that_fails_ends_its_lease(door):
+    door.inside.fails = True
+    holding = asyncio.create_task(door.leases.hold("a"))
+    with pytest.raises(RuntimeError, match="the engine is dead"):
+        await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    await soon(holding)
+    assert current_usage.get() is None
+
+
+async def test_the_applications_own_start_and_end_pass(door):
+    await door.guard({"type": "lifespan"}, None, None)
+    assert door.inside.reached == ["lifespan"]
+
+
+def test_the_gateway_and_the_engine_agree_on_what_may_be_asked():
+    assert frozenset(SCHEMAS) == LEASED_PATHS

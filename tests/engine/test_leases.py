@@ -1,0 +1,137 @@
+"""A lease pairs one control call with one request."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from app.engine.leases import LiveLeases
+from tests.fakes import soon
+
+# Long enough to be waited for, short enough to be waited out.
+BRIEF_S = 0.05
+
+
+async def held(leases: LiveLeases, lease_id: str) -> asyncio.Task:
+    """The control call, which has arrived."""
+    holding = asyncio.create_task(leases.hold(lease_id))
+    await asyncio.sleep(0)
+    assert lease_id in leases.ids()
+    return holding
+
+
+async def test_a_lease_is_live_from_the_control_call_to_the_end_of_its_request():
+    leases = LiveLeases()
+    assert leases.ids() == frozenset()
+    holding = await held(leases, "a")
+    usage = await leases.attach("a")
+    usage.output_tokens = 5
+    assert leases.ids() == {"a"}
+    leases.end("a")
+    assert await soon(holding) is usage
+    assert leases.ids() == frozenset()
+
+
+async def test_a_request_waits_for_a_control_call_that_is_late():
+    leases = LiveLeases()
+    attaching = asyncio.create_task(leases.attach("a"))
+    await asyncio.sleep(0)
+    assert leases.ids() == frozenset()
+    holding = await held(leases, "a")
+    assert await soon(attaching) is not None
+    leases.end("a")
+    await soon(holding)
+
+
+async def test_a_request_that_ended_before_its_control_call_was_seen_to_start_ends_it():
+    leases = LiveLeases()
+    attaching = asyncio.create_task(leases.attach("a"))
+    await asyncio.sleep(0)
+    holding = asyncio.create_task(leases.hold("a"))
+    await soon(attaching)
+    leases.end("a")
+    await soon(holding)
+    assert leases.ids() == frozenset()
+
+
+async def test_a_second_request_with_the_same_lease_is_turned_away_at_once():
+    leases = LiveLeases()
+    holding = await held(leases, "a")
+    assert await leases.attach("a") is not None
+    assert await leases.attach("a") is None
+    leases.end("a")
+    await soon(holding)
+
+
+async def test_a_lease_that_has_ended_admits_nobody():
+    leases = LiveLeases(BRIEF_S)
+    holding = await held(leases, "a")
+    await leases.attach("a")
+    leases.end("a")
+    await soon(holding)
+    assert await soon(leases.attach("a")) is None
+
+
+async def test_a_request_without_a_control_call_is_turned_away_in_time():
+    leases = LiveLeases(BRIEF_S)
+    assert await soon(leases.attach("a")) is None
+
+
+async def test_a_control_call_without_a_request_expires():
+    leases = LiveLeases(BRIEF_S)
+    with pytest.raises(TimeoutError):
+        await soon(leases.hold("a"))
+    assert leases.ids() == frozenset()
+
+
+async def test_a_running_request_does_not_expire():
+    leases = LiveLeases(BRIEF_S)
+    holding = await held(leases, "a")
+    await leases.attach("a")
+    done, _ = await asyncio.wait({holding}, timeout=3 * BRIEF_S)
+    assert not done
+    leases.end("a")
+    await soon(holding)
+
+
+async def test_a_lease_is_held_by_one_control_call():
+    leases = LiveLeases()
+    holding = await held(leases, "a")
+    with pytest.raises(ValueError, match="lease: a is held already"):
+        await leases.hold("a")
+    assert leases.ids() == {"a"}
+    await leases.attach("a")
+    leases.end("a")
+    await soon(holding)
+
+
+async def test_a_control_call_that_is_cancelled_gives_the_lease_up():
+    leases = LiveLeases()
+    holding = await held(leases, "a")
+    holding.cancel()
+    await asyncio.wait({holding})
+    assert leases.ids() == frozenset()
+
+
+async def test_a_client_that_leaves_while_its_control_call_is_late_leaves_nothing_behind():
+    leases = LiveLeases(BRIEF_S)
+    attaching = asyncio.create_task(leases.attach("a"))
+    await asyncio.sleep(0)
+    attaching.cancel()
+    await asyncio.wait({attaching})
+    with pytest.raises(TimeoutError):
+        await soon(leases.hold("a"))
+
+
+async def test_leases_do_not_touch_each_other_and_an_unknown_one_can_end():
+    leases = LiveLeases()
+    first, second = await held(leases, "a"), await held(leases, "b")
+    await leases.attach("a")
+    leases.end("a")
+    leases.end("never seen")
+    await soon(first)
+    assert leases.ids() == {"b"}
+    await leases.attach("b")
+    leases.end("b")
+    await soon(second)
