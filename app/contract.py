@@ -78,10 +78,7 @@ class ControlPlane(Protocol):
         """The open call of a running request. Raises ConnectionError when the replica dies."""
 
     async def replica_unroutable(self, replica_id: str) -> None:
-        """The replica has no live lease for a granted ticket: Serve is stopping or starting it."""
-
-    async def replica_gone(self, replica_id: str) -> None:
-        """The replica has died: a control call to it has failed."""
+        """A call could not reach the replica: it is dead, or Serve is stopping or starting it."""
 
     async def view(self) -> SchedulerView:
         """Raises ConnectionError when the scheduler can't be reached."""

@@ -56,7 +56,6 @@ class FakeControlPlane:
         self.tickets: list[Ticket] = []
         self.held: list[tuple[str, str]] = []
         self.unroutable: list[str] = []
-        self.gone: list[str] = []
         self.queued = asyncio.Event()
         self.engine_settled = asyncio.Event()
         self.engine_settled.set()
@@ -86,9 +85,6 @@ class FakeControlPlane:
         self.unroutable.append(replica_id)
         if self.scheduler_forgets:
             raise ConnectionError("the scheduler restarts")
-
-    async def replica_gone(self, replica_id: str) -> None:
-        self.gone.append(replica_id)
 
     async def view(self) -> SchedulerView:
         """`state`; unreachable where that is None."""

@@ -62,6 +62,10 @@ class _Replica:
     # A report that was under way when the replica ended must not bring it back.
     gone: bool = False
 
+    @property
+    def barred(self) -> bool:
+        return self.seen_s < self.barred_until_s
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -148,7 +152,11 @@ class FlowController:
         return self._evict_without_engine(now_s)
 
     def replica_unroutable(self, replica_id: str, now_s: float) -> None:
-        """Calls can't reach the replica though it reports: it gets no leases for a moment."""
+        """A call could not reach the replica: no leases until it has reported again, a moment later.
+
+        It may be starting or stopping in Serve's view, or dead; until it is silent for `replica_ttl_s` the
+        queue waits for it.
+        """
         replica = self._replicas.get(replica_id)
         if replica is not None:
             replica.barred_until_s = now_s + UNROUTABLE_BAR_S
@@ -174,7 +182,9 @@ class FlowController:
         return Snapshot(
             queued=len(self._queue),
             in_flight=len(self._leases),
-            replicas_ready=self._usable_replicas(now_s),
+            replicas_ready=sum(
+                self._usable(replica, now_s) and not replica.barred for replica in self._replicas.values()
+            ),
             in_flight_by_replica={
                 id_: len(replica.in_flight)
                 for id_, replica in self._replicas.items()
@@ -228,7 +238,7 @@ class FlowController:
     def _freest(self, now_s: float) -> _Replica | None:
         """The usable replica with the fewest leases, if it has a place left."""
         open_: Iterator[_Replica] = (
-            r for r in self._replicas.values() if self._usable(r, now_s) and now_s >= r.barred_until_s
+            r for r in self._replicas.values() if self._usable(r, now_s) and not r.barred
         )
         best = min(open_, key=lambda r: (len(r.in_flight), r.report.replica_id), default=None)
         if best is None or len(best.in_flight) >= self._limits.requests_per_replica:

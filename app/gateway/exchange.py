@@ -204,7 +204,7 @@ class Exchange:
         try:
             usage = await asyncio.wait_for(run.held, settle_timeout_s)
         except ConnectionError:
-            await self._control.replica_gone(run.grant.engine.replica_id)
+            await self._control.replica_unroutable(run.grant.engine.replica_id)
         except TimeoutError:
             logger.warning("No usage for %s: its engine did not answer.", run.ticket_id)
         await self._control.close(run.ticket_id, run.outcome, usage.output_tokens)

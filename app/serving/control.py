@@ -32,9 +32,6 @@ class ServeControlPlane:
     async def replica_unroutable(self, replica_id: str) -> None:
         await _answer(self._scheduler.replica_unroutable.remote(replica_id))
 
-    async def replica_gone(self, replica_id: str) -> None:
-        await _answer(self._scheduler.replica_gone.remote(replica_id))
-
     async def view(self) -> SchedulerView:
         return await _answer(self._scheduler.view.remote())
 

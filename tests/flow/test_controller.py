@@ -261,12 +261,14 @@ def test_a_first_report_does_not_take_a_ticket_that_waits_here():
     assert flow.snapshot(1.0).in_flight == 2
 
 
-def test_a_replica_that_calls_cannot_reach_is_passed_over_for_a_moment():
+def test_a_replica_that_calls_cannot_reach_gets_no_leases_until_it_reports_a_moment_later():
     flow = controller("r")
     flow.replica_unroutable("r", 0.0)
+    assert flow.snapshot(0.0).replicas_ready == 0
     assert submit(flow, "a") == []
-    assert flow.tick(UNROUTABLE_BAR_S / 2) == []
-    assert flow.tick(UNROUTABLE_BAR_S) == [granted("a", queue_wait_s=UNROUTABLE_BAR_S)]
+    assert report(flow, "r", at_s=UNROUTABLE_BAR_S / 2) == []
+    assert flow.tick(UNROUTABLE_BAR_S) == []
+    assert report(flow, "r", at_s=UNROUTABLE_BAR_S) == [granted("a", queue_wait_s=UNROUTABLE_BAR_S)]
 
 
 def test_barring_an_unknown_replica_changes_nothing():

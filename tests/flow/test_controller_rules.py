@@ -245,7 +245,7 @@ class ControllerRules(RuleBasedStateMachine):
         }
 
     def open(self) -> set[str]:
-        return {r for r in self.usable() if self.now_s >= self.replicas[r].barred_until_s}
+        return {r for r in self.usable() if self.replicas[r].seen_s >= self.replicas[r].barred_until_s}
 
     def without_engine(self) -> bool:
         young = not self.replicas and self.now_s - self.born_s <= LIMITS.replica_ttl_s

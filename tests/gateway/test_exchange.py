@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 import aiohttp
 import pytest
@@ -19,6 +20,9 @@ STREAM = Request("/v1/completions", b'{"stream": true}', stream=True, priority=2
 WHOLE = Request("/v1/completions", b"{}", stream=False, priority=0)
 FULL = Refusal(Outcome.REJECTED_FULL, 7)
 NOBODY_THERE = Grant(dead_port(), 0.0)
+
+# What Serve keeps of a request; it cancels the calls that were made in its context.
+client: ContextVar[str | None] = ContextVar("client", default=None)
 
 
 @pytest.fixture
@@ -94,6 +98,37 @@ async def test_the_ticket_is_closed_only_after_the_engine_has_let_go(engine):
         assert control.all_closes_seen
         control.engine_settled.set()
         assert (await control.next_close()).outcome is Outcome.COMPLETED
+
+
+class NotingControlPlane(FakeControlPlane):
+    """Notes in which context each call for a request was made."""
+
+    def __init__(self, *script: Grant) -> None:
+        super().__init__(*script)
+        self.seen: list[str | None] = []
+
+    async def acquire(self, ticket):
+        self.seen.append(client.get())
+        return await super().acquire(ticket)
+
+    async def hold(self, replica_id, ticket_id):
+        self.seen.append(client.get())
+        return await super().hold(replica_id, ticket_id)
+
+    async def close(self, ticket_id, outcome, output_tokens):
+        self.seen.append(client.get())
+        await super().close(ticket_id, outcome, output_tokens)
+
+
+async def test_control_calls_are_made_outside_the_context_of_the_client(engine):
+    control = NotingControlPlane(engine.grant)
+    async with exchange_over(control) as exchange:
+        client.set("somebody")
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(200, b"{}")
+        await soon(answering)
+        await control.next_close()
+    assert control.seen == [None, None, None]
 
 
 async def test_a_refusal_has_its_status_and_the_time_to_come_back():
