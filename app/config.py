@@ -62,7 +62,7 @@ class SequenceParallelism(_Strict):
 
     enabled: bool = False
     # Below this the reduce-scatter and all-gather cost more than they save.
-    min_tokens: int = Field(default=2048, ge=1, description="Tokens in a batch (`sp_min_token_num`).")
+    min_tokens: int = Field(default=2048, ge=2, description="Tokens in a batch (`sp_min_token_num`).")
 
 
 class ParallelConfig(_Strict):

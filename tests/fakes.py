@@ -27,8 +27,13 @@ _T = TypeVar("_T")
 
 
 async def soon(awaitable: Awaitable[_T]) -> _T:
-    """Its result; TimeoutError when it does not come."""
-    return await asyncio.wait_for(awaitable, WAIT_S)
+    """Its result; the test fails when it does not come (no TimeoutError: that may be a result too)."""
+    work = asyncio.ensure_future(awaitable)
+    done, _ = await asyncio.wait({work}, timeout=WAIT_S)
+    if not done:
+        work.cancel()
+    assert done, f"not within {WAIT_S} s: {awaitable}"
+    return work.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +218,7 @@ class FakeEngine:
 
     async def _show_metrics(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("x-engine-secret") != SECRET:
-            return web.Response(status=401)
+            return web.json_response({"error": {"message": "this port is private"}}, status=401)
         return web.Response(text=self.metrics)
 
 

@@ -63,6 +63,9 @@ def _compilation(config: ApplicationConfig) -> dict[str, object]:
         # Native RMS norm traces a wrong residual shape under pipeline parallelism (vLLM issue 27894).
         "custom_ops": ["+rms_norm"],
         "pass_config": {"enable_sp": True, "sp_min_token_num": sequence_parallelism.min_tokens},
+        # Cuts the compiled range where the pass begins to apply. vLLM cuts it by itself only where the
+        # threshold is below the largest batch: at the same number the pass would never run.
+        "compile_ranges_endpoints": [sequence_parallelism.min_tokens - 1],
     }
 
 

@@ -19,5 +19,7 @@ class LeaseRouter(RequestRouter):
     ) -> list[list[RunningReplica]]:
         if pending_request is None:
             return [candidate_replicas]
+        # Else Serve asks again at once, without a pause in which it could hear of the replica.
+        pending_request.routing_context.should_backoff = True
         wanted = pending_request.args[0]
         return [[r for r in candidate_replicas if r.replica_id.unique_id == wanted]]

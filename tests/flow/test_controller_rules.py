@@ -167,7 +167,7 @@ class ControllerRules(RuleBasedStateMachine):
         assert snapshot.queued == len(self.waiting) <= LIMITS.max_queued
         assert snapshot.in_flight == len(self.leases) == sum(snapshot.in_flight_by_replica.values())
         assert snapshot.ended == Counter(self.ended.values())
-        assert snapshot.replicas_ready == len(self.usable())
+        assert snapshot.replicas_ready == len(self.open())
         for replica_id, in_flight in snapshot.in_flight_by_replica.items():
             assert in_flight == self.in_flight(replica_id) <= LIMITS.requests_per_replica
 

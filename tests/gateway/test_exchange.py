@@ -316,7 +316,7 @@ async def test_an_engine_that_falls_silent_mid_stream_is_lost(engine):
         assert (await control.next_close()).outcome is Outcome.FAILED
 
 
-async def test_a_replica_whose_control_call_fails_is_reported_dead(engine):
+async def test_a_replica_whose_control_call_fails_is_unroutable(engine):
     control = FakeControlPlane(engine.grant)
     control.dead = {"engine-1"}
     async with exchange_over(control) as exchange:
@@ -324,7 +324,7 @@ async def test_a_replica_whose_control_call_fails_is_reported_dead(engine):
         (await engine.next_request()).answer(200, b"{}")
         await soon(answering)
         assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.COMPLETED, 0)
-    assert control.gone == ["engine-1"]
+    assert control.unroutable == ["engine-1"]
 
 
 async def test_the_engines_refusal_is_retold_and_counts_as_an_answer(engine):

@@ -55,7 +55,9 @@ class Cluster:
         start = ["start", "--head", "--num-gpus", "8", "--num-cpus", "8", f"--port={port}"]
         start += ["--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}", "--disable-usage-stats"]
         start += ["--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={agent}"]
-        subprocess.run([BIN / "ray", *start], check=True, capture_output=True, timeout=120, env=server_environment())
+        subprocess.run(
+            [BIN / "ray", *start], check=True, capture_output=True, timeout=120, env=server_environment()
+        )
         mine = _ray_processes(before)
         try:
             ray.init(address=f"127.0.0.1:{port}", log_to_driver=False, namespace="tests")

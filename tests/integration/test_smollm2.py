@@ -1,0 +1,79 @@
+"""The main job as a user does it: `scripts/serve`'s launcher, a real model, the `openai` client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import openai
+import psutil
+import pytest
+import yaml
+
+from tests.integration.cluster import READY_TIMEOUT_S, REPOSITORY, wait_until
+from tests.integration.environment import free_ports, server_environment
+
+pytestmark = pytest.mark.engine
+
+MODEL = "smollm2-135m-instruct"
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory):
+    """The launcher with the default configuration, on ports of its own; gone without a trace after it."""
+    http, ray_port, dashboard = free_ports(3)
+    folder = tmp_path_factory.mktemp("launch")
+    document = yaml.safe_load((REPOSITORY / "serve_configs/smollm2-cpu.yaml").read_text())
+    document["http_options"]["port"] = http
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(document))
+    environment = server_environment()
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-m", "app.serving.launch", str(config)]
+    command += ["--port", str(ray_port), "--dashboard-port", str(dashboard)]
+    log = folder / "launch.log"
+    with log.open("w") as output:
+        launcher = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until(
+            lambda: launcher.poll() is not None or "Ready." in log.read_text(), READY_TIMEOUT_S, "ready"
+        )
+        assert launcher.poll() is None, log.read_text()
+        yield f"http://127.0.0.1:{http}/v1"
+        family = psutil.Process(launcher.pid).children(recursive=True)
+        launcher.send_signal(signal.SIGTERM)
+        launcher.wait(timeout=90)
+        assert [process for process in family if process.is_running()] == [], log.read_text()
+    finally:
+        _end(launcher)
+
+
+def _end(launcher: subprocess.Popen) -> None:
+    if launcher.poll() is None:
+        for process in psutil.Process(launcher.pid).children(recursive=True):
+            process.kill()
+        os.kill(launcher.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=url, api_key="unused", timeout=120)
+
+
+def test_the_capital_of_france(client: openai.OpenAI):
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_tokens=24)
+    assert "Paris" in (answer.choices[0].message.content or "")
+
+
+def test_the_capital_of_france_as_a_stream(client: openai.OpenAI):
+    stream = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, max_tokens=24, stream=True
+    )
+    pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert "Paris" in "".join(pieces)
+    assert len(pieces) > 3

@@ -1,0 +1,86 @@
+"""The grid of the 70B plan, PP=4 x TP=2, as eight real workers in eight bundles."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.integration.cluster import REPOSITORY, Cluster, wait_until
+
+pytestmark = pytest.mark.engine
+
+MODEL = "tiny-llama"
+PROMPTS = [f"Prompt {number}: the scheduler orders what waits, and" for number in range(8)]
+TOKENS = 32
+
+
+@pytest.fixture(scope="module")
+def one_process(cluster: Cluster) -> list[list[int]]:
+    """Greedy tokens of PP=1 x TP=1, in float32."""
+    cluster.deploy(
+        "smollm2-cpu.yaml",
+        model={"name": MODEL, "source": "embedded:tiny-llama"},
+        engine={"dtype": "float32", "max_model_len": 1024, "compilation": "eager"},
+    )
+    try:
+        return asyncio.run(greedy_tokens(cluster))
+    finally:
+        cluster.remove()
+
+
+@pytest.fixture(scope="module")
+def app(cluster: Cluster, one_process: list[list[int]]):
+    cluster.deploy("topology-cpu.yaml")
+    yield cluster
+    cluster.remove()
+
+
+async def greedy_tokens(cluster: Cluster) -> list[list[int]]:
+    async with httpx.AsyncClient(timeout=300) as http:
+        return await asyncio.gather(*(_greedy(cluster, http, prompt) for prompt in PROMPTS))
+
+
+async def _greedy(cluster: Cluster, http: httpx.AsyncClient, prompt: str) -> list[int]:
+    body = {"model": MODEL, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.0}
+    body |= {"ignore_eos": True, "return_token_ids": True}
+    answer = await http.post(f"{cluster.url}/v1/completions", json=body)
+    return answer.json()["choices"][0]["token_ids"]
+
+
+async def test_eight_ranks_say_what_one_process_says(app: Cluster, one_process: list[list[int]]):
+    tokens = await greedy_tokens(app)
+    assert [len(answer) for answer in tokens] == [TOKENS] * len(PROMPTS)
+    assert len({token for answer in tokens for token in answer}) > TOKENS, "too monotonous to compare"
+    assert tokens == one_process
+
+
+def test_each_rank_is_in_its_bundle(app: Cluster, tmp_path: Path):
+    output = tmp_path / "plan.json"
+    command = [sys.executable, "-m", "placement", "show", "serve_configs/topology-cpu.yaml"]
+    command += ["--address", app.address, "--json", str(output)]
+    # The state API is found through the dashboard, which the cluster's address leads to.
+    subprocess.run(command, check=True, cwd=REPOSITORY, timeout=60, capture_output=True)
+    (plan,) = json.loads(output.read_text())
+    (replica,) = plan["replicas"]
+    assert [(rank["stage"], rank["tensor_rank"]) for rank in plan["ranks"]] == [
+        (stage, tensor_rank) for stage in range(4) for tensor_rank in range(2)
+    ]
+    for rank, worker in zip(plan["ranks"], replica["ranks"], strict=True):
+        assert worker["bundle"] == rank["rank"]
+        assert worker["actor"].endswith(f"_TP{rank['tensor_rank']}_PP{rank['stage']}")
+    assert len({worker["placement_group"] for worker in replica["ranks"]}) == 1
+
+
+def test_a_dead_worker_takes_the_engine_out_of_service_and_nothing_spins(app: Cluster):
+    workers = app.processes("RayWorkerProc")
+    assert len(workers) == 8
+    before = {process.pid for process in app.engine_processes()}
+    workers[5].kill()
+    wait_until(lambda: not app.is_ready(), 10, "out of service")
+    wait_until(lambda: not before & {p.pid for p in app.engine_processes()}, 10, "its processes gone")
