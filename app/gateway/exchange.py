@@ -144,6 +144,8 @@ class Exchange:
                 continue
             if reply is not None:
                 return reply
+        # It may have been granted and the answer lost.
+        self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, 0))
         return Refusal(Outcome.REJECTED_NO_ENGINE, ENGINE_LOST_RETRY_AFTER_S)
 
     async def _send(self, run: _Run, request: Request) -> None:
@@ -207,7 +209,8 @@ class Exchange:
             await self._control.replica_unroutable(run.grant.engine.replica_id)
         except TimeoutError:
             logger.warning("No usage for %s: its engine did not answer.", run.ticket_id)
-        await self._control.close(run.ticket_id, run.outcome, usage.output_tokens)
+        finally:
+            await self._control.close(run.ticket_id, run.outcome, usage.output_tokens)
 
     def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return asyncio.get_running_loop().create_task(work, context=self._context)

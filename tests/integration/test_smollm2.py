@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import openai
 import psutil
@@ -21,8 +24,16 @@ MODEL = "smollm2-135m-instruct"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
+@dataclass(frozen=True)
+class Served:
+    """Where the application answers, and the environment in which another process finds its cluster."""
+
+    url: str
+    exports: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory):
+def served(tmp_path_factory: pytest.TempPathFactory):
     """The launcher with the default configuration, on ports of its own; gone without a trace after it."""
     http, ray_port, dashboard = free_ports(3)
     folder = tmp_path_factory.mktemp("launch")
@@ -44,13 +55,21 @@ def url(tmp_path_factory: pytest.TempPathFactory):
             lambda: launcher.poll() is not None or "Ready." in log.read_text(), READY_TIMEOUT_S, "ready"
         )
         assert launcher.poll() is None, log.read_text()
-        yield f"http://127.0.0.1:{http}/v1"
+        yield Served(f"http://127.0.0.1:{http}/v1", _exports(log.read_text()))
         family = psutil.Process(launcher.pid).children(recursive=True)
         launcher.send_signal(signal.SIGTERM)
         launcher.wait(timeout=90)
         assert [process for process in family if process.is_running()] == [], log.read_text()
     finally:
         _end(launcher)
+
+
+def _exports(log: str) -> dict[str, str]:
+    """The file that the launcher tells other shells to source."""
+    found = re.search(r"source (\S+)", log)
+    assert found is not None, log
+    lines = Path(found[1]).read_text().splitlines()
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines)
 
 
 def _end(launcher: subprocess.Popen) -> None:
@@ -61,8 +80,8 @@ def _end(launcher: subprocess.Popen) -> None:
 
 
 @pytest.fixture
-def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=url, api_key="unused", timeout=120)
+def client(served: Served) -> openai.OpenAI:
+    return openai.OpenAI(base_url=served.url, api_key="unused", timeout=120)
 
 
 def test_the_capital_of_france(client: openai.OpenAI):
@@ -77,3 +96,12 @@ def test_the_capital_of_france_as_a_stream(client: openai.OpenAI):
     pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
     assert "Paris" in "".join(pieces)
     assert len(pieces) > 3
+
+
+def test_the_notebook_runs(served: Served):
+    command = [sys.executable, "-m", "pytest", "--nbmake", "notebooks/talk_by_handle.ipynb", "-q"]
+    command += ["-p", "no:cacheprovider", "--nbmake-timeout=300"]
+    run = subprocess.run(
+        command, cwd=REPOSITORY, env=os.environ | served.exports, capture_output=True, text=True, timeout=400
+    )
+    assert run.returncode == 0, run.stdout
