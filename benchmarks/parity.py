@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -93,15 +94,20 @@ async def _stream(
 ) -> tuple[float, list[float]]:
     """TTFT and the gaps between chunks, seconds. Raises when a token is missing."""
     body = {"model": model, "prompt": prompt, "max_tokens": tokens, "ignore_eos": True, "stream": True}
-    body["temperature"] = 0.0
+    body |= {"temperature": 0.0, "stream_options": {"include_usage": True}}
     sent_s = time.perf_counter()
     times_s: list[float] = []
+    last = b""
     async with http.post("/v1/completions", json=body) as response:
         response.raise_for_status()
         async for line in response.content:
             if line.startswith(b"data: {"):
                 times_s.append(time.perf_counter())
-    if len(times_s) != tokens:
-        raise RuntimeError(f"{len(times_s)} chunks instead of {tokens}")
+                last = line
+    # A chunk may hold two tokens (a character of several), so the engine's own count tells.
+    usage = json.loads(last.removeprefix(b"data: ")).get("usage") or {}
+    if usage.get("completion_tokens") != tokens:
+        raise RuntimeError(f"{usage} instead of {tokens} tokens")
+    times_s.pop()
     gaps_s = [later - earlier for earlier, later in itertools.pairwise(times_s)]
     return times_s[0] - sent_s, gaps_s

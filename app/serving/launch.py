@@ -85,6 +85,8 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
         # For how long a stopping gateway waits for load balancers to notice: the one on this machine is told.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray runs workers at 15, below whatever else the machine does; here they are what it is for.
+        "RAY_worker_niceness": "0",
         "PYTHONUNBUFFERED": "1",
     }
     # A running cluster has its own way to let clients in. Ray 2.60's dashboard refuses without a token.
