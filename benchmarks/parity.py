@@ -33,7 +33,7 @@ class Sample:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=Path("serve_configs/smollm2-cpu.yaml"))
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--starts", type=int, default=1, help="pairs of starts; the last pair is measured")
+    parser.add_argument("--starts", type=int, default=2, help="pairs of starts")
     parser.add_argument("--tokens", type=int, default=64, help="tokens a stream")
     parser.add_argument("--streams", type=int, default=32, help="for the throughput")
 
@@ -41,14 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     (application,) = load_applications(options.config)
     model = application.args.model.name
-    starts: list[tuple[float, float]] = []
-    for _ in range(options.starts - 1):
-        with bare_vllm(options.config) as bare:
-            pass
-        with ours(options.config) as own:
-            starts.append((bare.start_s, own.start_s))
+    starts = [_start_pair(options.config) for _ in range(options.starts)]
     with bare_vllm(options.config) as bare, ours(options.config) as own:
-        starts.append((bare.start_s, own.start_s))
         pairs = [
             tuple(asyncio.run(_sample(server, model, options)) for server in (bare, own))
             for _ in range(options.pairs + 1)
@@ -65,6 +59,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         ratios = " ".join(f"{ratio:.2f}" for ratio in row["ratios"])
         print(f"{name:16}{row['bare']:12.2f}{row['ours']:12.2f}{row['ratio']:8.2f}   {ratios}")
     return figures
+
+
+def _start_pair(config: Path) -> tuple[float, float]:
+    """Seconds to the first 200 of each, alone on the machine, model and file caches warm."""
+    with bare_vllm(config) as bare:
+        pass
+    with ours(config) as own:
+        pass
+    return bare.start_s, own.start_s
 
 
 def _compared(bare: list[float], own: list[float]) -> dict[str, Any]:
