@@ -47,17 +47,28 @@ class CollectiveCurve:
 
 @dataclass(frozen=True, slots=True)
 class StepResidual:
-    """What no kernel table holds, fitted to whole steps of vLLM: CPU work, small kernels, launches."""
+    """What no kernel table holds, fitted to whole runs of vLLM: CPU work, small kernels, launches.
 
-    step_fixed_us: float  # scheduling, sampling, input preparation: what the GPU waits for
+    The three `_in_situ` factors are the kernel's time inside the model over its time alone in the table (other
+    caches, other clocks, quantisation fused into the kernel before).
+    """
+
+    step_fixed_us: float  # CPU work that the GPU waits for, with asynchronous scheduling
     step_per_sequence_us: float
+    sync_step_fixed_us: float  # what comes on top without it (vLLM before 0.14, or --no-async-scheduling)
+    sync_step_per_sequence_us: float
     layer_fixed_us: float  # norms, rotary embedding, cache write, activation: kernels in a CUDA graph
     layer_eager_us: float  # floor of a layer launched from Python (more tokens than a graph was captured for)
     elementwise_traffic: float  # multiple of the bytes that the element-wise kernels must move
-    gemm_in_situ: float  # whole-model GEMM time over the isolated kernel's (cold caches, power limit)
+    gemm_bfloat16_in_situ: float
+    gemm_fp8_in_situ: float
+    attention_fp8_in_situ: float  # decoding from an FP8 cache
     peer_wait_us: float  # each all-reduce: ranks wait for the slowest, times log2(TP)
     request_fixed_ms: float  # HTTP, tokeniser start, first-token output
     request_per_token_us: float  # tokeniser and request transport, each prompt token
+
+    def gemm_in_situ(self, dtype: str) -> float:
+        return self.gemm_fp8_in_situ if dtype == "fp8" else self.gemm_bfloat16_in_situ
 
 
 @dataclass(frozen=True, slots=True)

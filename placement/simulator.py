@@ -26,7 +26,7 @@ BLOCK_TOKENS = 16  # vLLM's default KV block
 _LONGEST_JUMP = 256
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Request:
     ask: Ask
     order: int
@@ -37,6 +37,7 @@ class _Request:
     in_flight: int = 0
     first_token_s: float = -1.0
     preemptions: int = 0
+    running: bool = False
 
     def __lt__(self, other: _Request) -> bool:
         return self.rank < other.rank
@@ -156,8 +157,8 @@ class Simulation:
         budget, parts = self.max_batched_tokens, []
         preempted = False
         for request in list(self._running):
-            need = min(request.known_tokens - request.scheduled, budget)
-            if need <= 0 or request not in self._running:
+            need = min(request.ask.prompt_tokens + request.generated - request.scheduled, budget)
+            if need <= 0 or not request.running:
                 continue
             while not self._grow(request, need):
                 victim = self._preempt(parts)
@@ -174,17 +175,16 @@ class Simulation:
         return parts
 
     def _admit(self, parts: list[tuple[_Request, int]], budget: int) -> None:
-        assert self._workload is not None
         while self._waiting and budget > 0 and len(self._running) < self.max_running:
             request = self._waiting[0]
             if -(-request.known_tokens // BLOCK_TOKENS) > self._free_blocks:
                 return
             self._waiting.pop(0)
-            cached = int(request.ask.prompt_tokens * self._workload.cached_prompt_share)
-            self._grow(request, min(cached, request.known_tokens - 1))
+            self._grow(request, min(request.ask.cached_tokens, request.known_tokens - 1))
             need = min(request.known_tokens - request.scheduled, budget)
             self._grow(request, need)
             self._running.append(request)
+            request.running = True
             parts.append((request, need))
             budget -= need
 
@@ -202,6 +202,7 @@ class Simulation:
             return None
         victim = max(idle)
         self._running.remove(victim)
+        victim.running = False
         self._free_blocks += victim.blocks
         victim.scheduled = 0
         victim.preemptions += 1

@@ -65,6 +65,10 @@ def decode(sequences: int, context: float) -> Batch:
     return Batch(decode_sequences=sequences, decode_context_tokens=sequences * context, sampled=sequences)
 
 
+def _side_by_side(gemms: tuple[Gemm, ...], count: int) -> tuple[Gemm, ...]:
+    return tuple(Gemm(gemm.outputs * count, gemm.inputs) for gemm in gemms)
+
+
 class StepModel:
     """Prices batches for one model, GPU and plan; immutable apart from a cache by batch size."""
 
@@ -76,10 +80,12 @@ class StepModel:
         coefficients: Coefficients,
         *,
         graph_tokens: int = GRAPH_TOKENS,
+        async_scheduling: bool = True,  # vLLM's default since 0.14
     ) -> None:
         self.model, self.gpu, self.plan, self.coefficients = model, cluster.gpu, plan, coefficients
         self.layer_counts = plan.layer_counts(model.layers)
         self._graph_tokens = graph_tokens
+        self._async_scheduling = async_scheduling
         self._cluster = cluster
         tp = plan.tensor_parallel
         self._query_heads = max(1, model.heads // tp)
@@ -114,7 +120,10 @@ class StepModel:
     def host_us(self, batch: Batch) -> float:
         """CPU work that the GPU waits for between steps: fitted residual."""
         residual = self.coefficients.residual
-        return residual.step_fixed_us + residual.step_per_sequence_us * batch.sampled
+        time = residual.step_fixed_us + residual.step_per_sequence_us * batch.sampled
+        if not self._async_scheduling:
+            time += residual.sync_step_fixed_us + residual.sync_step_per_sequence_us * batch.sampled
+        return time
 
     def layer_us(self, batch: Batch) -> float:
         """One layer on one rank."""
@@ -126,11 +135,12 @@ class StepModel:
     def attention_us(self, batch: Batch) -> float:
         """Prefilling and decoding sequences of one layer on one rank."""
         kind = "fp8" if bytes_per_value(self.plan.kv_dtype) == 1 else "bfloat16"
-        first, second = self._attention_work(batch)
-        both = self.coefficients
-        return attention_us(self.gpu, both.prefill_attention[kind], first) + attention_us(
-            self.gpu, both.decode_attention[kind], second
-        )
+        prefilling, decoding = self._attention_work(batch)
+        time = attention_us(self.gpu, self.coefficients.decode_attention[kind], decoding)
+        if kind == "fp8":
+            floor = attention_roofline_us(self.gpu, decoding)
+            time = max(floor, time * self.coefficients.residual.attention_fp8_in_situ)
+        return time + attention_us(self.gpu, self.coefficients.prefill_attention[kind], prefilling)
 
     def _attention_work(self, batch: Batch) -> tuple[AttentionWork, AttentionWork]:
         heads, kv_heads, dim = self._query_heads, self._kv_heads, self.model.head_dim
@@ -162,16 +172,15 @@ class StepModel:
         return self._dense_us[tokens]
 
     def _gemm_us(self, tokens: int) -> float:
+        """All products of a layer. A mixture's experts run as one grouped kernel, all touched ones side by side."""
         dtype = self.plan.weight_dtype
-        curve, in_situ = self.coefficients.gemm[dtype], self.coefficients.residual.gemm_in_situ
+        curve, in_situ = self.coefficients.gemm[dtype], self.coefficients.residual.gemm_in_situ(dtype)
         rows, experts, ffn = self._expert_rows(tokens)
-        time = gemms_us(self.gpu, dtype, curve, tokens, self._attention_gemms)
-        time += experts * gemms_us(self.gpu, dtype, curve, rows, ffn) if experts == 1 else 0.0
-        if experts > 1:
-            # A grouped kernel: one launch, all touched experts side by side.
-            grouped = tuple(Gemm(gemm.outputs * experts, gemm.inputs) for gemm in ffn)
-            time += gemms_us(self.gpu, dtype, curve, rows, grouped)
-        return time * in_situ
+        time = floor = 0.0
+        for count, gemms in ((tokens, self._attention_gemms), (rows, _side_by_side(ffn, experts))):
+            time += gemms_us(self.gpu, dtype, curve, count, gemms)
+            floor += gemm_roofline_us(self.gpu, dtype, count, gemms)
+        return max(floor, time * in_situ)
 
     def _expert_rows(self, tokens: int) -> tuple[float, int, tuple[Gemm, ...]]:
         """Rows that each touched expert sees, how many are touched (uniform routing), and their products."""
@@ -238,7 +247,7 @@ class StepModel:
         work = self._attention_work(batch)
         layer = sum(attention_roofline_us(gpu, part) for part in work)
         layer += gemm_roofline_us(gpu, self.plan.weight_dtype, batch.tokens, self._attention_gemms)
-        layer += experts * gemm_roofline_us(gpu, self.plan.weight_dtype, rows, ffn)
+        layer += gemm_roofline_us(gpu, self.plan.weight_dtype, rows, _side_by_side(ffn, experts))
         if tp > 1:
             message = batch.tokens * self.model.hidden * _ACTIVATION_BYTES
             layer += 2 * collective_roofline_us(gpu, tp, message)

@@ -15,6 +15,7 @@ class Ask:
     prompt_tokens: int
     output_tokens: int
     priority: int = 0
+    cached_tokens: int = 0  # of the prompt, already in the KV cache (prefix caching)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,6 @@ class Workload:
 
     asks: tuple[Ask, ...]
     arrivals: Arrivals
-    # Share of each prompt whose KV cache is already there (prefix caching); 0 unless it is known.
-    cached_prompt_share: float = 0.0
     name: str = ""
 
 

@@ -21,15 +21,19 @@ SOURCE = (
 )
 # Where the fit of the residual starts: plausible, not measured.
 START_RESIDUAL = StepResidual(
-    step_fixed_us=800.0,
+    step_fixed_us=500.0,
     step_per_sequence_us=8.0,
+    sync_step_fixed_us=300.0,
+    sync_step_per_sequence_us=15.0,
     layer_fixed_us=15.0,
-    layer_eager_us=300.0,
-    elementwise_traffic=1.3,
-    gemm_in_situ=1.03,
+    layer_eager_us=350.0,
+    elementwise_traffic=1.5,
+    gemm_bfloat16_in_situ=1.05,
+    gemm_fp8_in_situ=0.95,
+    attention_fp8_in_situ=1.3,
     peer_wait_us=1.0,
-    request_fixed_ms=5.0,
-    request_per_token_us=3.0,
+    request_fixed_ms=6.0,
+    request_per_token_us=4.0,
 )
 
 
