@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import log
 from pathlib import Path
 
 DEFAULT_FILE = Path(__file__).parent / "data" / "h100_vllm.json"
@@ -49,7 +50,7 @@ class CollectiveCurve:
 class StepResidual:
     """What no kernel table holds, fitted to whole runs of vLLM: CPU work, small kernels, launches.
 
-    The three `_in_situ` factors are the kernel's time inside the model over its time alone in the table (other
+    The `_in_situ` factors are the kernel's time inside the model over its time alone in the table (other
     caches, other clocks, quantisation fused into the kernel before).
     """
 
@@ -60,15 +61,22 @@ class StepResidual:
     layer_fixed_us: float  # norms, rotary embedding, cache write, activation: kernels in a CUDA graph
     layer_eager_us: float  # floor of a layer launched from Python (more tokens than a graph was captured for)
     elementwise_traffic: float  # multiple of the bytes that the element-wise kernels must move
-    gemm_bfloat16_in_situ: float
+    gemm_bfloat16_in_situ: float  # few rows: the memory's speed decides
     gemm_fp8_in_situ: float
+    gemm_bfloat16_compute_in_situ: float  # many rows: the tensor cores' clock under load decides
+    gemm_fp8_compute_in_situ: float
     attention_fp8_in_situ: float  # decoding from an FP8 cache
     peer_wait_us: float  # each all-reduce: ranks wait for the slowest, times log2(TP)
     request_fixed_ms: float  # HTTP, tokeniser start, first-token output
     request_per_token_us: float  # tokeniser and request transport, each prompt token
 
-    def gemm_in_situ(self, dtype: str) -> float:
-        return self.gemm_fp8_in_situ if dtype == "fp8" else self.gemm_bfloat16_in_situ
+    def gemm_in_situ(self, dtype: str, rows: float) -> float:
+        """Between the two factors by the logarithm of the rows, from 128 (memory) to 512 (compute)."""
+        few, many = self.gemm_bfloat16_in_situ, self.gemm_bfloat16_compute_in_situ
+        if dtype == "fp8":
+            few, many = self.gemm_fp8_in_situ, self.gemm_fp8_compute_in_situ
+        share = min(1.0, max(0.0, log(max(1.0, rows) / 128) / log(4)))
+        return few + share * (many - few)
 
 
 @dataclass(frozen=True, slots=True)

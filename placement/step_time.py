@@ -174,13 +174,14 @@ class StepModel:
     def _gemm_us(self, tokens: int) -> float:
         """All products of a layer. A mixture's experts run as one grouped kernel, all touched ones side by side."""
         dtype = self.plan.weight_dtype
-        curve, in_situ = self.coefficients.gemm[dtype], self.coefficients.residual.gemm_in_situ(dtype)
+        curve, residual = self.coefficients.gemm[dtype], self.coefficients.residual
         rows, experts, ffn = self._expert_rows(tokens)
         time = floor = 0.0
         for count, gemms in ((tokens, self._attention_gemms), (rows, _side_by_side(ffn, experts))):
-            time += gemms_us(self.gpu, dtype, curve, count, gemms)
+            alone = gemms_us(self.gpu, dtype, curve, count, gemms)
+            time += alone * residual.gemm_in_situ(dtype, count)
             floor += gemm_roofline_us(self.gpu, dtype, count, gemms)
-        return max(floor, time * in_situ)
+        return max(floor, time)
 
     def _expert_rows(self, tokens: int) -> tuple[float, int, tuple[Gemm, ...]]:
         """Rows that each touched expert sees, how many are touched (uniform routing), and their products."""
