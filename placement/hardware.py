@@ -32,7 +32,7 @@ class Gpu:
         return self.nvlink_gb_per_s or self.pcie_gb_per_s
 
     def tflops(self, dtype: str) -> float:
-        """Peak of a GEMM with operands of `dtype` ("bfloat16" or "fp8"); without FP8 cores FP8 runs as bf16."""
+        """Peak of a GEMM with operands of `dtype` ("bfloat16" or "fp8"; as bf16 without FP8 cores)."""
         if dtype == "fp8" and self.fp8_tflops is not None:
             return self.fp8_tflops
         return self.bf16_tflops
@@ -77,7 +77,7 @@ def find_gpu(name: str) -> Gpu:
 
 
 def parse_cluster(text: str) -> Cluster:
-    """"8xh100" is GPUs in nodes of at most 8; "4x8xh100" states nodes x GPUs a node. ValueError otherwise."""
+    """ "8xh100" is GPUs in nodes of at most 8; "4x8xh100" is NODESxGPUSxTYPE. ValueError otherwise."""
     match = _CLUSTER.fullmatch(text.lower())
     if match is None:
         raise ValueError(f"cluster: {text!r} is not GPUSxTYPE (8xh100) or NODESxGPUSxTYPE (4x8xh100)")

@@ -12,7 +12,7 @@ from placement.hardware import GIB, Gpu
 from placement.models import LanguageModel, bytes_per_value
 from placement.plans import ParallelPlan
 
-# vLLM 0.19, Llama, 2,048 to 8,192 batched tokens: measured by others (research notes of aiconfigurator 0.12.0).
+# vLLM 0.19, Llama, 2,048 to 8,192 batched tokens: constants of aiconfigurator 0.12.0.
 ACTIVATION_FLOOR_GIB = 1.89
 # CUDA context, and NCCL and custom all-reduce buffers once there are peers. vLLM 0.19, Llama.
 NON_TORCH_GIB, NON_TORCH_PEERS_GIB = 0.55, 2.10

@@ -95,9 +95,7 @@ _LLAMA_405B = _llama("Llama-3.1-405B", 126, 16384, 128, 53248)
 _LLAMA2_70B = _llama("Llama-2-70B", 80, 8192, 64, 28672, vocab=32000)
 _QWEN25_72B = LanguageModel("Qwen2.5-72B", 80, 8192, 64, 8, 29568, 152064, 128, qkv_bias=True)
 _QWEN3_32B = LanguageModel("Qwen3-32B", 64, 5120, 64, 8, 25600, 151936, 128, qk_norm=True)
-_MIXTRAL = LanguageModel(
-    "Mixtral-8x7B", 32, 4096, 32, 8, 14336, 32000, 128, experts=8, experts_per_token=2
-)
+_MIXTRAL = LanguageModel("Mixtral-8x7B", 32, 4096, 32, 8, 14336, 32000, 128, experts=8, experts_per_token=2)
 _SMOLLM2 = LanguageModel("SmolLM2-135M", 30, 576, 9, 3, 1536, 49152, 64, tied_embeddings=True)
 _TINY = LanguageModel("tiny-llama", 8, 256, 8, 4, 688, 512, 32, tied_embeddings=True)
 

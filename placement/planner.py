@@ -82,7 +82,7 @@ def replicas_that_fit(cluster: Cluster, tensor: int, stages: int) -> int:
 def possible_plans(
     model: LanguageModel, cluster: Cluster, memory_utilization: float
 ) -> Iterator[ParallelPlan]:
-    """Every grid with every dtype and chunk; the balanced layer partition where the even split is lopsided."""
+    """Every grid, dtype and chunk; the balanced layer partition where the even split is lopsided."""
     for tensor, stages in grids(model, cluster):
         for weights, cache in DTYPES:
             for chunk in CHUNKS:
@@ -157,7 +157,7 @@ def evaluate(
     if rate is not None and rate > LOAD_SHARE * whole:
         return Reject(
             plan,
-            f"{capacity.limit}: carries {LOAD_SHARE * whole:.1f} requests/s on {plan.gpus} GPUs, {rate:g} asked",
+            f"{capacity.limit}: carries {LOAD_SHARE * whole:.1f} req/s on {plan.gpus} GPUs, not {rate:g}",
         )
     needed = 0 if rate is None else -(-rate // (LOAD_SHARE * capacity.requests_per_s))
     latency = _latency(steps, memory, workload, capacity)

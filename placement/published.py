@@ -1,8 +1,9 @@
 """Published serving runs: how each was made, and the same run in the simulator.
 
-A row states model, GPU, TP, PP, mean lengths and concurrency. What it doesn't state - exact or random lengths,
-the token budget, prefix caching, the cache's dtype - decides TTFT as much as the hardware does. The readings below
-were found from the benchmark that a row comes from, and tested against the alternatives (docs/placement.md).
+A row states model, GPU, TP, PP, mean lengths and concurrency. What it doesn't state - exact or random
+lengths, the token budget, prefix caching, the cache's dtype - decides TTFT as much as the hardware does. The
+readings below come from the benchmark behind a row where that is public, else from what the rows themselves
+rule out; docs/placement.md says which is which.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Prediction:
     preemptions: int
 
 
-# InferenceMAX, public configuration: RANDOM_RANGE_RATIO 0.8, CONC x 10 prompts, --max-num-batched-tokens 8192,
+# InferenceMAX, public configuration: RANDOM_RANGE_RATIO 0.8, CONC x 10 prompts, 8,192 batched tokens,
 # --no-enable-prefix-caching, --async-scheduling. On H200 the 70B at TP1 holds twice the tokens that a bf16
 # cache could: it is FP8 there.
 _RANGE_H100 = Reading("random 0.8-1.0", 0.8, 10, "bfloat16", None, True)
@@ -73,9 +74,9 @@ _RANGE_H200 = replace(_RANGE_H100, name="random 0.8-1.0, FP8 cache", kv_dtype="f
 _EXACT = Reading("exact, one prompt a step", 1.0, 10, "bfloat16", 256, False)
 # Throughput above the prefill roofline unless prompts repeat: the client's default set has 100 of them, and
 # one warm-up request a client has put the first of them into the cache.
-_REPEATED = Reading("exact, 100 prompts repeated", 1.0, 10, "bfloat16", None, False, distinct_prompts=100)
+_REPEATED = Reading("exact, 100 prompts repeated", 1.0, 10, "bfloat16", None, True, distinct_prompts=100)
 # Decode below the roofline at TP1 and TP2 unless the concurrency is that of the node's replicas together.
-_FLEET = Reading("replicas fill 8 GPUs", 0.8, 10, "fp8", None, False, node_gpus=8)
+_FLEET = Reading("replicas fill 8 GPUs", 0.8, 10, "fp8", None, True, node_gpus=8)
 
 
 def reading_of(run: PublishedRun) -> Reading:

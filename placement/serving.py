@@ -45,7 +45,7 @@ class Capacity:
 
 
 def parse_slo(text: str) -> Slo:
-    """"ttft_p50=500,tpot_p99=100", milliseconds. ValueError names what is wrong."""
+    """ "ttft_p50=500,tpot_p99=100", milliseconds. ValueError names what is wrong."""
     values: dict[str, float] = {}
     for part in filter(None, text.split(",")):
         name, _, number = part.partition("=")
@@ -98,7 +98,13 @@ def steady_capacity(steps: StepModel, kv_tokens: int, workload: WorkloadSpec, sl
 
 
 def simulate(
-    steps: StepModel, kv_tokens: int, workload: WorkloadSpec, requests_per_s: float, *, requests: int, seed: int
+    steps: StepModel,
+    kv_tokens: int,
+    workload: WorkloadSpec,
+    requests_per_s: float,
+    *,
+    requests: int,
+    seed: int,
 ) -> Latency:
     """Poisson arrivals at one replica, exact lengths; the first fifth warms up and is not counted.
 

@@ -154,7 +154,8 @@ class Simulation:
             insort(self._waiting, _Request(ask, order, sent, arrived))
 
     def _schedule(self) -> list[tuple[_Request, int]]:
-        budget, parts = self.max_batched_tokens, []
+        budget = self.max_batched_tokens
+        parts: list[tuple[_Request, int]] = []
         preempted = False
         for request in list(self._running):
             need = min(request.ask.prompt_tokens + request.generated - request.scheduled, budget)
@@ -279,7 +280,7 @@ class Simulation:
         return room and -(-self._waiting[0].known_tokens // BLOCK_TOKENS) <= self._free_blocks
 
     def _cycle_s(self, further_tokens: float) -> float:
-        """Time in which every batch in flight yields one token: the longest way round or the busiest stage."""
+        """Time in which every batch in flight yields a token: the longest way round or the busiest stage."""
         busy = [0.0] * len(self._stage_free_s)
         longest = 0.0
         for flight in self._flights:
@@ -308,4 +309,3 @@ def _batch(parts: list[tuple[_Request, int]]) -> Batch:
             context += after
             pairs += chunk * (after - chunk + (chunk + 1) / 2)
     return Batch(tokens, sequences, pairs, context, decoding, decode_context, sampled)
-

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import log2
 
 from placement.coefficients import Coefficients
-from placement.hardware import Cluster, Gpu
+from placement.hardware import Cluster
 from placement.kernels import (
     AttentionWork,
     Gemm,
@@ -95,15 +95,13 @@ class StepModel:
         ffn = max(1, model.ffn // tp)
         self._ffn_gemms = (Gemm(2 * ffn, model.hidden), Gemm(model.hidden, ffn))
         self._head = (Gemm(max(1, model.vocab // tp), model.hidden),)
-        # Two norms with residual (read two, write two), QKV twice (rotary, cache write), activation in and out.
+        # Two norms with residual (read two, write two), QKV twice (rotary, cache write), activation.
         norms, rotary, activation = 8 * model.hidden, 4 * (query + 2 * key_value), 3 * ffn
-        self._elementwise_bytes = _ACTIVATION_BYTES * (
-            norms + rotary + activation * model.experts_per_token
-        )
+        self._elementwise_bytes = _ACTIVATION_BYTES * (norms + rotary + activation * model.experts_per_token)
         self._dense_us: dict[int, float] = {}
 
     def step_us(self, batch: Batch) -> float:
-        """From the start of a step to its tokens: all stages, hops between them, and what the GPU waits for."""
+        """From the start of a step to its tokens: all stages, hops between them, waits of the GPU."""
         return sum(self.stage_times_us(batch)) + self.host_us(batch)
 
     def stage_times_us(self, batch: Batch) -> list[float]:
@@ -172,7 +170,7 @@ class StepModel:
         return self._dense_us[tokens]
 
     def _gemm_us(self, tokens: int) -> float:
-        """All products of a layer. A mixture's experts run as one grouped kernel, all touched ones side by side."""
+        """All products of a layer; a mixture's touched experts run side by side in one grouped kernel."""
         dtype = self.plan.weight_dtype
         curve, residual = self.coefficients.gemm[dtype], self.coefficients.residual
         rows, experts, ffn = self._expert_rows(tokens)
@@ -210,7 +208,7 @@ class StepModel:
 
     def _elementwise_us(self, tokens: int) -> float:
         residual = self.coefficients.residual
-        moved = tokens * self._elementwise_bytes
+        moved = float(tokens * self._elementwise_bytes)
         if self._splits_sequence(tokens):  # the norms work on a slice of the tokens
             norms = 8 * self.model.hidden * _ACTIVATION_BYTES * tokens
             moved -= norms * (1 - 1 / self.plan.tensor_parallel)
@@ -232,7 +230,7 @@ class StepModel:
         return time + collective_us(self.gpu, gather, self.plan.tensor_parallel, message)
 
     def _hop_us(self, batch: Batch, stage: int) -> float:
-        """Send hidden states and residual to the next stage: each rank its slice, gathered at the receiver."""
+        """Hidden states and residual to the next stage: each rank its slice, gathered at the receiver."""
         tp = self.plan.tensor_parallel
         across = (stage + 1) * tp % self._cluster.gpus_per_node == 0
         link = self._cluster.network_gb_per_s if across else self.gpu.peer_gb_per_s
@@ -242,7 +240,7 @@ class StepModel:
         return time + collective_us(self.gpu, gather, tp, message * tp)
 
     def roofline_us(self, batch: Batch) -> float:
-        """Least time that the hardware allows for the whole step: no efficiency, no latency, no overlap limit."""
+        """Least time that the hardware allows for the whole step, at full efficiency without latency."""
         tp, gpu = self.plan.tensor_parallel, self.gpu
         rows, experts, ffn = self._expert_rows(batch.tokens)
         work = self._attention_work(batch)
@@ -252,6 +250,6 @@ class StepModel:
         if tp > 1:
             message = batch.tokens * self.model.hidden * _ACTIVATION_BYTES
             layer += 2 * collective_roofline_us(gpu, tp, message)
-        return self.model.layers * layer + gemm_roofline_us(gpu, "bfloat16", batch.sampled, self._head) * bool(
-            batch.sampled
-        )
+        return self.model.layers * layer + gemm_roofline_us(
+            gpu, "bfloat16", batch.sampled, self._head
+        ) * bool(batch.sampled)

@@ -1,7 +1,7 @@
 """Tokens per second with the engine full, and the published full-load rows of other engines.
 
-TensorRT-LLM and MLPerf run another engine than the one the step model was fitted to: these rows say whether the
-physics carries over, and none was used in a fit.
+TensorRT-LLM and MLPerf run another engine than the one the step model was fitted to: these rows say whether
+the physics carries over, and none was used in a fit.
 """
 
 from __future__ import annotations
@@ -51,15 +51,18 @@ def published_throughput() -> list[ThroughputRow]:
     return rows
 
 
-# TensorRT-LLM gives 90 % of what is free after loading to the cache; of a card full of weights that is close to
-# 97 % of all, of an empty one 90 %. The engine states its activations at build time: 8,192 tokens of a 70B.
+# TensorRT-LLM gives 90 % of what is free after loading to the cache: of a card full of weights close to 97 %
+# of all, of an empty one 90 %. The engine states its activations at build time: 8,192 tokens of a 70B.
 _TRT_MEMORY_SHARE = 0.95
 _TRT_ACTIVATION_GIB = 1.0
 
 
 def compiled_engine(residual: StepResidual) -> StepResidual:
-    """The residual of an ahead-of-time engine (TensorRT-LLM): C++ host loop hidden behind the GPU, every step from
-    a graph, fused element-wise kernels, kernels as fast as alone in the table. Assumed, fitted to nothing."""
+    """The residual of an ahead-of-time engine (TensorRT-LLM). Assumed, fitted to nothing.
+
+    Its C++ host loop hides behind the GPU, every step runs from a graph, element-wise kernels are fused, and
+    kernels are as fast as alone in the table.
+    """
     return replace(
         residual,
         step_fixed_us=0.0,
@@ -75,8 +78,10 @@ def compiled_engine(residual: StepResidual) -> StepResidual:
 
 
 def offline_tokens_per_s(row: ThroughputRow, coefficients: Coefficients) -> float:
-    """Steady state with as many requests as the cache holds: each step decodes them all and prefills the share
-    of a prompt that keeps their number constant."""
+    """Steady state with as many requests as the cache holds.
+
+    Each step decodes them all and prefills the share of a prompt that keeps their number constant.
+    """
     plan = ParallelPlan(
         row.tensor_parallel,
         replicas=row.replicas,

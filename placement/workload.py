@@ -49,7 +49,7 @@ class WorkloadSpec:
 
 
 def parse_workload(text: str) -> WorkloadSpec:
-    """"1024/256@8" is prompt/output tokens at 8 requests/s; "1024/256@64c" is 64 clients in a closed loop."""
+    """ "1024/256@8" is prompt/output tokens at 8 requests/s; "1024/256@64c" is a closed loop of 64."""
     match = _TEXT.fullmatch(text)
     if match is None:
         raise ValueError(f"workload: {text!r} is not PROMPT/OUTPUT@REQUESTS_PER_S or PROMPT/OUTPUT@CLIENTSc")

@@ -27,7 +27,7 @@ START_RESIDUAL = StepResidual(
     sync_step_per_sequence_us=15.0,
     layer_fixed_us=15.0,
     layer_eager_us=350.0,
-    elementwise_traffic=1.5,
+    elementwise_traffic=1.0,
     gemm_bfloat16_in_situ=1.05,
     gemm_fp8_in_situ=0.9,
     gemm_bfloat16_compute_in_situ=1.12,
@@ -37,7 +37,6 @@ START_RESIDUAL = StepResidual(
     request_fixed_ms=6.0,
     request_per_token_us=4.0,
 )
-
 
 
 def fit_kernels(measurements: Path) -> Coefficients:
@@ -79,7 +78,9 @@ def _collectives(measurements: Path) -> dict[str, dict[int, CollectiveCurve]]:
     }
 
 
-def with_residual(coefficients: Coefficients, residual: StepResidual, errors: dict[str, float]) -> Coefficients:
+def with_residual(
+    coefficients: Coefficients, residual: StepResidual, errors: dict[str, float]
+) -> Coefficients:
     """The same curves with a fitted residual and the errors of its fit added."""
     rounded = {name: round(value, 2) for name, value in errors.items()}
     return replace(
@@ -94,7 +95,8 @@ def to_json(coefficients: Coefficients) -> str:
 
 
 def _join_lists(text: str) -> str:
-    lines, inside = [], False
+    lines: list[str] = []
+    inside = False
     for line in text.splitlines():
         if inside:
             lines[-1] += line.strip() + (" " if line.rstrip().endswith(",") else "")

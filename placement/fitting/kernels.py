@@ -41,7 +41,9 @@ def fit_gemm(rows: Rows) -> tuple[GemmCurve, float]:
         solution = relative_non_negative(features, time)
         solutions.append(solution)
         errors.append(mean_absolute_percentage(features @ solution, time))
-    fixed, weight, output, inputs = (tuple(round(float(v), 4) for v in column) for column in np.array(solutions).T)
+    fixed, weight, output, inputs = (
+        tuple(round(float(v), 4) for v in column) for column in np.array(solutions).T
+    )
     return GemmCurve(tuple(knots), fixed, weight, output, inputs), float(np.mean(errors))
 
 
@@ -57,7 +59,7 @@ def fit_decode_attention(rows: Rows, kv_bytes: int) -> tuple[AttentionCurve, flo
 
 
 def fit_prefill_attention(rows: Rows) -> tuple[AttentionCurve, float]:
-    """Causal prefill of equal prompts without earlier context. Queries, keys, values and outputs move as bf16."""
+    """Causal prefill of equal prompts without earlier context; queries, keys, values and outputs in bf16."""
     batch, length, heads, kv_heads, time = _columns(
         rows, "batch_size", "isl", "num_heads", "num_key_value_heads", "latency_us"
     )

@@ -17,10 +17,12 @@ TTFT_WEIGHT = 0.3
 _LARGEST_ERROR = 0.25
 # Pull towards the start, in log units: what the rows don't determine stays plausible.
 _PRIOR_WEIGHT = 0.05
+# Not fitted: element-wise kernels can't move less than their bytes; nothing shows that they move more.
+_ASSUMED = ("elementwise_traffic",)
 
 
 def held_out(run: PublishedRun) -> bool:
-    """Rows that no fit sees: one whole model, one whole TP of a system, long prompts at TP8, Qwen's FP8 runs."""
+    """Rows that no fit sees: a whole model, a whole TP of a system, long prompts at TP8, Qwen in FP8."""
     whole_model = "8B" in run.model
     whole_tp = "70B" in run.model and "h200" in run.system and run.tensor_parallel == 2
     long_prompts = "Qwen3" in run.model and run.tensor_parallel == 8 and run.prompt_tokens >= 4000
@@ -31,20 +33,20 @@ def held_out(run: PublishedRun) -> bool:
 def fit_residual(
     start: Coefficients, runs: Sequence[PublishedRun], *, rounds: int = 4
 ) -> tuple[StepResidual, float]:
-    """Fit to runs without preemption (there capacity, not step time, decides). Returns the root mean square."""
-    names = list(asdict(start.residual))
+    """Fit to runs without preemption (there the cache decides). Returns the root mean square."""
+    names = [name for name in asdict(start.residual) if name not in _ASSUMED]
     usable = [run for run in runs if not held_out(run) and predict(run, start).preemptions == 0]
     origin = np.log([getattr(start.residual, name) for name in names])
 
     def errors(point: Array) -> Array:
-        residual = StepResidual(**{name: float(np.exp(v)) for name, v in zip(names, point, strict=True)})
-        trial = replace(start, residual=residual)
+        values = {name: float(np.exp(v)) for name, v in zip(names, point, strict=True)}
+        trial = replace(start, residual=replace(start.residual, **values))
         out = [_error(run, trial) for run in usable]
         return np.array([value for pair in out for value in pair] + list(_PRIOR_WEIGHT * (point - origin)))
 
     best, left = levenberg_marquardt(errors, origin, rounds)
     fitted = {name: float(f"{np.exp(value):.4g}") for name, value in zip(names, best, strict=True)}
-    return StepResidual(**fitted), float(np.sqrt(np.mean(left**2)))
+    return replace(start.residual, **fitted), float(np.sqrt(np.mean(left**2)))
 
 
 def _error(run: PublishedRun, coefficients: Coefficients) -> tuple[float, float]:

@@ -1,0 +1,5 @@
+"""`python -m placement`."""
+
+from placement.cli import main
+
+raise SystemExit(main())
