@@ -91,7 +91,7 @@ def test_more_tensor_ranks_make_a_token_faster_but_not_in_proportion():
 def test_a_prompt_in_small_chunks_takes_longer_than_in_one():
     steps = model()
     chunks = [prefill(256, before=before, completes=before == 3840) for before in range(0, 4096, 256)]
-    assert sum(map(steps.step_us, chunks)) > 1.2 * steps.step_us(prefill(4096))
+    assert sum(map(steps.step_us, chunks)) > steps.step_us(prefill(4096))
 
 
 def test_sequence_parallelism_changes_nothing_below_its_threshold():
