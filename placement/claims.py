@@ -45,6 +45,7 @@ _MODEL = find_model("llama70b")
 _CLUSTER = Cluster(find_gpu("h100"), nodes=1)
 _PLAN = ParallelPlan(2, 4, max_batched_tokens=2048)
 _LENGTHS = ((512, 128), (1024, 256), (2048, 256))
+_CHUNKS = (512, 2048)
 
 
 def check_claims(coefficients: Coefficients) -> list[Claim]:
@@ -108,7 +109,7 @@ def _nvlink(subject: Subject) -> Claim:
 def _ttft(subject: Subject) -> Claim:
     alone = {tokens: _first_token_ms(subject, tokens) for tokens in (1024, 2048, 4096, 8192)}
     loaded = simulate(
-        subject.steps, subject.kv_tokens, WorkloadSpec(1024, 256, 8, None), 8, requests=300, seed=1
+        subject.steps, subject.kv_tokens, WorkloadSpec(1024, 256, 8, None), 8, requests=600, seed=1
     )
     figures = ", ".join(f"{tokens}: {ms:.0f} ms" for tokens, ms in alone.items())
     kept = loaded.ttft_p50_ms <= 500 and loaded.ttft_p99_ms <= 1000
@@ -117,7 +118,7 @@ def _ttft(subject: Subject) -> Claim:
         f"unloaded, chunks of 2048 - {figures}; at 8 requests/s of 1024/256: P50 {loaded.ttft_p50_ms:.0f}, "
         f"P99 {loaded.ttft_p99_ms:.0f} ms {UNMEASURED}",
         "holds within limits" if kept else "refuted",
-        f"Holds at 1024/256 and 8 requests/s; a lone prompt stays under 500 ms up to about "
+        f"{'Holds' if kept else 'Broken'} at 1024/256 and 8 requests/s; a lone prompt stays under 500 ms up to about "
         f"{_longest_prompt(subject, 500):,} tokens, longer ones need their own promise.",
     )
 
@@ -132,33 +133,42 @@ def _longest_prompt(subject: Subject, limit_ms: float) -> int:
     return max(lengths, default=0)
 
 
+def _with_chunk(subject: Subject, tokens: int) -> StepModel:
+    plan = replace(subject.plan, max_batched_tokens=tokens)
+    return StepModel(_MODEL, _CLUSTER, plan, subject.coefficients)
+
+
 def _tpot(subject: Subject) -> Claim:
-    figures = {}
-    for prompt, output in _LENGTHS:
-        spec = WorkloadSpec(prompt, output, 8, None)
-        run = simulate(subject.steps, subject.kv_tokens, spec, 8, requests=300, seed=1)
-        figures[(prompt, output)] = run.tpot_p50_ms
-    text = ", ".join(f"{prompt}/{output}: {ms:.0f} ms" for (prompt, output), ms in figures.items())
-    late = [f"{prompt}/{output}" for (prompt, output), ms in figures.items() if ms > 50]
+    text, late = [], []
+    for chunk in _CHUNKS:
+        steps = _with_chunk(subject, chunk)
+        for prompt, output in _LENGTHS:
+            spec = WorkloadSpec(prompt, output, 8, None)
+            token_ms = simulate(steps, subject.kv_tokens, spec, 8, requests=600, seed=1).tpot_p50_ms
+            text.append(f"{prompt}/{output} in chunks of {chunk}: {token_ms:.0f} ms")
+            late += [f"{prompt}/{output} in chunks of {chunk}"] if token_ms > 50 else []
     return Claim(
         "decode P50 <= 50 ms a token",
-        f"TPOT P50 at 8 requests/s - {text} {UNMEASURED}",
+        f"TPOT P50 at 8 requests/s - {', '.join(text)} {UNMEASURED}",
         "holds within limits" if late else "holds",
-        f"Not at {', '.join(late)} and 8 requests/s." if late else "Holds at all three lengths.",
+        f"Not at {', '.join(late)}. A chunk holds up every microbatch in stage after stage: with PP the token "
+        "budget must be small."
+        if late
+        else "Holds at all lengths.",
     )
 
 
 def _rate(subject: Subject) -> Claim:
-    rates = {}
-    for prompt, output in _LENGTHS:
-        spec = WorkloadSpec(prompt, output, None, None)
-        rates[(prompt, output)] = steady_capacity(
-            subject.steps, subject.kv_tokens, spec, Slo(tpot_p50_ms=50)
-        ).requests_per_s
-    text = ", ".join(f"{prompt}/{output}: {rate:.1f}/s" for (prompt, output), rate in rates.items())
+    text = []
+    for chunk in _CHUNKS:
+        steps = _with_chunk(subject, chunk)
+        for prompt, output in _LENGTHS:
+            spec, slo = WorkloadSpec(prompt, output, None, None), Slo(tpot_p50_ms=50)
+            rate = steady_capacity(steps, subject.kv_tokens, spec, slo).requests_per_s
+            text.append(f"{prompt}/{output} in chunks of {chunk}: {rate:.1f}/s")
     return Claim(
         "8 requests/s",
-        f"steady state with TPOT 50 ms - {text} {UNMEASURED}",
+        f"steady state with TPOT 50 ms - {', '.join(text)} {UNMEASURED}",
         "holds within limits",
         "A rate means nothing without lengths: state it as prompt/output@rate.",
     )

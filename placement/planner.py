@@ -10,14 +10,24 @@ from placement.hardware import Cluster
 from placement.memory import MemoryPlan, balanced_partition, plan_memory
 from placement.models import LanguageModel
 from placement.plans import ParallelPlan
-from placement.serving import Capacity, Latency, Slo, broken_promises, simulate, steady_capacity
+from placement.serving import (
+    Capacity,
+    Latency,
+    Slo,
+    broken_promises,
+    expected_running,
+    simulate,
+    steady_capacity,
+)
 from placement.step_time import StepModel
 from placement.workload import WorkloadSpec
 
-CHUNKS = (2048, 8192)  # vLLM's small and its H100 default token budget
+# vLLM's small and its H100 default token budget, and one small enough that pipeline stages stay busy.
+CHUNKS = (512, 2048, 8192)
 DTYPES = (("bfloat16", "bfloat16"), ("bfloat16", "fp8"), ("fp8", "bfloat16"), ("fp8", "fp8"))
-# Enough for a P50 within 10 %; the P99 of so few is the worst but one, which errs to the safe side.
-SIMULATED_REQUESTS = 100
+# A simulated run holds this many times the requests in flight, so that it is past its start; bounded so that a
+# plan takes a fraction of a second.
+TURNOVERS, FEWEST_SIMULATED, MOST_SIMULATED = 4, 120, 800
 # A replica is loaded to this share of its steady capacity: beyond it queues grow without bound.
 LOAD_SHARE = 0.9
 # Pipelines deeper than this don't pay for a dense model on one network; keeps 1,024 GPUs quick to plan.
@@ -169,10 +179,17 @@ def _latency(steps: StepModel, memory: MemoryPlan, workload: WorkloadSpec, capac
     replicas = steps.plan.replicas
     if workload.concurrency is not None:
         share = replace(workload, concurrency=max(1, -(-workload.concurrency // replicas)))
-        return simulate(steps, memory.kv_tokens, share, 0.0, requests=SIMULATED_REQUESTS, seed=1)
+        return simulate(
+            steps, memory.kv_tokens, share, 0.0, requests=_run_length(share.concurrency or 1), seed=1
+        )
     rate = workload.requests_per_s
     each = LOAD_SHARE * capacity.requests_per_s if rate is None else rate / replicas
-    return simulate(steps, memory.kv_tokens, workload, each, requests=SIMULATED_REQUESTS, seed=1)
+    running = expected_running(steps, workload, each, steps.plan.max_running)
+    return simulate(steps, memory.kv_tokens, workload, each, requests=_run_length(running), seed=1)
+
+
+def _run_length(running: int) -> int:
+    return min(MOST_SIMULATED, max(FEWEST_SIMULATED, TURNOVERS * running))
 
 
 def plan_cluster(

@@ -26,7 +26,9 @@ def read_nodes(gpu_resource: str = "GPU") -> list[NodeView]:
     ]
 
 
-def create_group(node_of_rank: tuple[str, ...], bundles: list[dict[str, float]], name: str = "") -> PlacementGroup:
+def create_group(
+    node_of_rank: tuple[str, ...], bundles: list[dict[str, float]], name: str = ""
+) -> PlacementGroup:
     """A placement group whose bundle r is on the node of rank r. Bundle indices are vLLM's rank order."""
     selectors = [{_NODE_LABEL: node_id} for node_id in node_of_rank]
     return placement_group(bundles, strategy="PACK", name=name, bundle_label_selector=selectors)

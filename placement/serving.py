@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from placement.simulator import Served, Simulation
-from placement.step_time import StepModel
+from placement.step_time import StepModel, decode
 from placement.throughput import steady_batch
 from placement.workload import Arrivals, Workload, WorkloadSpec, poisson_times_s, uniform_asks
 
@@ -64,15 +64,41 @@ def parse_slo(text: str) -> Slo:
 def cycle_us(steps: StepModel, running: int, prompt_tokens: int, output_tokens: int) -> float:
     """Time in which each running request gets one token, in steady state.
 
-    With PP stages the requests are split over as many microbatches: a cycle is the longest way of one of them
-    through all stages, or the busiest stage serving all, whichever is longer.
+    With PP stages the requests are split over as many microbatches: a cycle is the way of one of them through
+    all stages, or the busiest stage serving all, whichever is longer. Prompts come whole, not spread evenly: a
+    microbatch can't overtake one that carries a chunk, so all wait for it in stage after stage (`_convoy`).
     """
     stages = len(steps.layer_counts)
     share = max(1, -(-running // stages))
     batch = steady_batch(share, prompt_tokens, output_tokens)
     times = steps.stage_times_us(batch)
     batches = min(stages, running)
-    return max(sum(times) + steps.host_us(batch), batches * max(times))
+    plain = steps.stage_times_us(decode(share, prompt_tokens + output_tokens / 2))
+    chunks = -(-prompt_tokens // steps.plan.max_batched_tokens)
+    behind_others = (_convoy(batches, chunks) - 1) * batches * max(0.0, max(times) - max(plain))
+    return max(sum(times) + steps.host_us(batch) + behind_others, batches * max(times))
+
+
+def _convoy(stages: int, chunks: int) -> float:
+    """How many times its own stage time a prompt delays every microbatch.
+
+    A prompt of k chunks takes S - 1 + k chunk times through S stages; those of several microbatches overlap, to
+    (S + 1) / 2S of it in simulated runs at 30 to 80 % load.
+    """
+    return max(1.0, (stages - 1 + chunks) / chunks * (stages + 1) / (2 * stages))
+
+
+def expected_running(steps: StepModel, workload: WorkloadSpec, requests_per_s: float, most: int) -> int:
+    """Requests in flight at a rate (Little's law); at most `most`."""
+    prompt, output = workload.prompt_tokens, workload.output_tokens
+    running = 1
+    for _ in range(20):  # converges in a few rounds while the rate is below capacity
+        residence_s = output * cycle_us(steps, running, prompt, output) / 1e6
+        following = max(1, min(most, round(requests_per_s * residence_s)))
+        if following == running:
+            break
+        running = following
+    return running
 
 
 def steady_capacity(steps: StepModel, kv_tokens: int, workload: WorkloadSpec, slo: Slo) -> Capacity:
@@ -106,7 +132,7 @@ def simulate(
     requests: int,
     seed: int,
 ) -> Latency:
-    """Poisson arrivals at one replica, exact lengths; the first fifth warms up and is not counted.
+    """Poisson arrivals at one replica, exact lengths; the first third warms up and is not counted.
 
     ValueError when a request can't fit into the cache.
     """
@@ -123,9 +149,9 @@ def simulate(
 
 
 def summarise(served: Sequence[Served], preemptions: int) -> Latency:
-    """Percentiles over the requests sent after the first fifth."""
+    """Percentiles over the requests sent after the first third."""
     by_sending = sorted(served, key=lambda request: request.sent_s)
-    counted = by_sending[len(by_sending) // 5 :]
+    counted = by_sending[len(by_sending) // 3 :]
     ttft = sorted(request.ttft_s * 1e3 for request in counted)
     tpot = sorted(request.tpot_s * 1e3 for request in counted)
     span_s = max(r.finished_s for r in counted) - min(r.sent_s for r in counted)

@@ -71,7 +71,7 @@ def check_plan(
             warnings.append(f"carries {rate:.1f} requests/s ({capacity.limit}), {asked:g} asked")
         if rate > 0:
             each = min(asked, 0.9 * rate) / plan.replicas
-            latency = simulate(steps, memory.kv_tokens, workload, each, requests=200, seed=1)
+            latency = simulate(steps, memory.kv_tokens, workload, each, requests=600, seed=1)
             warnings += broken_promises(latency, slo)
     return Verdict(
         refused,

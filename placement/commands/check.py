@@ -36,9 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     verdicts = {}
     for config in read_configurations(arguments.file):
         if config.engine.device != "gpu":
-            print(
-                f"{config.model.name}: runs on the CPU; nothing more is predicted."
-            )
+            print(f"{config.model.name}: runs on the CPU; nothing more is predicted.")
             continue
         verdict = check_plan(
             model_of(config),

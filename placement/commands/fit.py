@@ -18,7 +18,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("fit", help="fit the coefficients to kernel tables and published runs")
     parser.add_argument("--measurements", type=Path, required=True, help="folder of the tables")
     parser.add_argument("--output", type=Path, default=DEFAULT_FILE, help="file to write")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of the residual's fit (minutes each)")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds of the residual's fit (minutes each)")
     parser.set_defaults(run=run)
 
 
