@@ -118,8 +118,8 @@ def _ttft(subject: Subject) -> Claim:
         f"unloaded, chunks of 2048 - {figures}; at 8 requests/s of 1024/256: P50 {loaded.ttft_p50_ms:.0f}, "
         f"P99 {loaded.ttft_p99_ms:.0f} ms {UNMEASURED}",
         "holds within limits" if kept else "refuted",
-        f"{'Holds' if kept else 'Broken'} at 1024/256 and 8 requests/s; a lone prompt stays under 500 ms up to about "
-        f"{_longest_prompt(subject, 500):,} tokens, longer ones need their own promise.",
+        f"{'Holds' if kept else 'Broken'} at 1024/256 and 8 requests/s; a lone prompt stays under 500 ms "
+        f"up to about {_longest_prompt(subject, 500):,} tokens, longer ones need their own promise.",
     )
 
 
@@ -151,7 +151,8 @@ def _tpot(subject: Subject) -> Claim:
         "decode P50 <= 50 ms a token",
         f"TPOT P50 at 8 requests/s - {', '.join(text)} {UNMEASURED}",
         "holds within limits" if late else "holds",
-        f"Not at {', '.join(late)}. A chunk holds up every microbatch in stage after stage: with PP the token "
+        f"Not at {', '.join(late)}. A chunk holds up every microbatch in stage after stage: with PP the "
+        "token "
         "budget must be small."
         if late
         else "Holds at all lengths.",

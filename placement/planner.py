@@ -25,8 +25,8 @@ from placement.workload import WorkloadSpec
 # vLLM's small and its H100 default token budget, and one small enough that pipeline stages stay busy.
 CHUNKS = (512, 2048, 8192)
 DTYPES = (("bfloat16", "bfloat16"), ("bfloat16", "fp8"), ("fp8", "bfloat16"), ("fp8", "fp8"))
-# A simulated run holds this many times the requests in flight, so that it is past its start; bounded so that a
-# plan takes a fraction of a second.
+# A simulated run holds this many times the requests in flight, to be past its start; bounded, so that a plan
+# takes a fraction of a second.
 TURNOVERS, FEWEST_SIMULATED, MOST_SIMULATED = 4, 120, 800
 # A replica is loaded to this share of its steady capacity: beyond it queues grow without bound.
 LOAD_SHARE = 0.9

@@ -1,4 +1,4 @@
-"""The live side of seating: what Ray's nodes have free, and placement groups that pin each rank to its node."""
+"""The live side of seating: what Ray's nodes have free, and groups that pin each rank to its node."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ def cycle_us(steps: StepModel, running: int, prompt_tokens: int, output_tokens: 
     """Time in which each running request gets one token, in steady state.
 
     With PP stages the requests are split over as many microbatches: a cycle is the way of one of them through
-    all stages, or the busiest stage serving all, whichever is longer. Prompts come whole, not spread evenly: a
-    microbatch can't overtake one that carries a chunk, so all wait for it in stage after stage (`_convoy`).
+    all stages, or the busiest stage serving all, whichever is longer. Prompts come whole, not spread evenly:
+    a microbatch can't overtake one that carries a chunk, so all wait for it in stage after stage (`_convoy`).
     """
     stages = len(steps.layer_counts)
     share = max(1, -(-running // stages))
@@ -82,8 +82,8 @@ def cycle_us(steps: StepModel, running: int, prompt_tokens: int, output_tokens: 
 def _convoy(stages: int, chunks: int) -> float:
     """How many times its own stage time a prompt delays every microbatch.
 
-    A prompt of k chunks takes S - 1 + k chunk times through S stages; those of several microbatches overlap, to
-    (S + 1) / 2S of it in simulated runs at 30 to 80 % load.
+    A prompt of k chunks takes S - 1 + k chunk times through S stages; those of several microbatches overlap,
+    to (S + 1) / 2S of it in simulated runs at 30 to 80 % load.
     """
     return max(1.0, (stages - 1 + chunks) / chunks * (stages + 1) / (2 * stages))
 

@@ -1,4 +1,4 @@
-"""`placement check`: the static verdict on a configuration file."""
+"""`placement check`: the verdict on a configuration file, alone or against a live cluster."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 import yaml
 
 from app.config import ApplicationConfig
+from app.plan_check import model_of, plan_of
 from placement.coefficients import default_coefficients
 from placement.commands import Subparsers
 from placement.commands.plan import error_band
 from placement.hardware import parse_cluster
-from placement.models import LanguageModel, find_model
+from placement.nodes import NoSeat, seat
 from placement.plans import ParallelPlan
 from placement.report import write_json
 from placement.serving import parse_slo
@@ -26,6 +27,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--hardware", default="8xh100", help="GPUs to check against, as in plan --cluster")
     parser.add_argument("--workload", default="1024/256", help="PROMPT/OUTPUT@REQUESTS_PER_S")
     parser.add_argument("--slo", default="ttft_p50=500,ttft_p99=1000,tpot_p50=50,tpot_p99=100")
+    parser.add_argument("--cluster", help="also ask this Ray cluster (ray://..., or auto) what is free now")
     parser.add_argument("--json", type=Path, help="write the verdict to this file")
     parser.set_defaults(run=run)
 
@@ -33,8 +35,10 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 when the plan is impossible."""
     coefficients = default_coefficients()
-    verdicts = {}
+    verdicts, seated = {}, True
     for config in read_configurations(arguments.file):
+        if arguments.cluster:
+            seated = report_seats(plan_of(config), arguments.cluster) and seated
         if config.engine.device != "gpu":
             print(f"{config.model.name}: runs on the CPU; nothing more is predicted.")
             continue
@@ -52,7 +56,30 @@ def run(arguments: argparse.Namespace) -> int:
         print(error_band(coefficients))
     if arguments.json:
         write_json(arguments.json, verdicts)
-    return 1 if any(verdict.refusals for verdict in verdicts.values()) else 0
+    refused = any(verdict.refusals for verdict in verdicts.values())
+    return 1 if refused or not seated else 0
+
+
+def report_seats(plan: ParallelPlan, address: str) -> bool:
+    """Say where a live cluster would put every rank now, or what is missing. True when all fit."""
+    import ray  # here: the other checks need no cluster
+
+    from placement.ray_nodes import read_nodes
+
+    ray.init(address=address, log_to_driver=False)
+    try:
+        seating = seat(read_nodes(), plan.tensor_parallel, plan.pipeline_parallel, plan.replicas)
+    finally:
+        ray.shutdown()
+    if isinstance(seating, NoSeat):
+        print(f"cluster: NO SEAT: {seating.reason}")
+        return False
+    for replica, ranks in enumerate(seating.nodes):
+        print(
+            f"cluster: replica {replica + 1}: " + " ".join(f"{r}@{node[:8]}" for r, node in enumerate(ranks))
+        )
+    print("cluster: NVLink islands inside a node are not known to Ray: check nvidia-smi topo -m")
+    return True
 
 
 def read_configurations(file: Path) -> list[ApplicationConfig]:
@@ -64,28 +91,6 @@ def read_configurations(file: Path) -> list[ApplicationConfig]:
     if not isinstance(applications, list):
         raise ValueError(f"{file}: applications: missing")
     return [ApplicationConfig.model_validate(application.get("args")) for application in applications]
-
-
-def model_of(config: ApplicationConfig) -> LanguageModel:
-    return find_model(config.model.source)
-
-
-def plan_of(config: ApplicationConfig) -> ParallelPlan:
-    """The configured plan in the planner's terms."""
-    parallel, engine = config.parallel, config.engine
-    sequence = parallel.sequence_parallelism
-    return ParallelPlan(
-        tensor_parallel=parallel.tensor_parallel_size,
-        pipeline_parallel=parallel.pipeline_parallel_size,
-        replicas=config.replicas.max,
-        weight_dtype="fp8" if "fp8" in (engine.quantization or "") else "bfloat16",
-        kv_dtype="fp8" if engine.kv_cache_dtype.startswith("fp8") else "bfloat16",
-        max_batched_tokens=engine.max_num_batched_tokens,
-        max_running=engine.max_num_seqs,
-        memory_utilization=engine.gpu_memory_utilization,
-        layer_partition=tuple(parallel.layer_partition) if parallel.layer_partition else None,
-        sequence_parallel_min_tokens=sequence.min_tokens if sequence.enabled else None,
-    )
 
 
 def describe(name: str, plan: ParallelPlan, verdict: Verdict) -> str:
