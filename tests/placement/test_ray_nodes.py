@@ -4,6 +4,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from placement.cli import main
 from placement.nodes import NoSeat, Seating, seat
 from placement.ray_nodes import bundle_indices, create_group, nodes_of_group, read_nodes
 
@@ -84,3 +85,20 @@ def test_a_lost_node_is_named_as_missing_and_its_replacement_takes_the_replica(c
     cluster.wait_for_nodes()
     _, ranks = placed(2, 4)
     assert len(set(ranks)) == 2
+
+
+def test_check_against_a_live_cluster_names_seats_or_what_is_missing(cluster_of, tmp_path, capsys):
+    cluster = cluster_of(4, 4)
+    ray.shutdown()
+    file = tmp_path / "config.yaml"
+    grid = "{pipeline_parallel_size: 4, tensor_parallel_size: 2, bundles: [%s]}"
+    bundles = ", ".join(["{CPU: 1, GPU: 1}"] * 8)
+    model = "{name: m, source: meta-llama/Llama-3.3-70B-Instruct}"
+    body = f"{{model: {model}, parallel: {grid % bundles}, engine: {{max_model_len: 4096}}}}"
+    file.write_text(f"applications: [{{name: a, import_path: a:b, args: {body}}}]")
+    command = ["check", str(file), "--cluster", cluster.address, "--workload", "256/32@1"]
+    assert main(command) == 0
+    assert "cluster: replica 1: 0@" in capsys.readouterr().out
+    cluster.remove_node(cluster.worker_nodes.copy().pop())
+    assert main(command) == 1
+    assert "NO SEAT: replica 1 of 1 needs 4 groups of 2 GPUs" in capsys.readouterr().out
