@@ -8,7 +8,7 @@ from statistics import fmean
 
 from placement.coefficients import Coefficients
 from placement.fitting.residual import held_out
-from placement.published import PublishedRun, predict, reading_of
+from placement.published import PublishedRun, plan_of, predict, reading_of
 from placement.throughput import ThroughputRow, offline_tokens_per_s
 
 
@@ -24,6 +24,7 @@ class ValidatedRow:
     ttft_error: float | None
     tpot_error: float | None
     refused: str | None = None  # why there is no prediction
+    unmeasured: tuple[str, ...] = ()  # what of the prediction no published H100 measurement backs
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ def validate_run(run: PublishedRun, coefficients: Coefficients) -> ValidatedRow:
         tpot_ms=prediction.tpot_ms,
         ttft_error=prediction.ttft_ms / run.ttft_ms - 1 if run.ttft_ms else None,
         tpot_error=prediction.tpot_ms / run.tpot_ms - 1 if run.tpot_ms else None,
+        unmeasured=plan_of(run, reading_of(run)).unmeasured,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from placement.coefficients import Coefficients, default_coefficients
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not cluster.gpu.kernels_measured:
         print(f"{cluster.gpu.name}: no kernel table; the H100's efficiency is carried over.")
     if arguments.json:
-        write_json(arguments.json, planned)
+        write_json(arguments.json, plan_json(planned, coefficients))
     if arguments.plot:
         arguments.plot.write_text(picture(planned))
     return 0 if any(candidate.keeps_promises for candidate in planned.candidates) else 1
@@ -53,10 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _describe(planned: Planned, coefficients: Coefficients, top: int) -> str:
     parts = ["Ranked by goodput per GPU (plans that keep every promise first):"]
-    parts.append(_candidate_table(planned.candidates[:top]))
+    parts.append(_candidate_table(planned.candidates[:top], coefficients))
     fastest = sorted(planned.candidates, key=lambda c: c.latency.tpot_p50_ms if c.latency else 0.0)[:5]
     parts.append("\nFastest for one user (TPOT P50):")
-    parts.append(_candidate_table(fastest))
+    parts.append(_candidate_table(fastest, coefficients))
     parts.append("\nRejected:")
     reasons = Counter(reject.reason.split(":")[0] for reject in planned.rejects)
     parts += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common()]
@@ -77,8 +77,30 @@ def error_band(coefficients: Coefficients) -> str:
     )
 
 
-def _candidate_table(candidates: Sequence[Candidate]) -> str:
-    header = ["plan", "req/s", "per GPU", "limit", "replicas needed", "TTFT P50/P99 ms", "TPOT P50/P99 ms"]
+def plan_json(planned: Planned, coefficients: Coefficients) -> dict[str, object]:
+    """All plans and rejects; each plan with its error band, or with what no measurement stands behind."""
+    errors = coefficients.fit_error_percent
+    band = {axis: errors.get(f"held-out {axis}") for axis in ("TPOT", "TTFT")}
+    candidates = [
+        {
+            **asdict(candidate),
+            "goodput_per_gpu": candidate.goodput_per_gpu,
+            "keeps_promises": candidate.keeps_promises,
+            "unmeasured": candidate.plan.unmeasured,
+            "mean_error_percent": None if candidate.plan.unmeasured else band,
+        }
+        for candidate in planned.candidates
+    ]
+    return {"candidates": candidates, "rejects": planned.rejects, "mean_error_percent": band}
+
+
+def _candidate_table(candidates: Sequence[Candidate], coefficients: Coefficients) -> str:
+    errors = coefficients.fit_error_percent
+    header = ["plan", "req/s", "per GPU", "limit", "replicas needed"]
+    header += [
+        f"{axis} P50/P99 ms" + (f" +-{errors[key]:.0f} %" if (key := f"held-out {axis}") in errors else "")
+        for axis in ("TTFT", "TPOT")
+    ]
     header += ["KV tokens", "promises"]
     return table(header, [_cells(candidate) for candidate in candidates])
 

@@ -35,7 +35,10 @@ def test_plan_prints_ranks_rejects_and_error_band(capsys, tmp_path):
     text = capsys.readouterr().out
     assert "TP2 x PP1" in text
     assert "no published H100 measurement" in text
-    assert json.loads(out.read_text())["candidates"]
+    candidates = json.loads(out.read_text())["candidates"]
+    piped = [c for c in candidates if c["plan"]["pipeline_parallel"] > 1]
+    assert piped
+    assert all(c["unmeasured"] and c["mean_error_percent"] is None for c in piped)
     assert picture.read_text().startswith("<svg")
 
 
