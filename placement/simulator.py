@@ -22,8 +22,6 @@ from placement.step_time import Batch, StepModel
 from placement.workload import Ask, Workload
 
 BLOCK_TOKENS = 16  # vLLM's default KV block
-# A decoding run is re-priced at least this often, tokens: its context grows meanwhile.
-_LONGEST_JUMP = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +88,8 @@ class Simulation:
     kv_tokens: int
     max_batched_tokens: int
     max_running: int
+    # A decoding run is priced anew at least this often, tokens: its context grows meanwhile. 0: every step.
+    longest_jump: int = 256
     now_s: float = 0.0
     served: list[Served] = field(default_factory=list)
     preemptions: int = 0
@@ -254,7 +254,7 @@ class Simulation:
         if moving != len(self._running) or (self._waiting and self._could_admit()):
             return False
         rounds = min(r.ask.output_tokens - r.generated for r in self._running) - 1
-        rounds = min(rounds, _LONGEST_JUMP, (self._free_blocks - moving) * BLOCK_TOKENS // moving)
+        rounds = min(rounds, self.longest_jump, (self._free_blocks - moving) * BLOCK_TOKENS // moving)
         if rounds < 1:
             return False
         cycle_s = self._cycle_s(rounds / 2)

@@ -105,6 +105,17 @@ def test_every_request_is_served_once_with_all_its_tokens(seed, count, stages, b
     assert all(r.sent_s < r.first_token_s <= r.finished_s for r in served)
 
 
+@pytest.mark.parametrize("stages", [1, 4])
+def test_pricing_alike_steps_together_changes_latencies_by_less_than_a_percent(stages):
+    asks = uniform_asks(60, 800, 200, shortest_share=0.5, seed=5)
+    workload = Workload(asks, Arrivals(times_s=poisson_times_s(60, 15, seed=5)))
+    means = []
+    for jump in (0, 256):
+        served = Simulation(steps(1, stages), 100_000, 2048, 64, longest_jump=jump).run(workload)
+        means.append(sum(request.finished_s - request.sent_s for request in served) / len(served))
+    assert means[0] == pytest.approx(means[1], rel=0.01)
+
+
 def test_the_same_workload_gives_the_same_run():
     workload = Workload(uniform_asks(20, 500, 100, shortest_share=0.5, seed=3), Arrivals(concurrency=5))
     assert serve(workload)[0] == serve(workload)[0]
