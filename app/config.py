@@ -187,6 +187,11 @@ class ApplicationConfig(_Strict):
     replicas: ReplicasConfig = ReplicasConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     gateway: GatewayConfig = GatewayConfig()
+    hardware: str | None = Field(
+        default=None,
+        description="The cluster's GPUs, such as `8xh100` (as for `placement plan --cluster`). Where it is "
+        "stated, a plan that they can't hold is refused before anything starts.",
+    )
 
     def requests_per_replica(self) -> int:
         return self.scheduler.requests_per_replica or self.engine.max_num_seqs

@@ -1,8 +1,10 @@
-"""Shapes of the models whose parallel plan can be checked without loading them."""
+"""What a parallel plan must divide, as the configuration file states it."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from placement.models import catalogued
 
 
 class ModelShape(BaseModel):
@@ -16,18 +18,9 @@ class ModelShape(BaseModel):
     kv_heads: int = Field(ge=1)
 
 
-# Source: the models' published config.json (num_hidden_layers, hidden_size, num_attention_heads,
-# num_key_value_heads).
-_SHAPES = {
-    "meta-llama/Meta-Llama-3-70B-Instruct": ModelShape(layers=80, hidden=8192, heads=64, kv_heads=8),
-    "meta-llama/Llama-3.1-70B-Instruct": ModelShape(layers=80, hidden=8192, heads=64, kv_heads=8),
-    "meta-llama/Llama-3.3-70B-Instruct": ModelShape(layers=80, hidden=8192, heads=64, kv_heads=8),
-    "meta-llama/Llama-3.1-8B-Instruct": ModelShape(layers=32, hidden=4096, heads=32, kv_heads=8),
-    "embedded:smollm2-135m-instruct": ModelShape(layers=30, hidden=576, heads=9, kv_heads=3),
-    "embedded:tiny-llama": ModelShape(layers=8, hidden=256, heads=8, kv_heads=4),
-}
-
-
 def known_shape(source: str) -> ModelShape | None:
     """The shape of a model by Hugging Face id or embedded name; None when it is not in the catalogue."""
-    return _SHAPES.get(source)
+    model = catalogued(source)
+    if model is None:
+        return None
+    return ModelShape(layers=model.layers, hidden=model.hidden, heads=model.heads, kv_heads=model.kv_heads)

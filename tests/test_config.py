@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from app.config import ApplicationConfig
 from app.config_file import ConfigFileError, load_applications, problem_lines
-from placement.cli import plan_of
+from placement.commands.show import plan_of
 
 FILES = sorted((Path(__file__).parents[1] / "serve_configs").glob("*.yaml"))
 

@@ -10,9 +10,11 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 
 from app.config import ApplicationConfig
 from app.engine.arguments import environment
+from app.plan_check import refusals_of
 from app.serving.engine import EngineReplica
 from app.serving.gateway import GatewayReplica
 from app.serving.scheduler import SchedulerReplica
+from placement.hardware import parse_cluster
 
 # Control calls wait in the scheduler by design: never in Serve's own queues.
 UNBOUNDED_CALLS = 100_000
@@ -22,10 +24,20 @@ HEALTH_TIMEOUT_S = 5.0
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Gateway, scheduler and engines, bound together. Raises ValidationError before anything starts."""
+    """Gateway, scheduler and engines, bound together. Raises ValueError before anything starts."""
     config = ApplicationConfig.model_validate(args)
+    _refuse_impossible(config)
     scheduler = _scheduler().bind(config)
     return _gateway(config).bind(config, scheduler, _engine(config).bind(config, scheduler))
+
+
+def _refuse_impossible(config: ApplicationConfig) -> None:
+    """The planner's static check, where the configuration says what the GPUs are."""
+    if config.hardware is None:
+        return
+    refusals = refusals_of(config, parse_cluster(config.hardware))
+    if refusals:
+        raise ValueError(f"hardware: {config.hardware} can't hold the plan: {'; '.join(refusals)}")
 
 
 def _gateway(config: ApplicationConfig) -> serve.Deployment:

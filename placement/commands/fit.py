@@ -1,0 +1,46 @@
+"""`placement fit`: repeat the fit of every coefficient."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import fmean
+
+from placement.coefficients import DEFAULT_FILE, Coefficients
+from placement.commands import Subparsers
+from placement.fitting.coefficient_file import fit_kernels, to_json, with_residual
+from placement.fitting.residual import fit_residual
+from placement.published import PublishedRun, read_published
+from placement.validation import validate_run
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser("fit", help="fit the coefficients to kernel tables and published runs")
+    parser.add_argument("--measurements", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--output", type=Path, default=DEFAULT_FILE, help="file to write")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds of the residual's fit (minutes each)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    coefficients = fit_kernels(arguments.measurements)
+    runs = read_published(arguments.measurements / "vllm_hopper_published.csv")
+    residual, _ = fit_residual(coefficients, runs, rounds=arguments.rounds)
+    fitted = with_residual(coefficients, residual, {})
+    fitted = with_residual(fitted, residual, errors_by_use(fitted, runs))
+    arguments.output.write_text(to_json(fitted))
+    print(f"wrote {arguments.output}")
+    for name, error in fitted.fit_error_percent.items():
+        print(f"  {name}: {error:.1f} % mean absolute error")
+    return 0
+
+
+def errors_by_use(coefficients: Coefficients, runs: list[PublishedRun]) -> dict[str, float]:
+    """Mean absolute error, percent, of TPOT and TTFT, for fitted and for held-out rows."""
+    rows = [validate_run(run, coefficients) for run in runs]
+    errors = {}
+    for name, fitted in (("fitted", True), ("held-out", False)):
+        for axis, field in (("TPOT", "tpot_error"), ("TTFT", "ttft_error")):
+            known = [abs(getattr(row, field)) for row in rows if row.fitted is fitted and getattr(row, field)]
+            errors[f"{name} {axis}"] = 100 * fmean(known)
+    return errors

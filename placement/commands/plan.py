@@ -1,0 +1,141 @@
+"""`placement plan`: every plan of a model on a cluster, ranked."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from placement.coefficients import Coefficients, default_coefficients
+from placement.commands import Subparsers
+from placement.hardware import parse_cluster
+from placement.models import find_model
+from placement.planner import Candidate, Planned, pareto_front, plan_cluster
+from placement.plot import Series, scatter
+from placement.report import table, write_json
+from placement.serving import parse_slo
+from placement.workload import parse_workload
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser("plan", help="rank all parallel plans of a model on a cluster")
+    parser.add_argument("--model", required=True, help="catalogued name, Hugging Face id or config.json")
+    parser.add_argument("--cluster", required=True, help="8xh100, or NODESxGPUSxTYPE such as 4x8xh100")
+    parser.add_argument("--workload", required=True, help="PROMPT/OUTPUT@REQUESTS_PER_S, or ...@CLIENTSc")
+    parser.add_argument("--slo", default="", help="ttft_p50=500,ttft_p99=1000,tpot_p50=50,tpot_p99=100 (ms)")
+    parser.add_argument("--memory-utilization", type=float, default=0.85, help="share of each GPU's memory")
+    parser.add_argument("--network-gb-per-s", type=float, help="between nodes, per GPU and direction")
+    parser.add_argument("--top", type=int, default=20, help="rows of the table")
+    parser.add_argument("--json", type=Path, help="write all plans and rejects to this file")
+    parser.add_argument("--plot", type=Path, help="write the Pareto picture as SVG")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status 1 when no plan keeps all promises."""
+    model, cluster = find_model(arguments.model), parse_cluster(arguments.cluster)
+    if arguments.network_gb_per_s:
+        cluster = replace(cluster, network_gb_per_s=arguments.network_gb_per_s)
+    workload, slo = parse_workload(arguments.workload), parse_slo(arguments.slo)
+    coefficients = default_coefficients()
+    planned = plan_cluster(model, cluster, workload, slo, coefficients, arguments.memory_utilization)
+    print(_describe(planned, coefficients, arguments.top))
+    if not cluster.gpu.kernels_measured:
+        print(f"{cluster.gpu.name}: no kernel table; the H100's efficiency is carried over.")
+    if arguments.json:
+        write_json(arguments.json, plan_json(planned, coefficients))
+    if arguments.plot:
+        arguments.plot.write_text(picture(planned))
+    return 0 if any(candidate.keeps_promises for candidate in planned.candidates) else 1
+
+
+def _describe(planned: Planned, coefficients: Coefficients, top: int) -> str:
+    parts = ["Ranked by goodput per GPU (plans that keep every promise first):"]
+    parts.append(_candidate_table(planned.candidates[:top], coefficients))
+    fastest = sorted(planned.candidates, key=lambda c: c.latency.tpot_p50_ms if c.latency else 0.0)[:5]
+    parts.append("\nFastest for one user (TPOT P50):")
+    parts.append(_candidate_table(fastest, coefficients))
+    parts.append("\nRejected:")
+    reasons = Counter(reject.reason.split(":")[0] for reject in planned.rejects)
+    parts += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common()]
+    parts += [f"  {reject.plan.label()}: {reject.reason}" for reject in planned.rejects[:top]]
+    parts.append("\n" + error_band(coefficients))
+    return "\n".join(parts)
+
+
+def error_band(coefficients: Coefficients) -> str:
+    """The sentence that goes under every table of predictions."""
+    errors = coefficients.fit_error_percent
+    tpot, ttft = errors.get("held-out TPOT"), errors.get("held-out TTFT")
+    if tpot is None or ttft is None:
+        return "Error of these figures: not determined."
+    return (
+        f"Mean error on published H100 and H200 rows that no fit saw: TPOT {tpot:.1f} %, TTFT {ttft:.1f} %. "
+        "* PP>1 and sequence parallelism: no published H100 measurement, error unknown."
+    )
+
+
+def plan_json(planned: Planned, coefficients: Coefficients) -> dict[str, object]:
+    """All plans and rejects; each plan with its error band, or with what no measurement stands behind."""
+    errors = coefficients.fit_error_percent
+    band = {axis: errors.get(f"held-out {axis}") for axis in ("TPOT", "TTFT")}
+    candidates = [
+        {
+            **asdict(candidate),
+            "goodput_per_gpu": candidate.goodput_per_gpu,
+            "keeps_promises": candidate.keeps_promises,
+            "unmeasured": candidate.plan.unmeasured,
+            "mean_error_percent": None if candidate.plan.unmeasured else band,
+        }
+        for candidate in planned.candidates
+    ]
+    return {"candidates": candidates, "rejects": planned.rejects, "mean_error_percent": band}
+
+
+def _candidate_table(candidates: Sequence[Candidate], coefficients: Coefficients) -> str:
+    errors = coefficients.fit_error_percent
+    header = ["plan", "req/s", "per GPU", "limit", "replicas needed"]
+    header += [
+        f"{axis} P50/P99 ms" + (f" +-{errors[key]:.0f} %" if (key := f"held-out {axis}") in errors else "")
+        for axis in ("TTFT", "TPOT")
+    ]
+    header += ["KV tokens", "promises"]
+    return table(header, [_cells(candidate) for candidate in candidates])
+
+
+def _cells(candidate: Candidate) -> list[str]:
+    latency = candidate.latency
+    mark = "*" if candidate.plan.unmeasured else ""
+    return [
+        candidate.plan.label() + mark,
+        f"{candidate.cluster_requests_per_s:.1f}",
+        f"{candidate.goodput_per_gpu:.2f}",
+        candidate.capacity.limit,
+        str(candidate.replicas_for_rate or "-"),
+        f"{latency.ttft_p50_ms:.0f}/{latency.ttft_p99_ms:.0f}" if latency else "-",
+        f"{latency.tpot_p50_ms:.1f}/{latency.tpot_p99_ms:.1f}" if latency else "-",
+        f"{candidate.memory.kv_tokens:,}",
+        "kept" if candidate.keeps_promises else "; ".join(candidate.broken),
+    ]
+
+
+def picture(planned: Planned) -> str:
+    """TPOT against goodput per GPU, with the Pareto front."""
+
+    def points(candidates: Sequence[Candidate]) -> list[tuple[float, float, str]]:
+        return [
+            (c.latency.tpot_p50_ms, c.goodput_per_gpu, c.plan.label() + ("*" if c.plan.unmeasured else ""))
+            for c in candidates
+            if c.latency is not None
+        ]
+
+    kept = [c for c in planned.candidates if c.keeps_promises]
+    broken = [c for c in planned.candidates if not c.keeps_promises]
+    series = [
+        Series("keeps the promises", points(kept)),
+        Series("breaks one", points(broken)),
+        Series("Pareto front (* unmeasured on H100)", points(pareto_front(planned.candidates)), line=True),
+    ]
+    return scatter("Plans", "TPOT P50, ms", "requests/s per GPU", series)

@@ -1,0 +1,143 @@
+"""Memory of each rank: weights, what a step needs, what is left for the KV cache.
+
+vLLM's own sum (v1/worker/gpu_worker.py): KV cache = utilisation x total - weights - peak activation -
+non-torch. CUDA graphs are captured afterwards, from the part that the utilisation leaves free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from placement.hardware import GIB, Gpu
+from placement.models import LanguageModel, bytes_per_value
+from placement.plans import ParallelPlan
+
+# vLLM 0.19, Llama, 2,048 to 8,192 batched tokens: constants of aiconfigurator 0.12.0.
+ACTIVATION_FLOOR_GIB = 1.89
+# CUDA context, and NCCL and custom all-reduce buffers once there are peers. vLLM 0.19, Llama.
+NON_TORCH_GIB, NON_TORCH_PEERS_GIB = 0.55, 2.10
+# Captured graphs of a dense 70B at TP2; they live outside the utilisation and must still fit on the card.
+CUDA_GRAPHS_GIB = 1.0
+# Live copies of a layer's widest tensor at the peak of a compiled step: the gate-up output and its product.
+_LIVE_COPIES = 1.5
+# Rows of float32 logits that the sampler holds at the peak (logits, sorted copy, probabilities).
+_LOGIT_COPIES = 3
+_BLOCK_TOKENS = 16  # vLLM's default KV block
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """One rank of one stage; bytes."""
+
+    stage: int
+    layers: int
+    weight_bytes: int
+    activation_bytes: int
+    non_torch_bytes: int
+    kv_bytes: int  # what is left for the cache; negative when the stage doesn't fit
+    kv_bytes_per_token: int
+
+    @property
+    def kv_tokens(self) -> int:
+        return max(0, self.kv_bytes) // max(1, self.kv_bytes_per_token)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """All stages of one replica."""
+
+    stages: tuple[StageMemory, ...]
+    graphs_fit: bool
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the replica's cache holds: the tightest stage decides. Whole blocks."""
+        tokens = min(stage.kv_tokens for stage in self.stages)
+        return tokens // _BLOCK_TOKENS * _BLOCK_TOKENS
+
+    @property
+    def fits(self) -> bool:
+        return self.kv_tokens > 0 and self.graphs_fit
+
+    @property
+    def weight_imbalance(self) -> float:
+        """Heaviest stage over lightest, minus one."""
+        weights = [stage.weight_bytes for stage in self.stages]
+        return max(weights) / min(weights) - 1
+
+
+def stage_weight_bytes(model: LanguageModel, plan: ParallelPlan, stage: int) -> int:
+    """Weights of one rank of a stage, bytes: its layers, the embedding on the first, the LM head on the last.
+
+    FP8 checkpoints keep the embedding, the LM head, the norms and the router in bf16. KV heads are replicated
+    when there are fewer of them than tensor ranks.
+    """
+    tp, counts = plan.tensor_parallel, plan.layer_counts(model.layers)
+    linear = bytes_per_value(plan.weight_dtype)
+    kv_heads = max(1.0, model.kv_heads / tp) * tp
+    attention = model.hidden * model.head_dim * (2 * model.heads + 2 * kv_heads)
+    sharded = (attention + model.experts * model.expert_parameters) * linear / tp
+    replicated = 2 * (model.norm_parameters_per_layer + model.router_parameters_per_layer)
+    total = counts[stage] * (sharded + replicated)
+    first, last = stage == 0, stage == len(counts) - 1
+    tables = int(first) + int(last)
+    if model.tied_embeddings and first and last:
+        tables = 1
+    return round(total + tables * 2 * model.embedding_parameters / tp)
+
+
+def activation_bytes(model: LanguageModel, plan: ParallelPlan) -> int:
+    """Peak of one step above the weights, bytes a rank: the widest layer, and the sampler's logits."""
+    width = 4 * model.hidden + _LIVE_COPIES * 2 * model.ffn * model.experts_per_token / plan.tensor_parallel
+    layer = 2 * plan.max_batched_tokens * width
+    logits = 4 * _LOGIT_COPIES * min(plan.max_running, plan.max_batched_tokens) * model.vocab
+    small = model.parameters < 1e9  # the floor was measured on 8B to 70B; an embedded model needs far less
+    return round(max(layer + logits, 0 if small else ACTIVATION_FLOOR_GIB * GIB))
+
+
+def plan_memory(
+    model: LanguageModel,
+    gpu: Gpu,
+    plan: ParallelPlan,
+    *,
+    activation_gib: float | None = None,
+    non_torch_gib: float | None = None,
+) -> MemoryPlan:
+    """What each stage's ranks hold. A measured activation or non-torch figure replaces the estimate."""
+    peers = plan.gpus_per_replica > 1
+    activation = round(activation_gib * GIB) if activation_gib is not None else activation_bytes(model, plan)
+    default_non_torch = NON_TORCH_PEERS_GIB if peers else NON_TORCH_GIB
+    non_torch = round((default_non_torch if non_torch_gib is None else non_torch_gib) * GIB)
+    budget = plan.memory_utilization * gpu.memory_gib * GIB
+    kv_share = max(1.0, model.kv_heads / plan.tensor_parallel) / model.kv_heads
+    kv_per_layer = model.kv_bytes_per_token(plan.kv_dtype) * kv_share / model.layers
+    stages = []
+    for stage, layers in enumerate(plan.layer_counts(model.layers)):
+        weights = stage_weight_bytes(model, plan, stage)
+        left = round(budget - weights - activation - non_torch)
+        per_token = max(1, round(layers * kv_per_layer))
+        stages.append(StageMemory(stage, layers, weights, activation, non_torch, left, per_token))
+    free_gib = (1 - plan.memory_utilization) * gpu.memory_gib
+    return MemoryPlan(tuple(stages), graphs_fit=free_gib >= CUDA_GRAPHS_GIB)
+
+
+def balanced_partition(model: LanguageModel, plan: ParallelPlan, limit: float = 0.05) -> list[int] | None:
+    """Layers of each stage with the least weight imbalance; None when even that is not under `limit`.
+
+    Only the first and the last stage carry tables, so it takes layers from these two (at most half) and
+    spreads them over the stages between.
+    """
+    stages, even = plan.pipeline_parallel, plan.topology().layer_counts(model.layers)
+    candidates = [even]
+    for taken in range(1, even[0] // 2 + 1) if stages > 2 else ():
+        between, extra = divmod(model.layers - 2 * (even[0] - taken), stages - 2)
+        middle = [between + (index < extra) for index in range(stages - 2)]
+        candidates.append([even[0] - taken, *middle, even[0] - taken])
+    best = min(candidates, key=lambda counts: _imbalance(model, plan, counts))
+    return best if _imbalance(model, plan, best) < limit else None
+
+
+def _imbalance(model: LanguageModel, plan: ParallelPlan, counts: list[int]) -> float:
+    trial = replace(plan, layer_partition=tuple(counts))
+    weights = [stage_weight_bytes(model, trial, stage) for stage in range(len(counts))]
+    return max(weights) / min(weights) - 1

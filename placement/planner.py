@@ -1,0 +1,226 @@
+"""All plans of a model on a cluster: which are possible, what they deliver, which is best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from placement.coefficients import Coefficients
+from placement.hardware import Cluster
+from placement.memory import MemoryPlan, balanced_partition, plan_memory
+from placement.models import LanguageModel
+from placement.plans import ParallelPlan
+from placement.serving import (
+    Capacity,
+    Latency,
+    Slo,
+    broken_promises,
+    expected_running,
+    simulate,
+    steady_capacity,
+)
+from placement.step_time import StepModel
+from placement.workload import WorkloadSpec
+
+# vLLM's small and its H100 default token budget, and one small enough that pipeline stages stay busy.
+CHUNKS = (512, 2048, 8192)
+DTYPES = (("bfloat16", "bfloat16"), ("bfloat16", "fp8"), ("fp8", "bfloat16"), ("fp8", "fp8"))
+# A simulated run holds this many times the requests in flight, to be past its start; bounded, so that a plan
+# takes a fraction of a second.
+TURNOVERS, FEWEST_SIMULATED, MOST_SIMULATED = 4, 120, 800
+# A replica is loaded to this share of its steady capacity: beyond it queues grow without bound.
+LOAD_SHARE = 0.9
+# Pipelines deeper than this don't pay for a dense model on one network; keeps 1,024 GPUs quick to plan.
+MOST_STAGES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A possible plan with its figures. Rates are of the whole cluster, `replicas` of them."""
+
+    plan: ParallelPlan
+    memory: MemoryPlan
+    capacity: Capacity
+    cluster_requests_per_s: float
+    replicas_for_rate: int  # fewest replicas that carry the stated rate; 0: no rate stated
+    latency: Latency | None  # at the stated rate, spread over all replicas
+    broken: tuple[str, ...]
+
+    @property
+    def goodput_per_gpu(self) -> float:
+        """Requests a second within the TPOT promise, each GPU."""
+        return self.cluster_requests_per_s / self.plan.gpus
+
+    @property
+    def keeps_promises(self) -> bool:
+        return self.latency is not None and not self.broken
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    plan: ParallelPlan
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The answer: candidates by goodput per GPU (promise keepers first), and every reject with its reason."""
+
+    candidates: tuple[Candidate, ...]
+    rejects: tuple[Reject, ...]
+
+
+def grids(model: LanguageModel, cluster: Cluster) -> Iterator[tuple[int, int]]:
+    """(TP, PP) that could be meant: TP a power of two within a node, PP a power of two."""
+    tensor = 1
+    while tensor <= cluster.gpus_per_node:
+        stages = 1
+        while tensor * stages <= cluster.gpus and stages <= MOST_STAGES:
+            yield tensor, stages
+            stages *= 2
+        tensor *= 2
+
+
+def replicas_that_fit(cluster: Cluster, tensor: int, stages: int) -> int:
+    """Copies of a grid when a TP group never leaves a node, stages may, and no two copies share a GPU."""
+    groups = cluster.gpus_per_node // tensor * cluster.nodes
+    if stages * tensor <= cluster.gpus_per_node:  # a replica that fits into a node stays in it
+        return cluster.gpus_per_node // (tensor * stages) * cluster.nodes
+    return groups // stages
+
+
+def possible_plans(
+    model: LanguageModel, cluster: Cluster, memory_utilization: float
+) -> Iterator[ParallelPlan]:
+    """Every grid, dtype and chunk; the balanced layer partition where the even split is lopsided."""
+    for tensor, stages in grids(model, cluster):
+        for weights, cache in DTYPES:
+            for chunk in CHUNKS:
+                plan = ParallelPlan(
+                    tensor,
+                    stages,
+                    max(1, replicas_that_fit(cluster, tensor, stages)),
+                    weights,
+                    cache,
+                    chunk,
+                    memory_utilization=memory_utilization,
+                )
+                yield _balanced(model, plan)
+
+
+def _balanced(model: LanguageModel, plan: ParallelPlan) -> ParallelPlan:
+    if not 1 < plan.pipeline_parallel <= model.layers:
+        return plan
+    partition = balanced_partition(model, plan)
+    if partition is None or partition == plan.topology().layer_counts(model.layers):
+        return plan
+    return replace(plan, layer_partition=tuple(partition))
+
+
+def static_problem(model: LanguageModel, cluster: Cluster, plan: ParallelPlan, tokens: int) -> str | None:
+    """Why a plan can't start or can't hold one request of `tokens`; None when it can."""
+    tensor, stages = plan.tensor_parallel, plan.pipeline_parallel
+    if tensor > cluster.gpus_per_node:
+        return f"TP={tensor} would leave a node of {cluster.gpus_per_node} GPUs"
+    if stages > model.layers:
+        return f"PP={stages} leaves stages without a layer ({model.layers} layers)"
+    if model.heads % tensor or model.ffn % tensor:
+        return f"TP={tensor} does not divide {model.heads} heads and a feed-forward of {model.ffn}"
+    if model.kv_heads % tensor and tensor % model.kv_heads:
+        return f"TP={tensor} neither divides nor is a multiple of {model.kv_heads} KV heads"
+    if plan.gpus > cluster.gpus:
+        return f"needs {plan.gpus} GPUs, the cluster has {cluster.gpus}"
+    if "fp8" in plan.weight_dtype and cluster.gpu.fp8_tflops is None:
+        return f"{cluster.gpu.name} has no FP8 tensor cores"
+    memory = plan_memory(model, cluster.gpu, plan)
+    if memory.kv_tokens < tokens:
+        worst = min(memory.stages, key=lambda stage: stage.kv_bytes)
+        return (
+            f"memory: stage {worst.stage} has {worst.weight_bytes / 1e9:.1f} GB of weights a GPU and "
+            f"{worst.kv_bytes / 2**30:.1f} GiB left; the cache holds {memory.kv_tokens} tokens, a request "
+            f"needs {tokens}"
+        )
+    if not memory.graphs_fit:
+        return "memory: nothing is left outside the utilisation for CUDA graphs"
+    return None
+
+
+def evaluate(
+    model: LanguageModel,
+    cluster: Cluster,
+    plan: ParallelPlan,
+    workload: WorkloadSpec,
+    slo: Slo,
+    coefficients: Coefficients,
+) -> Candidate | Reject:
+    """Figures of one plan; a reject when it is impossible or can't keep the TPOT promise at all."""
+    problem = static_problem(model, cluster, plan, workload.prompt_tokens + workload.output_tokens)
+    if problem is not None:
+        return Reject(plan, problem)
+    memory = plan_memory(model, cluster.gpu, plan)
+    steps = StepModel(model, cluster, plan, coefficients)
+    capacity = steady_capacity(steps, memory.kv_tokens, workload, slo)
+    if capacity.requests_per_s == 0:
+        return Reject(plan, f"{capacity.limit}: one request alone takes {capacity.tpot_ms:.0f} ms a token")
+    whole = capacity.requests_per_s * plan.replicas
+    rate = workload.requests_per_s
+    if rate is not None and rate > LOAD_SHARE * whole:
+        return Reject(
+            plan,
+            f"{capacity.limit}: carries {LOAD_SHARE * whole:.1f} req/s on {plan.gpus} GPUs, not {rate:g}",
+        )
+    needed = 0 if rate is None else -(-rate // (LOAD_SHARE * capacity.requests_per_s))
+    latency = _latency(steps, memory, workload, capacity)
+    broken = tuple(broken_promises(latency, slo))
+    return Candidate(plan, memory, capacity, whole, int(needed), latency, broken)
+
+
+def _latency(steps: StepModel, memory: MemoryPlan, workload: WorkloadSpec, capacity: Capacity) -> Latency:
+    replicas = steps.plan.replicas
+    if workload.concurrency is not None:
+        share = replace(workload, concurrency=max(1, -(-workload.concurrency // replicas)))
+        return simulate(
+            steps, memory.kv_tokens, share, 0.0, requests=_run_length(share.concurrency or 1), seed=1
+        )
+    rate = workload.requests_per_s
+    each = LOAD_SHARE * capacity.requests_per_s if rate is None else rate / replicas
+    running = expected_running(steps, workload, each, steps.plan.max_running)
+    return simulate(steps, memory.kv_tokens, workload, each, requests=_run_length(running), seed=1)
+
+
+def _run_length(running: int) -> int:
+    return min(MOST_SIMULATED, max(FEWEST_SIMULATED, TURNOVERS * running))
+
+
+def plan_cluster(
+    model: LanguageModel,
+    cluster: Cluster,
+    workload: WorkloadSpec,
+    slo: Slo,
+    coefficients: Coefficients,
+    memory_utilization: float = 0.85,
+) -> Planned:
+    """Every plan, ranked: those that keep all promises first, then by goodput per GPU, then by latency."""
+    candidates: list[Candidate] = []
+    rejects: list[Reject] = []
+    for plan in possible_plans(model, cluster, memory_utilization):
+        result = evaluate(model, cluster, plan, workload, slo, coefficients)
+        if isinstance(result, Reject):
+            rejects.append(result)
+        else:
+            candidates.append(result)
+    candidates.sort(key=lambda c: (not c.keeps_promises, -c.goodput_per_gpu))
+    return Planned(tuple(candidates), tuple(rejects))
+
+
+def pareto_front(candidates: tuple[Candidate, ...]) -> list[Candidate]:
+    """Candidates that no other beats in both goodput per GPU and TPOT P50, by rising TPOT."""
+    front: list[Candidate] = []
+    ordered = sorted(
+        (c for c in candidates if c.latency is not None),
+        key=lambda c: (c.latency.tpot_p50_ms if c.latency else 0.0, -c.goodput_per_gpu),
+    )
+    for candidate in ordered:
+        if not front or candidate.goodput_per_gpu > front[-1].goodput_per_gpu:
+            front.append(candidate)
+    return front

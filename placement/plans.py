@@ -1,0 +1,56 @@
+"""A parallel plan: how one replica is cut over ranks, what it stores, and the engine's limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from placement.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelPlan:
+    """One replica's grid, dtypes and engine limits, and how many replicas there are."""
+
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    replicas: int = 1  # data parallelism: copies that share nothing
+    weight_dtype: str = "bfloat16"
+    kv_dtype: str = "bfloat16"
+    max_batched_tokens: int = 8192  # vLLM's server default on an H100
+    max_running: int = 256  # vLLM's max_num_seqs, all microbatches together
+    memory_utilization: float = 0.85
+    layer_partition: tuple[int, ...] | None = None
+    # Sequence parallelism for batches of at least this many tokens; None: off.
+    sequence_parallel_min_tokens: int | None = field(default=None)
+
+    @property
+    def gpus_per_replica(self) -> int:
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
+    def gpus(self) -> int:
+        return self.gpus_per_replica * self.replicas
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """What no published H100 measurement stands behind; shown wherever this plan is."""
+        notes = []
+        if self.pipeline_parallel > 1:
+            notes.append("PP>1: no published H100 measurement")
+        if self.sequence_parallel_min_tokens is not None:
+            notes.append("sequence parallelism: no published H100 measurement")
+        return tuple(notes)
+
+    def topology(self) -> Topology:
+        return Topology(self.pipeline_parallel, self.tensor_parallel)
+
+    def layer_counts(self, layers: int) -> list[int]:
+        return self.topology().layer_counts(layers, self.layer_partition)
+
+    def label(self) -> str:
+        """Such as "TP2 x PP4 x DP1 fp8 kv:bf16 chunk 2048"."""
+        kv = {"bfloat16": "bf16"}.get(self.kv_dtype, self.kv_dtype)
+        weights = {"bfloat16": "bf16"}.get(self.weight_dtype, self.weight_dtype)
+        grid = f"TP{self.tensor_parallel} x PP{self.pipeline_parallel} x DP{self.replicas}"
+        sequence = " SP" if self.sequence_parallel_min_tokens is not None else ""
+        return f"{grid} {weights} kv:{kv} chunk {self.max_batched_tokens}{sequence}"

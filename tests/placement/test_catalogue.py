@@ -1,0 +1,67 @@
+"""The catalogue against the models' published parameter counts."""
+
+import json
+
+import pytest
+
+from placement.models import ALIASES, CATALOGUE, find_model, from_hugging_face
+from placement.shapes import known_shape
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "kv_bytes"),
+    [
+        ("llama70b", 70_553_706_496, 327_680),
+        ("llama8b", 8_030_261_248, 131_072),
+        ("llama405b", 405_853_388_800, 516_096),
+        ("qwen72b", 72_706_203_648, 327_680),
+        ("mixtral", 46_702_792_704, 131_072),
+        ("llama2-70b", 68_976_648_192, 327_680),
+    ],
+)
+def test_parameters_and_kv_bytes_are_those_of_the_checkpoint(name, parameters, kv_bytes):
+    model = find_model(name)
+    assert model.parameters == parameters
+    assert model.kv_bytes_per_token("auto") == kv_bytes
+    assert model.kv_bytes_per_token("fp8") == kv_bytes // 2
+
+
+def test_a_mixture_touches_only_its_chosen_experts():
+    assert find_model("mixtral").active_parameters == pytest.approx(12.88e9, rel=1e-3)
+
+
+def test_every_alias_names_a_catalogued_model():
+    assert set(ALIASES.values()) <= set(CATALOGUE)
+
+
+def test_a_config_json_by_path_gives_the_same_model_as_the_catalogue(tmp_path):
+    config = {
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_hidden_layers": 32,
+        "intermediate_size": 14336,
+        "vocab_size": 128256,
+        "tie_word_embeddings": False,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert find_model(str(tmp_path)).parameters == find_model("llama8b").parameters
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, "32", True, 1.5])
+def test_a_broken_config_json_is_refused_with_the_field_and_the_value(value):
+    config = {"hidden_size": 64, "num_attention_heads": value}
+    with pytest.raises(ValueError, match="num_attention_heads"):
+        from_hugging_face(config, "broken")
+
+
+def test_an_unknown_model_is_refused_with_the_known_names():
+    with pytest.raises(ValueError, match="llama70b"):
+        find_model("no/such-model")
+
+
+def test_the_configuration_sees_the_same_shape_as_the_planner():
+    shape = known_shape("meta-llama/Llama-3.3-70B-Instruct")
+    assert shape is not None
+    assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads) == (80, 8192, 64, 8)
+    assert known_shape("no/such-model") is None

@@ -1,0 +1,119 @@
+"""The planner: every plan has figures or a reason."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from placement.claims import check_claims
+from placement.coefficients import default_coefficients
+from placement.hardware import parse_cluster
+from placement.models import find_model
+from placement.planner import pareto_front, plan_cluster, possible_plans, replicas_that_fit
+from placement.serving import Slo, parse_slo
+from placement.throughput import offline_tokens_per_s, published_throughput
+from placement.workload import parse_workload
+
+COEFFICIENTS = default_coefficients()
+PROMISES = "ttft_p50=500,ttft_p99=1000,tpot_p50=50,tpot_p99=100"
+
+
+@pytest.fixture(scope="module")
+def one_node():
+    started = time.process_time()
+    planned = plan_cluster(
+        find_model("llama70b"),
+        parse_cluster("8xh100"),
+        parse_workload("1024/256@8"),
+        parse_slo(PROMISES),
+        COEFFICIENTS,
+    )
+    return planned, time.process_time() - started
+
+
+def test_one_node_is_planned_within_ten_seconds_of_work(one_node):
+    assert one_node[1] < 10
+
+
+def test_every_possible_plan_is_a_candidate_or_a_reject_with_a_reason(one_node):
+    planned, _ = one_node
+    possible = list(possible_plans(find_model("llama70b"), parse_cluster("8xh100"), 0.85))
+    assert len(planned.candidates) + len(planned.rejects) == len(possible)
+    assert all(reject.reason for reject in planned.rejects)
+
+
+def test_the_plan_that_was_asked_for_is_among_the_candidates_and_is_not_the_best(one_node):
+    labels = [candidate.plan.label() for candidate in one_node[0].candidates]
+    asked = next(label for label in labels if label.startswith("TP2 x PP4 x DP1 bf16 kv:bf16 chunk 2048"))
+    assert labels.index(asked) > 0
+
+
+def test_bf16_on_one_gpu_is_rejected_for_memory(one_node):
+    reasons = {reject.plan.label(): reject.reason for reject in one_node[0].rejects}
+    assert "memory" in reasons["TP1 x PP1 x DP8 bf16 kv:bf16 chunk 2048"]
+
+
+def test_promise_keepers_come_first_by_goodput(one_node):
+    candidates = one_node[0].candidates
+    kept = [candidate.keeps_promises for candidate in candidates]
+    assert kept == sorted(kept, reverse=True)
+    goodput = [candidate.goodput_per_gpu for candidate in candidates if candidate.keeps_promises]
+    assert goodput == sorted(goodput, reverse=True)
+
+
+def test_nothing_on_the_pareto_front_is_beaten_in_both(one_node):
+    candidates = one_node[0].candidates
+    for chosen in pareto_front(candidates):
+        assert not any(
+            other.goodput_per_gpu > chosen.goodput_per_gpu
+            and other.latency.tpot_p50_ms < chosen.latency.tpot_p50_ms
+            for other in candidates
+        )
+
+
+def test_a_rate_that_no_plan_carries_rejects_all_with_what_they_carry():
+    planned = plan_cluster(
+        find_model("llama70b"), parse_cluster("8xh100"), parse_workload("8192/1024@500"), Slo(), COEFFICIENTS
+    )
+    assert not planned.candidates
+    assert any("500" in reject.reason for reject in planned.rejects)
+
+
+@given(
+    nodes=st.integers(1, 64),
+    per_node=st.sampled_from([1, 2, 4, 8]),
+    tensor=st.sampled_from([1, 2, 4, 8]),
+    stages=st.sampled_from([1, 2, 4, 8, 16]),
+)
+def test_replicas_never_need_more_gpus_than_there_are(nodes, per_node, tensor, stages):
+    cluster = parse_cluster(f"{nodes}x{per_node}xh100")
+    assert replicas_that_fit(cluster, tensor, stages) * tensor * stages <= cluster.gpus
+
+
+@pytest.mark.parametrize("text", ["", "1024", "0/5@1", "1024/256@0", "1024/256@1.5c", "a/b@1"])
+def test_a_workload_that_cannot_be_is_refused(text):
+    with pytest.raises(ValueError, match="workload"):
+        parse_workload(text)
+
+
+@pytest.mark.parametrize("text", ["p50=1", "ttft_p50", "ttft_p50=-1", "ttft_p50=x"])
+def test_a_promise_that_cannot_be_is_refused(text):
+    with pytest.raises(ValueError, match="slo"):
+        parse_slo(text)
+
+
+def test_full_load_of_another_engine_is_within_a_fifth_on_average():
+    errors = [
+        abs(offline_tokens_per_s(row, COEFFICIENTS) / row.tokens_per_s - 1) for row in published_throughput()
+    ]
+    assert sum(errors) / len(errors) < 0.2
+
+
+def test_every_claim_has_its_arithmetic_its_verdict_and_its_correction():
+    claims = check_claims(COEFFICIENTS)
+    assert len(claims) == 13
+    assert {claim.verdict for claim in claims} <= {"holds", "holds within limits", "refuted"}
+    assert all(claim.arithmetic and claim.correction for claim in claims)
+    refuted = {claim.claim.split(" ")[0] for claim in claims if claim.verdict == "refuted"}
+    assert {"26.25", "DP", "NVLink", "PP=4"} <= refuted

@@ -1,0 +1,104 @@
+"""Seating on real Ray: several raylets on one machine with logical GPUs."""
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from placement.cli import main
+from placement.nodes import NoSeat, Seating, seat
+from placement.ray_nodes import bundle_indices, create_group, nodes_of_group, read_nodes
+
+pytestmark = pytest.mark.engine
+READY_S = 60
+
+
+@pytest.fixture
+def cluster_of():
+    started = []
+
+    def start(*gpus):
+        cluster = Cluster()
+        started.append(cluster)
+        for index, count in enumerate(gpus):
+            cluster.add_node(num_cpus=8, num_gpus=count, include_dashboard=False, resources={f"n{index}": 1})
+        ray.init(address=cluster.address, ignore_reinit_error=True, log_to_driver=False)
+        cluster.wait_for_nodes()
+        return cluster
+
+    yield start
+    ray.shutdown()
+    for cluster in started:
+        cluster.shutdown()
+
+
+def placed(tensor, stages):
+    """Seat one replica on what is free, and have Ray place it."""
+    seating = seat(read_nodes(), tensor, stages)
+    assert isinstance(seating, Seating), seating
+    (ranks,) = seating.nodes
+    group = create_group(ranks, [{"CPU": 1, "GPU": 1}, *[{"GPU": 1}] * (len(ranks) - 1)])
+    assert group.wait(READY_S)
+    assert nodes_of_group(group) == ranks
+    return group, ranks
+
+
+def groups_are_whole(ranks, tensor):
+    return all(len(set(ranks[first : first + tensor])) == 1 for first in range(0, len(ranks), tensor))
+
+
+@pytest.mark.parametrize(("gpus", "nodes_used"), [((8,), 1), ((4, 4), 2), ((2, 2, 2, 2), 4)])
+def test_pp4_tp2_is_placed_on_one_two_and_four_nodes(cluster_of, gpus, nodes_used):
+    cluster_of(*gpus)
+    _, ranks = placed(2, 4)
+    assert len(set(ranks)) == nodes_used
+    assert groups_are_whole(ranks, 2)
+    assert bundle_indices(ranks) == "0,1,2,3,4,5,6,7"
+    refusal = seat(read_nodes(), 2, 4)
+    assert isinstance(refusal, NoSeat)
+    assert "4 missing" in refusal.reason
+
+
+def test_a_fragmented_cluster_is_refused_and_a_whole_node_heals_it(cluster_of):
+    cluster = cluster_of(2, 2, 2)
+    holders = [create_group((node.node_id,), [{"GPU": 1}]) for node in read_nodes()]
+    assert all(holder.wait(READY_S) for holder in holders)
+    refusal = seat(read_nodes(), 2, 1)
+    assert isinstance(refusal, NoSeat)
+    assert "scattered" in refusal.reason
+    cluster.add_node(num_cpus=8, num_gpus=2)
+    cluster.wait_for_nodes()
+    _, ranks = placed(2, 1)
+    assert groups_are_whole(ranks, 2)
+
+
+def test_a_lost_node_is_named_as_missing_and_its_replacement_takes_the_replica(cluster_of):
+    cluster = cluster_of(4)
+    lost = cluster.add_node(num_cpus=8, num_gpus=4)
+    cluster.wait_for_nodes()
+    group, _ = placed(2, 4)
+    ray.util.remove_placement_group(group)
+    cluster.remove_node(lost)
+    refusal = seat(read_nodes(), 2, 4)
+    assert isinstance(refusal, NoSeat)
+    assert "missing" in refusal.reason
+    cluster.add_node(num_cpus=8, num_gpus=4)
+    cluster.wait_for_nodes()
+    _, ranks = placed(2, 4)
+    assert len(set(ranks)) == 2
+
+
+def test_check_against_a_live_cluster_names_seats_or_what_is_missing(cluster_of, tmp_path, capsys):
+    cluster = cluster_of(4, 4)
+    ray.shutdown()
+    file = tmp_path / "config.yaml"
+    grid = "{pipeline_parallel_size: 4, tensor_parallel_size: 2, bundles: [%s]}"
+    bundles = ", ".join(["{CPU: 1, GPU: 1}"] * 8)
+    model = "{name: m, source: meta-llama/Llama-3.3-70B-Instruct}"
+    body = f"{{model: {model}, parallel: {grid % bundles}, engine: {{max_model_len: 4096}}}}"
+    file.write_text(f"applications: [{{name: a, import_path: a:b, args: {body}}}]")
+    command = ["check", str(file), "--cluster", cluster.address, "--workload", "256/32@1"]
+    assert main(command) == 0
+    assert "cluster: replica 1: 0@" in capsys.readouterr().out
+    cluster.remove_node(cluster.worker_nodes.copy().pop())
+    assert main(command) == 1
+    assert "NO SEAT: replica 1 of 1 needs 4 groups of 2 GPUs" in capsys.readouterr().out

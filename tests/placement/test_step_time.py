@@ -1,0 +1,111 @@
+"""The step-time model: never below the roofline, and shaped as the hardware is."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placement.coefficients import default_coefficients
+from placement.hardware import Cluster, find_gpu
+from placement.models import find_model
+from placement.plans import ParallelPlan
+from placement.step_time import Batch, StepModel, decode, prefill
+
+COEFFICIENTS = default_coefficients()
+LLAMA_70B = find_model("llama70b")
+
+
+def model(tensor=2, stages=1, gpu="h100", name="llama70b", **plan):
+    return StepModel(
+        find_model(name), Cluster(find_gpu(gpu), 4), ParallelPlan(tensor, stages, **plan), COEFFICIENTS
+    )
+
+
+batches = st.builds(
+    lambda chunk, prompts, before, running, context: Batch(
+        prefill_tokens=chunk * prompts,
+        prefill_sequences=prompts,
+        prefill_pairs=prompts * chunk * (before + (chunk + 1) / 2),
+        prefill_context_tokens=prompts * (before + chunk),
+        decode_sequences=running,
+        decode_context_tokens=running * context,
+        sampled=running + prompts,
+    ),
+    chunk=st.integers(1, 16384),
+    prompts=st.integers(0, 8),
+    before=st.integers(0, 100_000),
+    running=st.integers(1, 1024),
+    context=st.integers(1, 130_000),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    batch=batches,
+    name=st.sampled_from(["llama70b", "llama8b", "llama405b", "qwen32b", "mixtral"]),
+    gpu=st.sampled_from(["h100", "h200", "a100", "b200", "generic"]),
+    tensor=st.sampled_from([1, 2, 4, 8]),
+    stages=st.sampled_from([1, 2, 4]),
+    weights=st.sampled_from(["bfloat16", "fp8"]),
+    cache=st.sampled_from(["bfloat16", "fp8"]),
+    split=st.sampled_from([None, 1024]),
+)
+def test_no_step_is_faster_than_the_roofline(batch, name, gpu, tensor, stages, weights, cache, split):
+    steps = model(
+        tensor,
+        stages,
+        gpu,
+        name,
+        weight_dtype=weights,
+        kv_dtype=cache,
+        sequence_parallel_min_tokens=split,
+    )
+    assert steps.step_us(batch) >= steps.roofline_us(batch)
+
+
+@given(st.integers(1, 512), st.integers(1, 30_000))
+def test_more_context_never_makes_a_decode_step_faster(sequences, context):
+    steps = model()
+    assert steps.step_us(decode(sequences, context + 1000)) > steps.step_us(decode(sequences, context))
+
+
+def test_decode_at_batch_one_is_bound_by_the_weights():
+    # 35.3 GB of bf16 weights a GPU over 3.35 TB/s is 21 ms with PP=1, TP=4.
+    steps = model(4)
+    assert steps.step_us(decode(1, 1024)) == pytest.approx(steps.roofline_us(decode(1, 1024)), rel=0.8)
+
+
+def test_stages_share_the_layers_and_the_way_through_them_costs_hops():
+    whole, piped = model(2), model(2, 4)
+    batch = decode(8, 1024)
+    assert max(piped.stage_times_us(batch)) < whole.step_us(batch) / 3
+    assert piped.step_us(batch) > whole.step_us(batch)
+
+
+def test_more_tensor_ranks_make_a_token_faster_but_not_in_proportion():
+    two, eight = model(2).step_us(decode(1, 1024)), model(8).step_us(decode(1, 1024))
+    assert two / 4 < eight < two / 2
+
+
+def test_a_prompt_in_small_chunks_takes_longer_than_in_one():
+    steps = model()
+    chunks = [prefill(256, before=before, completes=before == 3840) for before in range(0, 4096, 256)]
+    assert sum(map(steps.step_us, chunks)) > steps.step_us(prefill(4096))
+
+
+def test_sequence_parallelism_changes_nothing_below_its_threshold():
+    plain, split = model(2), model(2, sequence_parallel_min_tokens=2048)
+    assert plain.step_us(prefill(1024)) == split.step_us(prefill(1024))
+    assert plain.step_us(prefill(4096)) != split.step_us(prefill(4096))
+
+
+def test_fp8_weights_halve_what_a_small_batch_waits_for():
+    bf16, fp8 = model(2), model(2, weight_dtype="fp8")
+    assert 1.3 < bf16.step_us(decode(1, 1024)) / fp8.step_us(decode(1, 1024)) < 2.0
+
+
+def test_what_was_never_measured_says_so():
+    assert not ParallelPlan(8).unmeasured
+    assert "no published" in ParallelPlan(2, 4).unmeasured[0]
+    assert "sequence" in replace(ParallelPlan(2), sequence_parallel_min_tokens=1024).unmeasured[0]
