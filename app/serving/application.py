@@ -63,18 +63,11 @@ def _scheduler() -> serve.Deployment:
 
 
 def _engine(config: ApplicationConfig) -> serve.Deployment:
-    replicas, parallel = config.replicas, config.parallel
+    replicas = config.replicas
     return serve.deployment(
         EngineReplica,
         name="Engine",
         max_ongoing_requests=UNBOUNDED_CALLS,
-        placement_group_bundles=parallel.bundles,
-        placement_group_strategy=parallel.strategy,
-        ray_actor_options={
-            # The replica shares the first bundle with rank 0, which takes its GPU.
-            "num_cpus": parallel.bundles[0].get("CPU", 0),
-            "runtime_env": {"env_vars": environment(config)},
-        },
         autoscaling_config=AutoscalingConfig(
             min_replicas=replicas.min,
             max_replicas=replicas.max,
@@ -91,4 +84,19 @@ def _engine(config: ApplicationConfig) -> serve.Deployment:
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=replicas.drain_s,
+        **engine_placement(config),
     )
+
+
+def engine_placement(config: ApplicationConfig) -> dict[str, Any]:
+    """What one engine replica asks Ray for: its placement group, and the actor in the first bundle."""
+    bundles = config.parallel.bundles
+    return {
+        "placement_group_bundles": bundles,
+        "placement_group_strategy": config.parallel.strategy,
+        "ray_actor_options": {
+            # The replica shares the first bundle with rank 0, which takes its GPU.
+            "num_cpus": bundles[0].get("CPU", 0),
+            "runtime_env": {"env_vars": environment(config)},
+        },
+    }

@@ -10,7 +10,7 @@ from placement.models import find_model
 from placement.plans import ParallelPlan
 from placement.simulator import Simulation
 from placement.step_time import StepModel, decode, prefill
-from placement.workload import Arrivals, Ask, Workload, poisson_times_s, uniform_asks
+from placement.workload import Arrivals, Ask, Workload, poisson_times_s, trace_workload, uniform_asks
 
 COEFFICIENTS = default_coefficients()
 
@@ -119,3 +119,16 @@ def test_pricing_alike_steps_together_changes_latencies_by_less_than_a_percent(s
 def test_the_same_workload_gives_the_same_run():
     workload = Workload(uniform_asks(20, 500, 100, shortest_share=0.5, seed=3), Arrivals(concurrency=5))
     assert serve(workload)[0] == serve(workload)[0]
+
+
+def test_a_recorded_trace_is_served_at_its_own_times_and_lengths():
+    rows = [(100.0, 500, 20), (100.5, 1500, 40), (103.0, 200, 5)]
+    served, _ = serve(trace_workload(rows, "recorded"))
+    by_sending = sorted(served, key=lambda request: request.sent_s)
+    assert [request.sent_s for request in by_sending] == [0.0, 0.5, 3.0]
+    assert [(r.ask.prompt_tokens, r.ask.output_tokens) for r in by_sending] == [
+        (500, 20),
+        (1500, 40),
+        (200, 5),
+    ]
+    assert by_sending[2].finished_s > 3.0

@@ -1,0 +1,42 @@
+"""What a build refuses, and what it asks Ray for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from app.config_file import load_applications
+from app.serving.application import build, engine_placement
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def arguments(name: str) -> dict:
+    document = yaml.safe_load((REPOSITORY / "serve_configs" / name).read_text())
+    return document["applications"][0]["args"]
+
+
+@pytest.mark.parametrize("name", ["smollm2-cpu.yaml", "topology-cpu.yaml", "llama70b.yaml"])
+def test_every_configuration_is_built(name):
+    build(arguments(name))
+
+
+def test_a_plan_that_the_stated_hardware_cannot_hold_is_refused():
+    with pytest.raises(ValueError, match=r"hardware: 4xh100 can't hold the plan: .*needs 8 GPUs"):
+        build(arguments("llama70b.yaml") | {"hardware": "4xh100"})
+
+
+def test_a_wrong_key_is_refused():
+    with pytest.raises(ValidationError, match="modell"):
+        build(arguments("llama70b.yaml") | {"modell": {}})
+
+
+def test_the_70b_replica_reserves_eight_gpu_bundles_in_rank_order():
+    (application,) = load_applications(REPOSITORY / "serve_configs/llama70b.yaml")
+    placement = engine_placement(application.args)
+    assert [bundle["GPU"] for bundle in placement["placement_group_bundles"]] == [1] * 8
+    variables = placement["ray_actor_options"]["runtime_env"]["env_vars"]
+    assert variables["VLLM_RAY_BUNDLE_INDICES"] == "0,1,2,3,4,5,6,7"
