@@ -23,7 +23,7 @@ pytestmark = pytest.mark.engine
 MODEL = "tiny-llama"
 # Leases a replica: few, so that a queue is easy to make.
 LIMIT = 8
-MAX_QUEUED = 64
+MAX_QUEUED = 128
 # The bar: an abandoned request has left the engine after this.
 ABORT_WITHIN_S = 2.0
 # Seconds of work, within the window.
@@ -44,7 +44,7 @@ def app(cluster: Cluster):
             "cpu_kv_cache_gib": 1,
         },
         scheduler={"max_queued": MAX_QUEUED, "requests_per_replica": LIMIT},
-        replicas={"min": 1, "max": 2, "target_queue_depth": 40, "upscale_delay_s": 2, "drain_s": 20},
+        replicas={"min": 1, "max": 2, "target_queue_depth": 40, "upscale_delay_s": 10, "drain_s": 20},
     )
     yield cluster
     cluster.remove()
