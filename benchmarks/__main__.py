@@ -1,0 +1,20 @@
+"""`python -m benchmarks flow [--json]`."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import flow
+
+BENCHMARKS = {"flow": flow.main}
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in BENCHMARKS:
+        print(f"usage: python -m benchmarks {{{','.join(BENCHMARKS)}}} [options]", file=sys.stderr)
+        return 2
+    return BENCHMARKS[arguments[0]](arguments[1:])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
