@@ -115,11 +115,13 @@ class Predictor:
     def rate_per_s(self, rank: int, now_s: float) -> float:
         """Requests of this class that can leave the queue each second."""
         total = max(MIN_RATE_PER_S, self._pool.places / self._service_s.value)
-        urgent = sum(errors.dispatches.per_s(now_s) for errors in self._classes[:rank])
-        others = (queue for queue in self._queue.classes if queue.rank != rank and queue.size)
-        kept = sum(queue.policy.min_share for queue in others)
-        share = self._queue.classes[rank].policy.min_share
-        return max(total * share, total * (1.0 - kept) - urgent, MIN_RATE_PER_S)
+        rate = total
+        for queue in self._queue.classes:
+            if queue.rank < rank:
+                rate -= self._classes[queue.rank].dispatches.per_s(now_s)
+            if queue.size and queue.rank != rank:
+                rate -= total * queue.policy.min_share
+        return max(total * self._queue.classes[rank].policy.min_share, rate, MIN_RATE_PER_S)
 
     def drain_s(self, rank: int, now_s: float) -> float:
         """Until everything that precedes a newcomer of this class has left."""
@@ -127,9 +129,11 @@ class Predictor:
         return (ahead + 1) / self.rate_per_s(rank, now_s)
 
     def _wait_s(self, rank: int, flow: TenantFlow | None, now_s: float) -> float:
-        ahead: float = sum(queue.size for queue in self._queue.classes[:rank])
-        ahead += self._position(self._queue.classes[rank], flow)
-        return self._with_starting(ahead / self.rate_per_s(rank, now_s), now_s)
+        ahead = self._position(self._queue.classes[rank], flow)
+        for queue in self._queue.classes[:rank]:
+            ahead += queue.size
+        wait_s = ahead / self.rate_per_s(rank, now_s)
+        return self._with_starting(wait_s, now_s) if self._pool.starting else wait_s
 
     def _position(self, queue: ClassQueue, flow: TenantFlow | None) -> float:
         """Place in the class's fair order: one round of the waiting tenants for each own ticket ahead."""

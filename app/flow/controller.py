@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from app.flow.admission import Predictor
 from app.flow.config import FlowConfig, Limits
-from app.flow.gate import Gate, budget_s, deadline_s, rank_of
+from app.flow.gate import Gate, Ranks, budget_s, deadline_s
 from app.flow.leases import Held, LeaseTable
 from app.flow.outcome import Outcome
 from app.flow.preempt import at_risk, victim
@@ -69,7 +69,7 @@ class FlowController:
         config = config or FlowConfig()
         self._limits = limits
         self._config = config
-        self._default_rank = [one.name for one in config.classes].index(config.default_class)
+        self._ranks = Ranks(config)
         self._queue = FlowQueue(config.classes, fair=config.fairness.enabled)
         self._pool = ReplicaPool(limits, config, uniform)
         self._tenants = Tenants(config)
@@ -87,7 +87,7 @@ class FlowController:
         if ticket.ticket_id in self._queue:
             return []
         account = self._tenants.get(ticket.tenant, now_s)
-        rank = rank_of(self._config.classes, self._default_rank, ticket, account.policy)
+        rank = self._ranks.of(ticket, account.policy)
         entry = self._admit(ticket, account, rank, now_s)
         if isinstance(entry, Refused):
             return [self._count(entry)]
@@ -157,7 +157,7 @@ class FlowController:
             held = self._leases.get(ticket_id)
             if held is not None:
                 self._end_lease(held, Outcome.FAILED, None)
-        if self._pool.starting or any(self._pool.usable(now_s)):
+        if self._pool.starting or self._pool.any_usable(now_s):
             return []
         return self._evict_all(Outcome.EVICTED_NO_ENGINE, now_s)
 
@@ -278,7 +278,7 @@ class FlowController:
     # Leases
 
     def _dispatch(self, now_s: float) -> list[Action]:
-        actions = self._evict_late(now_s)
+        actions = self._evict_late(now_s) if self._queue.any_expired(now_s) else []
         while self._pool.open:
             entry = self._queue.next()
             if entry is None:
@@ -295,10 +295,13 @@ class FlowController:
 
     def _late_at_end(self, entry: Entry, now_s: float) -> Refused | None:
         """Check the end-to-end promise again, at the moment of dispatch."""
-        deadline = deadline_s(self._config.classes[entry.rank], entry.ticket)
+        policy = self._config.classes[entry.rank]
+        if entry.ticket.deadline_s is None and policy.deadline_s is None:
+            return None
+        deadline = deadline_s(policy, entry.ticket)
         waited_s = now_s - entry.ticket.arrived_s
         # Without a wait the gate has just decided, perhaps for an idle engine.
-        if waited_s <= 0 or deadline == float("inf") or not self._config.admission.enabled:
+        if waited_s <= 0 or not self._config.admission.enabled:
             return None
         ttft_s = waited_s + self._pool.engine_ttft.at(entry.ticket.prompt_tokens)
         if self._predictor.finish_s(entry.ticket, entry.account, ttft_s) <= deadline:

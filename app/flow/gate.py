@@ -6,7 +6,7 @@ From the certain to the estimated: what can never fit, no engine, rate limits, c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.flow.admission import Predictor
@@ -26,15 +26,23 @@ NO_ENGINE_RETRY_S = 30.0
 JITTER_SHARE = 0.1
 
 
-def rank_of(classes: Sequence[ClassPolicy], default: int, ticket: Ticket, policy: TenantPolicy) -> int:
-    """Index of the class that serves the ticket: asked for by name, else by priority, capped by the tenant.
+class Ranks:
+    """Which class serves a ticket, as an index, most urgent first."""
 
-    A name that does not exist counts as none: the edge has refused it already.
-    """
-    ranks = {one.name: rank for rank, one in enumerate(classes)}
-    by_priority = default + (ticket.priority > 0) - (ticket.priority < 0)
-    rank = ranks.get(ticket.class_name, min(max(by_priority, 0), len(classes) - 1))
-    return max(rank, ranks.get(policy.highest_class, 0))
+    def __init__(self, config: FlowConfig) -> None:
+        self._ranks = {one.name: rank for rank, one in enumerate(config.classes)}
+        default = self._ranks[config.default_class]
+        self._by_priority = (max(default - 1, 0), default, min(default + 1, len(self._ranks) - 1))
+
+    def of(self, ticket: Ticket, policy: TenantPolicy) -> int:
+        """Asked for by name, else by priority; capped by the tenant's policy.
+
+        A name that does not exist counts as none: the edge has refused it already.
+        """
+        rank = self._ranks.get(ticket.class_name)
+        if rank is None:
+            rank = self._by_priority[1 + (ticket.priority > 0) - (ticket.priority < 0)]
+        return max(rank, self._ranks[policy.highest_class]) if policy.highest_class else rank
 
 
 def budget_s(policy: ClassPolicy, ticket: Ticket) -> float:
@@ -87,7 +95,7 @@ class Gate:
         return None
 
     def no_engine(self, ticket: Ticket, now_s: float) -> Refused | None:
-        if self._pool.starting or any(self._pool.usable(now_s)):
+        if self._pool.starting or self._pool.any_usable(now_s):
             return None
         return self.refuse(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, NO_ENGINE_RETRY_S)
 
@@ -112,10 +120,10 @@ class Gate:
         if not self._config.admission.enabled or self._idle(now_s):
             return Entrance(waited_s + raw_s, waited_s + median_s)
         kept_s = self._kept_for_promises(rank, high_s, now_s)
-        late_s = max(
-            waited_s + high_s + kept_s - budget_s(policy, ticket),
-            self._late_at_end_s(ticket, account, policy, waited_s + high_s + kept_s),
-        )
+        ttft_s = waited_s + high_s + kept_s
+        late_s = ttft_s - budget_s(policy, ticket)
+        if ticket.deadline_s is not None or policy.deadline_s is not None:
+            late_s = max(late_s, self._late_at_end_s(ticket, account, policy, ttft_s))
         if late_s <= 0:
             return Entrance(waited_s + raw_s + kept_s, waited_s + median_s + kept_s)
         if self._config.admission.promises and self._promises[rank].redeem(ticket.tenant, now_s):
@@ -129,14 +137,13 @@ class Gate:
 
     def _idle(self, now_s: float) -> bool:
         """Some engine has nothing to do: predictions are beside the point."""
-        fresh = self._pool.fresh
-        return any(not one.in_flight and fresh(one, now_s) for one in self._pool.open.values())
+        for replica in self._pool.open.values():
+            if not replica.in_flight and self._pool.fresh(replica, now_s):
+                return True
+        return False
 
     def _late_at_end_s(self, ticket: Ticket, account: Account, policy: ClassPolicy, ttft_s: float) -> float:
-        deadline = deadline_s(policy, ticket)
-        if deadline == math.inf:
-            return -math.inf
-        return self._predictor.finish_s(ticket, account, ttft_s) - deadline
+        return self._predictor.finish_s(ticket, account, ttft_s) - deadline_s(policy, ticket)
 
     def _kept_for_promises(self, rank: int, within_s: float, now_s: float) -> float:
         """Wait that is added by those who were told to return in that time."""

@@ -83,7 +83,7 @@ class Arrivals:
     def add(self, entry: Entry) -> None:
         self.live += 1
         entries = self._entries
-        if not entries or entries[-1] < entry:
+        if not entries or entries[-1].ticket.arrived_s <= entry.ticket.arrived_s:
             entries.append(entry)
         else:
             insort(entries, entry, lo=self._first)
@@ -205,6 +205,10 @@ class FlowQueue:
             if entry.queued:
                 late.append(entry)
         return late
+
+    def any_expired(self, now_s: float) -> bool:
+        """May be wrong in the safe direction: an entry that left already counts until it is dropped."""
+        return bool(self._expiry) and self._expiry[0][0] < now_s
 
     def least_urgent(self, above: int) -> Entry | None:
         """The newest entry of the least urgent class that waits, if that class ranks after `above`."""

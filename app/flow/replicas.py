@@ -63,6 +63,12 @@ class ReplicaPool:
     def usable(self, now_s: float) -> Iterator[Replica]:
         return (r for r in self.replicas.values() if self.fresh(r, now_s) and not r.report.draining)
 
+    def any_usable(self, now_s: float) -> bool:
+        for replica in self.replicas.values():
+            if not replica.report.draining and self.fresh(replica, now_s):
+                return True
+        return False
+
     def fresh(self, replica: Replica, now_s: float) -> bool:
         return now_s - replica.seen_s <= self._limits.replica_ttl_s
 
