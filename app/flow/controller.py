@@ -185,6 +185,12 @@ class FlowController:
         """Requests and tokens a minute, for OpenAI's `x-ratelimit-*` headers."""
         return self._tenants.get(tenant, now_s).rate_limits(now_s)
 
+    def predicted_ttft_s(self, ticket_id: str) -> float | None:
+        """What was predicted on arrival for a ticket that waits or runs; None when it is not known."""
+        held = self._leases.get(ticket_id)
+        entry = held.entry if held is not None else self._queue.get(ticket_id)
+        return None if entry is None else entry.predicted_ttft_s
+
     def snapshot(self, now_s: float) -> Snapshot:
         replicas = self._pool.replicas
         return Snapshot(

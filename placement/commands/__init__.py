@@ -1,0 +1,1 @@
+"""Subcommands of `python -m placement`: each has `add_parser` and `run`."""
