@@ -22,21 +22,39 @@ from app.flow.ticket import Ticket
 
 # A ratio of a prediction of milliseconds says nothing: both are at least this.
 MIN_TTFT_S = 0.05
+# Factors of two from 50 ms to 50 s.
+ERROR_BUCKETS = 11
+# A refusal shows nothing, so a factor that refuses relaxes by this much each time, else it could never fall.
+RELAX_SHARE = 0.01
 # Engines are not asked for less than this a second: it keeps divisions finite.
 MIN_RATE_PER_S = 1e-3
 # A lease that ends at once still counts as a request: it keeps rates finite.
 MIN_SERVICE_S = 1e-3
 
 
-class _ClassErrors:
-    """Running quantiles of actual / predicted time to first token, and the class's arrivals."""
+class _Errors:
+    """Running quantiles of actual / predicted time to first token."""
 
-    __slots__ = ("dispatches", "high", "median")
+    __slots__ = ("high", "median")
+
+    def __init__(self, high_share: float) -> None:
+        self.median = RunningQuantile(0.5, 1.0)
+        self.high = RunningQuantile(high_share, 1.0)
+
+
+class _ClassState:
+    """What is learnt of one class: its errors by the size of the prediction, its rate, its mean cost."""
+
+    __slots__ = ("cost", "dispatches", "errors")
 
     def __init__(self, config: FlowConfig) -> None:
-        self.median = RunningQuantile(0.5, 1.0)
-        self.high = RunningQuantile(config.admission.error_quantile, 1.0)
+        # A wait of milliseconds is wrong by another factor than one of minutes.
+        self.errors = [_Errors(config.admission.error_quantile) for _ in range(ERROR_BUCKETS)]
         self.dispatches = DecayedRate(config.admission.rate_horizon_s)
+        self.cost = RunningMean(1.0, config.admission.smoothing)
+
+    def of(self, raw_s: float) -> _Errors:
+        return self.errors[min(int(raw_s / MIN_TTFT_S).bit_length(), ERROR_BUCKETS - 1)]
 
 
 class Predictor:
@@ -49,7 +67,7 @@ class Predictor:
         smoothing = config.admission.smoothing
         self._service_s = RunningMean(config.admission.initial_service_s, smoothing)
         self._itl_s = RunningLine(0.0, 0.0, smoothing)
-        self._classes = [_ClassErrors(config) for _ in config.classes]
+        self._classes = [_ClassState(config) for _ in config.classes]
 
     def service_s(self) -> float:
         """Mean time that a lease is held."""
@@ -62,13 +80,20 @@ class Predictor:
         if running > 0 and itl_s > 0:
             self._itl_s.add(running, itl_s)
 
-    def dispatched(self, rank: int, now_s: float) -> None:
+    def dispatched(self, rank: int, cost: float, now_s: float) -> None:
         self._classes[rank].dispatches.add(1.0, now_s)
+        self._classes[rank].cost.add(cost)
 
     def first_token(self, rank: int, raw_s: float, ttft_s: float) -> None:
         ratio = max(ttft_s, MIN_TTFT_S) / max(raw_s, MIN_TTFT_S)
-        self._classes[rank].median.add(ratio)
-        self._classes[rank].high.add(ratio)
+        errors = self._classes[rank].of(raw_s)
+        errors.median.add(ratio)
+        errors.high.add(ratio)
+
+    def refused(self, rank: int, raw_s: float) -> None:
+        """The high estimate was too late: relax it towards the median."""
+        errors = self._classes[rank].of(raw_s)
+        errors.high.value += RELAX_SHARE * min(0.0, errors.median.value - errors.high.value)
 
     def output(self, account: Account, bound: int, tokens: int) -> None:
         lengths = account.outputs.get(bound.bit_length())
@@ -102,9 +127,10 @@ class Predictor:
 
     def corrected(self, rank: int, raw_s: float) -> tuple[float, float]:
         """Median and high estimate from a raw one."""
-        errors = self._classes[rank]
+        errors = self._classes[rank].of(raw_s)
         base = max(raw_s, MIN_TTFT_S)
-        return base * errors.median.value, base * errors.high.value
+        median_s = base * errors.median.value
+        return median_s, max(median_s, base * errors.high.value)
 
     def finish_s(self, ticket: Ticket, account: Account, ttft_s: float) -> float:
         """From arrival to the last token, for a time to first token."""
@@ -136,11 +162,14 @@ class Predictor:
         return self._with_starting(wait_s, now_s) if self._pool.starting else wait_s
 
     def _position(self, queue: ClassQueue, flow: TenantFlow | None) -> float:
-        """Place in the class's fair order: one round of the waiting tenants for each own ticket ahead."""
-        own = flow.size + 1 if flow is not None else 1
-        rounds = max(1, queue.order.waiting + (own == 1))
-        weight = flow.weight if flow is not None else 1.0
-        return min(queue.size + 1.0, own * max(1.0, rounds / weight))
+        """Place in the class's fair order: the other waiting tenants are served until their counters have
+        passed the flow's own, and once for each of its own tickets ahead."""
+        if flow is None:
+            return queue.size + 1.0
+        others = queue.order.waiting - (flow.size > 0)
+        debt = max(0.0, flow.counter - queue.order.floor) / max(1.0, self._classes[queue.rank].cost.value)
+        rounds = flow.size / flow.weight + debt
+        return min(queue.size + 1.0, flow.size + 1 + others * rounds)
 
     def _with_starting(self, wait_s: float, now_s: float) -> float:
         """Capacity that is starting shortens the wait from the moment it is expected."""

@@ -70,7 +70,7 @@ class FlowController:
         self._limits = limits
         self._config = config
         self._ranks = Ranks(config)
-        self._queue = FlowQueue(config.classes, fair=config.fairness.enabled)
+        self._queue = FlowQueue(config.classes, config.fairness)
         self._pool = ReplicaPool(limits, config, uniform)
         self._tenants = Tenants(config)
         self._leases = LeaseTable(config, self._queue, self._pool)
@@ -324,7 +324,7 @@ class FlowController:
     def _lease(self, entry: Entry, replica: Replica, cached: int, expected: int, now_s: float) -> Granted:
         self._queue.remove(entry)
         held = self._leases.grant(entry, replica, expected, cached, now_s)
-        self._predictor.dispatched(entry.rank, now_s)
+        self._predictor.dispatched(entry.rank, held.cost, now_s)
         return Granted(held.lease, now_s - entry.ticket.arrived_s, self._class_of(held))
 
     def _class_of(self, held: Held) -> str:

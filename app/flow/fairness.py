@@ -46,8 +46,9 @@ class TenantFlow:
 class FairOrder:
     """The flows of one class by counter. Corrections are lazy: a rise is repaired at the top of the heap."""
 
-    def __init__(self, *, fair: bool) -> None:
+    def __init__(self, *, fair: bool, credit: float = 0.0) -> None:
         self._fair = fair
+        self._credit = credit
         self.flows: dict[str, TenantFlow] = {}
         self._heap: list[tuple[float, int, TenantFlow]] = []
         self._pushes = itertools.count()
@@ -68,7 +69,7 @@ class FairOrder:
     def join(self, flow: TenantFlow) -> None:
         """The flow has its first ticket."""
         self.waiting += 1
-        flow.counter = max(flow.counter, self.floor)
+        flow.counter = max(flow.counter, self.floor - self._credit / flow.weight)
         self._list(flow)
 
     def leave(self, flow: TenantFlow) -> None:

@@ -125,7 +125,8 @@ class Gate:
         if ticket.deadline_s is not None or policy.deadline_s is not None:
             late_s = max(late_s, self._late_at_end_s(ticket, account, policy, ttft_s))
         if late_s <= 0:
-            return Entrance(waited_s + raw_s + kept_s, waited_s + median_s + kept_s)
+            return Entrance(waited_s + raw_s, waited_s + median_s)
+        self._predictor.refused(rank, raw_s)
         if self._config.admission.promises and self._promises[rank].redeem(ticket.tenant, now_s):
             return Entrance(waited_s + raw_s, waited_s + median_s, promised=True)
         return self._promise(ticket, rank, late_s, median_s + kept_s, now_s)

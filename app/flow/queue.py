@@ -18,7 +18,7 @@ import itertools
 from bisect import insort
 from collections.abc import Iterator, Sequence
 
-from app.flow.config import ClassPolicy
+from app.flow.config import ClassPolicy, FairnessPolicy
 from app.flow.fairness import FairOrder, TenantFlow
 from app.flow.tenants import Account
 from app.flow.ticket import Lease, Ticket
@@ -109,7 +109,7 @@ class ClassQueue:
 
     __slots__ = ("arrivals", "credit", "order", "policy", "prompt_tokens", "rank", "size")
 
-    def __init__(self, policy: ClassPolicy, rank: int, *, fair: bool) -> None:
+    def __init__(self, policy: ClassPolicy, rank: int, fairness: FairnessPolicy) -> None:
         self.policy = policy
         self.rank = rank
         self.size = 0
@@ -117,7 +117,7 @@ class ClassQueue:
         # Cost that the class is owed under its minimum share.
         self.credit = 0.0
         self.arrivals = Arrivals()
-        self.order = FairOrder(fair=fair)
+        self.order = FairOrder(fair=fairness.enabled, credit=fairness.return_credit)
 
     def urgency(self) -> tuple[float, float]:
         """Lower is first; the class must not be empty."""
@@ -129,8 +129,8 @@ class ClassQueue:
 class FlowQueue:
     """All classes. Push, remove and next take logarithmic time in tickets and tenants, amortised."""
 
-    def __init__(self, classes: Sequence[ClassPolicy], *, fair: bool = True) -> None:
-        self.classes = [ClassQueue(policy, rank, fair=fair) for rank, policy in enumerate(classes)]
+    def __init__(self, classes: Sequence[ClassPolicy], fairness: FairnessPolicy) -> None:
+        self.classes = [ClassQueue(policy, rank, fairness) for rank, policy in enumerate(classes)]
         self._entries: dict[str, Entry] = {}
         self._expiry: list[tuple[float, int, Entry]] = []
         self._numbers = itertools.count(1)

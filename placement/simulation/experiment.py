@@ -82,6 +82,7 @@ POLICIES: dict[str, Make] = {
     "flow": _flow(),
     "fifo-cap": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, FIFO_MAX_QUEUED),
     "fifo-cap-64": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, 64),
+    "fifo-cap-32": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, 32),
     "fifo-cap-unbounded": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, 10**9),
     "strict-priority-ttl": lambda engine, seed: StrictPriorityTtl([one.name for one in default_classes()]),
     "round-robin": lambda engine, seed: RoundRobin(),

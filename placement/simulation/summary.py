@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from app.flow.config import ClassPolicy
 from placement.simulation.simulator import Record
 
-# A tenant counts as backlogged in a class when at least this share of its requests was turned away.
+# A tenant counts as backlogged when it asked for more than its share by this much.
 BACKLOGGED_SHARE = 0.05
 # A prediction is right within this share of the actual value.
 PREDICTION_TOLERANCE = 0.25
@@ -60,6 +60,7 @@ def summarise(records: Sequence[Record], promise: Promise, warm_up_s: float, was
         "refused_share": _share(sum(one.finished_s is None for one in first), len(first)),
         "wasted_share": _wasted(records, promise, wasted_tokens),
         "jain": {name: round(_jain(first, name), 4) for name in classes},
+        "jain_of_entitled": {name: round(_jain_of_entitled(first, name), 4) for name in classes},
         "classes": {name: _class(first, name, promise) for name in classes},
         "prediction": _prediction(first),
         "returned": _returned(records),
@@ -96,20 +97,43 @@ def _wasted(records: Sequence[Record], promise: Promise, aborted_tokens: int) ->
     return _share(late + aborted_tokens, good + late + aborted_tokens)
 
 
-def _jain(records: Sequence[Record], name: str) -> float:
-    """Over the cost served (prompt + 2 x output) to the tenants that were turned away."""
+def _costs(records: Sequence[Record], name: str) -> tuple[Counter[str], Counter[str]]:
+    """Cost (prompt + 2 x output) offered and served, by tenant of one class."""
     offered: Counter[str] = Counter()
-    refused: Counter[str] = Counter()
     served: Counter[str] = Counter()
     for one in records:
         if one.request.class_name == name:
-            offered[one.request.tenant] += 1
-            if one.finished_s is None:
-                refused[one.request.tenant] += 1
-            else:
-                served[one.request.tenant] += one.request.prompt_tokens + 2 * one.request.output_tokens
-    backlogged = [tenant for tenant in offered if refused[tenant] >= BACKLOGGED_SHARE * offered[tenant]]
-    return jain_index([served[tenant] for tenant in backlogged])
+            cost = one.request.prompt_tokens + 2 * one.request.output_tokens
+            offered[one.request.tenant] += cost
+            served[one.request.tenant] += cost if one.finished_s is not None else 0
+    return offered, served
+
+
+def max_min_shares(demands: dict[str, float], total: float) -> dict[str, float]:
+    """Water filling: nobody gets more than it asks for, and what is left is shared equally."""
+    shares: dict[str, float] = {}
+    left = total
+    for count, tenant in zip(
+        range(len(demands), 0, -1), sorted(demands, key=lambda t: (demands[t], t)), strict=True
+    ):
+        shares[tenant] = min(demands[tenant], left / count)
+        left -= shares[tenant]
+    return shares
+
+
+def _jain(records: Sequence[Record], name: str) -> float:
+    """Over the cost served to the backlogged tenants: those that asked for more than their max-min share."""
+    offered, served = _costs(records, name)
+    shares = max_min_shares(dict(offered), served.total())
+    backlogged = [t for t in offered if offered[t] * (1 - BACKLOGGED_SHARE) > shares[t]]
+    return jain_index([served[t] for t in backlogged])
+
+
+def _jain_of_entitled(records: Sequence[Record], name: str) -> float:
+    """Over served / max-min share, all tenants of the class: 1 when everyone got exactly its due."""
+    offered, served = _costs(records, name)
+    shares = max_min_shares(dict(offered), served.total())
+    return jain_index([served[t] / shares[t] for t in sorted(offered) if shares[t] > 0])
 
 
 def _prediction(records: Sequence[Record]) -> Json:
