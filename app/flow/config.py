@@ -61,8 +61,8 @@ class FairnessPolicy:
     enabled: bool = True
     # A generated token holds the engine about twice as long as a prompt token (VTC, OSDI 2024; llm-d LAS).
     output_weight: float = 2.0
-    # What a returning tenant keeps of turns it did not use, in cost. The paper's rule is none; on a trace whose
-    # light tenants often have an empty queue this is the least that holds Jain's index above 0.95.
+    # What a returning tenant keeps of turns it did not use, in cost. The paper's rule is none; where light
+    # tenants often have an empty queue, this is what held Jain's index at 0.95 (docs/flow.md).
     return_credit: float = 100_000.0
     # Idle tenants beyond this are forgotten: keys that churn must not grow the state.
     max_tenants: int = 10_000
@@ -87,8 +87,11 @@ class AdmissionPolicy:
     rate_horizon_s: float = 20.0
     # Keep a place for a client that was told when to return.
     promises: bool = True
-    # A client that returns this much early or late still finds its place.
-    promise_grace_s: float = 5.0
+    # Share of a class's rate that may be promised: the rest serves those who come for the first time.
+    promise_share: float = 0.5
+    # A client that returns this early or late still finds its place: clients round, and add jitter.
+    promise_early_s: float = 1.0
+    promise_late_s: float = 5.0
     # Bound of the book of promises.
     max_promises: int = 10_000
 
@@ -158,7 +161,7 @@ def default_classes() -> tuple[ClassPolicy, ...]:
     return (
         # Two seconds is where people lose the thread of a conversation (Nielsen, 1993: 1 to 10 s).
         ClassPolicy("interactive", boost_s=70.0, min_share=0.0, ttft_budget_s=2.0),
-        # Ten seconds keep attention: the difference to interactive, so it never overtakes that within its budget.
+        # Ten seconds keep attention; boosts differ by as much, so it never overtakes interactive.
         ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0),
         # A minute: nobody watches, but a client's timeout is near. A twentieth is enough to move.
         ClassPolicy("batch", boost_s=0.0, min_share=0.05, ttft_budget_s=60.0),

@@ -226,7 +226,8 @@ class FlowController:
             return entrance
         entry = Entry(ticket, rank, account, flow, self._expires_s(ticket, rank))
         entry.raw_ttft_s, entry.predicted_ttft_s = entrance.raw_ttft_s, entrance.predicted_ttft_s
-        entry.booked = entrance.promised
+        if entrance.promised:
+            entry.flow = order.lane
         return entry
 
     def _expires_s(self, ticket: Ticket, rank: int) -> float:
@@ -399,6 +400,7 @@ class FlowController:
         """Back into the queue with its age; a new object, because heaps may still hold the old one."""
         again = Entry(loser.ticket, loser.rank, loser.account, loser.flow, loser.expires_s)
         again.raw_ttft_s, again.predicted_ttft_s = loser.raw_ttft_s, loser.predicted_ttft_s
+        again.payer = loser.payer
         again.revokes, again.revoked = loser.revokes + 1, lease
         self._queue.push(again)
 

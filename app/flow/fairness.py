@@ -26,7 +26,8 @@ class TenantFlow:
 
     __slots__ = ("account", "counter", "heap", "key", "size", "weight")
 
-    def __init__(self, account: Account, weight: float) -> None:
+    def __init__(self, account: Account | None, weight: float) -> None:
+        # None: the flow holds tickets of several tenants, so no tenant's cap holds it back.
         self.account = account
         self.weight = weight
         self.counter = 0.0
@@ -50,6 +51,8 @@ class FairOrder:
         self._fair = fair
         self._credit = credit
         self.flows: dict[str, TenantFlow] = {}
+        # Tickets with a promise: always first, and paid for by their tenants' own flows.
+        self.lane = TenantFlow(None, 1.0)
         self._heap: list[tuple[float, int, TenantFlow]] = []
         self._pushes = itertools.count()
         self.waiting = 0
@@ -60,7 +63,8 @@ class FairOrder:
         name = account.name if self._fair else ""
         flow = self.flows.get(name)
         if flow is None:
-            flow = self.flows[name] = TenantFlow(account, account.policy.weight if self._fair else 1.0)
+            flow = TenantFlow(account, account.policy.weight) if self._fair else TenantFlow(None, 1.0)
+            self.flows[name] = flow
         return flow
 
     def forget(self, name: str) -> None:
@@ -68,15 +72,18 @@ class FairOrder:
 
     def join(self, flow: TenantFlow) -> None:
         """The flow has its first ticket."""
+        if flow is self.lane:
+            return
         self.waiting += 1
         flow.counter = max(flow.counter, self.floor - self._credit / flow.weight)
         self._list(flow)
 
     def leave(self, flow: TenantFlow) -> None:
         """The flow's last ticket is gone."""
-        self.waiting -= 1
-        flow.key = None
         flow.heap.clear()
+        if flow is not self.lane:
+            self.waiting -= 1
+            flow.key = None
 
     def charge(self, flow: TenantFlow, cost: float) -> None:
         """Add a cost, or take back what was charged too much (negative)."""
@@ -89,13 +96,15 @@ class FairOrder:
             self._list(flow)
 
     def next(self) -> TenantFlow | None:
-        """The waiting flow with the lowest counter whose tenant may run one more."""
+        """The lane of promises, else the lowest counter among the flows whose tenant may run one more."""
+        if self.lane.size:
+            return self.lane
         heap = self._heap
         while heap:
             key, _, flow = heap[0]
             if flow.key != key:
                 heapq.heappop(heap)
-            elif self._fair and flow.account.running >= flow.account.policy.max_running:
+            elif flow.account is not None and flow.account.at_cap:
                 heapq.heappop(heap)
                 flow.key = None
                 flow.account.parked.append((self, flow))

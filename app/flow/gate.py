@@ -57,6 +57,10 @@ def deadline_s(policy: ClassPolicy, ticket: Ticket) -> float:
     return asked if policy.deadline_s is None else min(asked, policy.deadline_s)
 
 
+def _key(ticket: Ticket) -> tuple[str, str]:
+    return ticket.tenant, ticket.fingerprint
+
+
 @dataclass(frozen=True, slots=True)
 class Entrance:
     """The ticket may wait: what was predicted for it, raw and corrected."""
@@ -83,8 +87,7 @@ class Gate:
         self._predictor = predictor
         self._pool = pool
         self._uniform = uniform
-        policy = config.admission
-        self._promises = [PromiseBook(policy.promise_grace_s, policy.max_promises) for _ in config.classes]
+        self._promises = [PromiseBook(config.admission) for _ in config.classes]
 
     def never_fits(self, ticket: Ticket) -> Refused | None:
         most = self._limits.max_request_tokens
@@ -127,7 +130,7 @@ class Gate:
         if late_s <= 0:
             return Entrance(waited_s + raw_s, waited_s + median_s)
         self._predictor.refused(rank, raw_s)
-        if self._config.admission.promises and self._promises[rank].redeem(ticket.tenant, now_s):
+        if self._config.admission.promises and self._promises[rank].redeem(_key(ticket), now_s):
             return Entrance(waited_s + raw_s, waited_s + median_s, promised=True)
         return self._promise(ticket, rank, late_s, median_s + kept_s, now_s)
 
@@ -162,5 +165,5 @@ class Gate:
         book = self._promises[rank]
         due_s = book.offer_s(now_s + late_s, self._predictor.rate_per_s(rank, now_s))
         hint_s = max(1, math.ceil(due_s - now_s))
-        kept = hint_s <= MAX_RETRY_AFTER_S and book.make(ticket.tenant, now_s + hint_s)
+        kept = hint_s <= MAX_RETRY_AFTER_S and book.make(_key(ticket), now_s + hint_s)
         return Refused(ticket.ticket_id, outcome, min(hint_s, MAX_RETRY_AFTER_S), predicted_s, kept)

@@ -78,7 +78,7 @@ class LeaseTable:
         self._pool.take(replica, ticket.ticket_id, held.tokens, held.prefill_tokens)
         self._pool.remember(replica, ticket)
         held.cost = held.prefill_tokens + self._weight * expected_output
-        self._queue.classes[entry.rank].order.charge(entry.flow, held.cost)
+        self._queue.classes[entry.rank].order.charge(entry.payer, held.cost)
         self._queue.served(entry.rank, held.cost)
         entry.account.running += 1
         if ticket.revocable:
@@ -134,7 +134,7 @@ class LeaseTable:
 
     def _charge(self, held: Held, entry: Entry, cost: float) -> None:
         held.cost += cost
-        self._queue.classes[entry.rank].order.charge(entry.flow, cost)
+        self._queue.classes[entry.rank].order.charge(entry.payer, cost)
 
     def _prefilled(self, held: Held) -> None:
         if held.entry is not None:

@@ -33,10 +33,10 @@ class Entry:
 
     __slots__ = (
         "account",
-        "booked",
         "expires_s",
         "flow",
         "number",
+        "payer",
         "predicted_ttft_s",
         "queued",
         "rank",
@@ -53,15 +53,14 @@ class Entry:
         # Index of the class, most urgent first.
         self.rank = rank
         self.account = account
-        self.flow = flow
+        # Where it waits; who is charged. They differ only for a ticket with a promise.
+        self.flow = self.payer = flow
         # The last moment at which it may leave the queue for an engine.
         self.expires_s = expires_s
         self.number = 0
         self.queued = False
         # Time to the first token that was predicted on arrival, before and after correction.
         self.raw_ttft_s = self.predicted_ttft_s = 0.0
-        # It came back at the time that a refusal named.
-        self.booked = False
         self.revokes = 0
         # The lease that was taken back, while its end may still cross with a first token.
         self.revoked: Lease | None = None

@@ -91,6 +91,10 @@ class Account:
     def idle(self) -> bool:
         return self.queued == 0 and self.running == 0
 
+    @property
+    def at_cap(self) -> bool:
+        return self.running >= self.policy.max_running
+
     def over_cap(self, ticket: Ticket) -> Outcome | None:
         if self.queued >= self.policy.max_queued:
             return Outcome.REJECTED_TENANT_QUEUED

@@ -31,6 +31,8 @@ class Ticket:
     ttft_budget_s: float | None = None
     deadline_s: float | None = None
     size_bytes: int = 0
+    # Equal for a request and its retry (a hash of the body); by it a promise is known again.
+    fingerprint: str = ""
     # The adapter can abort this request before its first token and wait for another lease.
     revocable: bool = False
 

@@ -138,6 +138,7 @@ class Simulator:
             prefix_blocks=request.prefix_blocks,
             session_id=request.session_id,
             size_bytes=4 * request.prompt_tokens,
+            fingerprint=request.request_id.rstrip("'"),
             revocable=True,
         )
 
