@@ -57,7 +57,7 @@ def _tickets(count: int, tenants: int, start_s: float, first: int) -> list[Ticke
 def _reports(controller: FlowController, live: deque[str], now_s: float) -> None:
     for index in range(REPLICAS):
         metrics = EngineMetrics(running=PER_REPLICA, waiting=0, kv_use=0.5, itl_s=0.02)
-        controller.report(ReplicaReport(f"r{index}", "", 0, frozenset(live), metrics=metrics), now_s)
+        controller.report(ReplicaReport(f"r{index}", frozenset(live), metrics=metrics), now_s)
 
 
 def cost_per_cycle_s(queued: int, tenants: int, cycles: int, seed: int = 0) -> float:

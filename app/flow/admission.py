@@ -119,7 +119,7 @@ class Predictor:
     def ttft_s(self, rank: int, flow: TenantFlow | None, prompt_tokens: int, now_s: float) -> float:
         """Uncorrected: wait for a place, then for the engine. Flow None: the tenant has no ticket there."""
         pool = self._pool
-        backlog = pool.prefill_tokens / max(1, len(pool.replicas))
+        backlog = pool.prefill_tokens / max(1, pool.ready)
         wait_s = 0.0
         if self._queue or not pool.open:
             wait_s = self._wait_s(rank, flow, now_s)
@@ -135,7 +135,7 @@ class Predictor:
     def finish_s(self, ticket: Ticket, account: Account, ttft_s: float) -> float:
         """From arrival to the last token, for a time to first token."""
         _, output = self.output_tokens(account, ticket.max_output_tokens)
-        batch = self._pool.places / max(1, len(self._pool.replicas))
+        batch = self._pool.places / max(1, self._pool.ready)
         return ttft_s + output * self._itl_s.at(batch)
 
     def rate_per_s(self, rank: int, now_s: float) -> float:
@@ -173,7 +173,7 @@ class Predictor:
 
     def _with_starting(self, wait_s: float, now_s: float) -> float:
         """Capacity that is starting shortens the wait from the moment it is expected."""
-        replicas = len(self._pool.replicas)
+        replicas = self._pool.ready
         for ready_s in sorted(self._pool.starting.values()):
             delay_s = max(0.0, ready_s - now_s)
             if replicas == 0:

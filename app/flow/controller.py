@@ -6,6 +6,8 @@ Rules
 - While the next ticket fits on a replica, nothing waits.
 - Nothing that is too late for its promise goes to an engine.
 - A refusal charges nothing; a lease charges its tenant at once and is corrected as tokens come.
+- A silent replica gets no leases but keeps its own until they expire; one that is gone never comes back.
+- A controller younger than `replica_ttl_s` has yet to hear of its replicas: tickets wait for them.
 - A lease lives while its replica reports it; one that no report has named for `lease_ttl_s` has expired.
 - A full queue refuses the least urgent: the newcomer, unless it outranks the last in the queue.
 - An urgent ticket that would be late takes the place of a less urgent one that has no first token yet.
@@ -28,7 +30,10 @@ from app.flow.replicas import Replica, ReplicaPool
 from app.flow.tenants import Account, RateLimit, Tenants, rate_tokens
 from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revoke, Ticket, Usage
 
-__all__ = ["FlowController", "Limits", "Snapshot"]
+# Serve needs about this long to tell everyone that a replica has started or is stopping.
+UNROUTABLE_BAR_S = 1.0
+
+__all__ = ["UNROUTABLE_BAR_S", "FlowController", "Limits", "Snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ class FlowController:
         entry = self._admit(ticket, account, rank, now_s)
         if isinstance(entry, Refused):
             return [self._count(entry)]
-        actions = self._make_room(rank)
+        actions = self._make_room(rank, now_s)
         if actions is None:
             return [self._refuse(entry, Outcome.REJECTED_FULL, now_s)]
         self._enter(entry)
@@ -152,23 +157,23 @@ class FlowController:
 
     def replica_gone(self, replica_id: str, now_s: float) -> list[Action]:
         """The replica died or was stopped: its leases end as failed, the queue waits for the others."""
-        replica = self._pool.remove(replica_id)
+        replica = self._pool.gone(replica_id, now_s)
         for ticket_id in sorted(replica.in_flight if replica is not None else ()):
-            held = self._leases.get(ticket_id)
-            if held is not None:
-                self._end_lease(held, Outcome.FAILED, None)
-        if self._pool.starting or self._pool.any_usable(now_s):
-            return []
-        return self._evict_all(Outcome.EVICTED_NO_ENGINE, now_s)
+            self._end_lease(self._leases[ticket_id], Outcome.FAILED, None)
+        return self._evict_without_engine(now_s)
+
+    def replica_unroutable(self, replica_id: str, now_s: float) -> None:
+        """Calls can't reach the replica though it reports: it gets no leases for a moment."""
+        self._pool.bar(replica_id, now_s + UNROUTABLE_BAR_S)
 
     def tick(self, now_s: float) -> list[Action]:
         """Let time pass: expire what is overdue. Call it several times a second."""
-        actions: list[Action] = []
-        for replica_id in self._pool.stale(now_s):
-            actions += self.replica_gone(replica_id, now_s)
+        self._pool.forget(now_s)
+        self._pool.count(now_s)
         for held in self._leases.unseen_since(now_s - self._limits.lease_ttl_s):
             self._end_lease(held, Outcome.LEASE_EXPIRED, None)
-        actions += self._dispatch(now_s)
+        actions = self._dispatch(now_s)
+        actions += self._evict_without_engine(now_s)
         for rank in range(len(self._config.classes) - 1):
             actions += self._rescue_class(rank, now_s)
         for tenant in self._tenants.surplus():
@@ -176,10 +181,10 @@ class FlowController:
                 queue.order.forget(tenant)
         return actions
 
-    def drain(self) -> list[Action]:
+    def drain(self, now_s: float) -> list[Action]:
         """Refuse all that waits and all that comes; what runs goes on."""
         self._draining = True
-        return self._evict_all(Outcome.EVICTED_DRAINING, 0.0)
+        return self._evict_all(Outcome.EVICTED_DRAINING, now_s)
 
     def rate_limits(self, tenant: str, now_s: float) -> tuple[RateLimit, RateLimit]:
         """Requests and tokens a minute, for OpenAI's `x-ratelimit-*` headers."""
@@ -192,7 +197,11 @@ class FlowController:
         return None if entry is None else entry.predicted_ttft_s
 
     def snapshot(self, now_s: float) -> Snapshot:
-        replicas = self._pool.replicas
+        replicas = {
+            id_: one
+            for id_, one in self._pool.replicas.items()
+            if not one.gone and (self._pool.fresh(one, now_s) or one.in_flight)
+        }
         return Snapshot(
             queued=len(self._queue),
             in_flight=len(self._leases),
@@ -238,14 +247,14 @@ class FlowController:
             longest_s = min(longest_s, max(0.0, budget_s(self._config.classes[rank], ticket) - own_s))
         return ticket.arrived_s + longest_s
 
-    def _make_room(self, rank: int) -> list[Action] | None:
+    def _make_room(self, rank: int, now_s: float) -> list[Action] | None:
         """Evict the least urgent from a full queue; None when nothing is less urgent than `rank`."""
         if len(self._queue) < self._limits.max_queued:
             return []
         last = self._queue.least_urgent(rank)
         if last is None:
             return None
-        return [self._evict(last, Outcome.EVICTED_PREEMPTED, 0.0)]
+        return [self._evict(last, Outcome.EVICTED_PREEMPTED, now_s)]
 
     def _enter(self, entry: Entry) -> None:
         self._queue.push(entry)
@@ -264,6 +273,11 @@ class FlowController:
 
     def _evict_all(self, outcome: Outcome, now_s: float) -> list[Action]:
         return [self._evict(entry, outcome, now_s) for entry in list(self._queue)]
+
+    def _evict_without_engine(self, now_s: float) -> list[Action]:
+        if not self._pool.without_engine(now_s):
+            return []
+        return self._evict_all(Outcome.EVICTED_NO_ENGINE, now_s)
 
     def _evict_late(self, now_s: float) -> list[Action]:
         actions: list[Action] = []
@@ -337,7 +351,7 @@ class FlowController:
         report = replica.report
         for ticket_id in sorted(report.live_leases):
             if self._leases.get(ticket_id) is None and ticket_id not in self._queue:
-                lease = Lease(ticket_id, report.replica_id, report.host, report.port)
+                lease = Lease(ticket_id, report.replica_id)
                 self._leases.adopt(lease, replica, now_s)
 
     def _end_lease(self, held: Held, outcome: Outcome, usage: Usage | None) -> None:
@@ -385,8 +399,8 @@ class FlowController:
         held, loser = found
         wait_s = self._predictor.ttft_s(entry.rank, None, entry.ticket.prompt_tokens, now_s)
         budget = budget_s(self._config.classes[entry.rank], entry.ticket)
-        replica = self._pool.get(held.lease.replica_id)
-        if replica is None or not self._pool.fresh(replica, now_s) or replica.report.draining:
+        replica = self._pool.replicas[held.lease.replica_id]
+        if not self._pool.is_usable(replica, now_s) or not self._pool.reachable(replica, now_s):
             return []
         if not at_risk(self._config.preempt, entry, budget, wait_s, now_s):
             return []
@@ -407,6 +421,6 @@ class FlowController:
     def _reinstate(self, entry: Entry, now_s: float) -> None:
         """The revoke came too late: the request answers already, so it keeps its place."""
         replica = self._pool.get(entry.revoked.replica_id) if entry.revoked is not None else None
-        if replica is not None:
+        if replica is not None and not replica.gone:
             expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
             self._lease(entry, replica, 0, expected, now_s)

@@ -98,7 +98,7 @@ class Gate:
         return None
 
     def no_engine(self, ticket: Ticket, now_s: float) -> Refused | None:
-        if self._pool.starting or self._pool.any_usable(now_s):
+        if not self._pool.without_engine(now_s):
             return None
         return self.refuse(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, NO_ENGINE_RETRY_S)
 
@@ -142,7 +142,7 @@ class Gate:
     def _idle(self, now_s: float) -> bool:
         """Some engine has nothing to do: predictions are beside the point."""
         for replica in self._pool.open.values():
-            if not replica.in_flight and self._pool.fresh(replica, now_s):
+            if not replica.in_flight and self._pool.reachable(replica, now_s):
                 return True
         return False
 

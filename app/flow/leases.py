@@ -60,6 +60,9 @@ class LeaseTable:
     def __len__(self) -> int:
         return len(self._held)
 
+    def __getitem__(self, ticket_id: str) -> Held:
+        return self._held[ticket_id]
+
     def get(self, ticket_id: str) -> Held | None:
         return self._held.get(ticket_id)
 
@@ -68,8 +71,8 @@ class LeaseTable:
         self._pool.take(replica, lease.ticket_id, 0, 0)
 
     def grant(self, entry: Entry, replica: Replica, expected_output: int, cached: int, now_s: float) -> Held:
-        ticket, report = entry.ticket, replica.report
-        lease = Lease(ticket.ticket_id, report.replica_id, report.host, report.port)
+        ticket = entry.ticket
+        lease = Lease(ticket.ticket_id, replica.report.replica_id)
         held = self._held[ticket.ticket_id] = Held(lease, entry, now_s)
         held.expected_output, held.cached_tokens = expected_output, cached
         held.prefill_tokens = ticket.prompt_tokens - cached
@@ -96,9 +99,7 @@ class LeaseTable:
         if excess > 0 and held.entry is not None:
             held.expected_output += excess
             held.tokens += excess
-            replica = self._pool.get(held.lease.replica_id)
-            if replica is not None:
-                replica.tokens += excess
+            self._replica(held).tokens += excess
             self._charge(held, held.entry, self._weight * excess)
 
     def settle(self, held: Held, usage: Usage | None, *, ended_early: bool) -> None:
@@ -114,9 +115,7 @@ class LeaseTable:
     def end(self, held: Held) -> None:
         del self._held[held.lease.ticket_id]
         self._prefilled(held)
-        replica = self._pool.get(held.lease.replica_id)
-        if replica is not None:
-            self._pool.release(replica, held.lease.ticket_id, held.tokens)
+        self._pool.release(self._replica(held), held.lease.ticket_id, held.tokens)
         if held.entry is not None:
             self._leave(held.entry)
 
@@ -132,6 +131,10 @@ class LeaseTable:
     def unseen_since(self, since_s: float) -> list[Held]:
         return [held for held in self._held.values() if held.seen_s < since_s]
 
+    def _replica(self, held: Held) -> Replica:
+        """A replica is known for as long as it has leases, also when it is gone."""
+        return self._pool.replicas[held.lease.replica_id]
+
     def _charge(self, held: Held, entry: Entry, cost: float) -> None:
         held.cost += cost
         self._queue.classes[entry.rank].order.charge(entry.payer, cost)
@@ -139,9 +142,7 @@ class LeaseTable:
     def _prefilled(self, held: Held) -> None:
         if held.entry is not None:
             self.revocable[held.entry.rank].pop(held.lease.ticket_id, None)
-        replica = self._pool.get(held.lease.replica_id)
-        if replica is not None and held.prefill_tokens:
-            self._pool.add_prefill(replica, -held.prefill_tokens)
+        self._pool.add_prefill(self._replica(held), -held.prefill_tokens)
         held.prefill_tokens = 0
 
     def _leave(self, entry: Entry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
@@ -11,17 +12,34 @@ from app.flow.limit import AdaptiveLimit
 from app.flow.prefix import PrefixIndex
 from app.flow.ticket import ReplicaReport, Ticket
 
+# Longer than a request runs: a lease that has ended here is not named again after such a silence.
+REPLICA_MEMORY_S = 3600.0
+# A start that is this late is not coming: tickets must not wait for it.
+START_PATIENCE_S = 120.0
+
 
 class Replica:
     """One engine and what it was given."""
 
-    __slots__ = ("in_flight", "limit", "prefill_tokens", "report", "seen_s", "tokens")
+    __slots__ = (
+        "barred_until_s",
+        "gone",
+        "in_flight",
+        "limit",
+        "prefill_tokens",
+        "report",
+        "seen_s",
+        "tokens",
+    )
 
     def __init__(self, report: ReplicaReport, limit: AdaptiveLimit, now_s: float) -> None:
         self.report = report
         self.limit = limit
         self.seen_s = now_s
         self.in_flight: set[str] = set()
+        self.barred_until_s = -math.inf
+        # A report that was under way when the replica ended must not bring it back.
+        self.gone = False
         # Reserved by its leases: prompt plus expected output.
         self.tokens = 0
         # Uncached prompt tokens of leases that have no first token yet.
@@ -29,7 +47,7 @@ class Replica:
 
     @property
     def has_place(self) -> bool:
-        return not self.report.draining and len(self.in_flight) < self.limit.requests
+        return not self.gone and not self.report.draining and len(self.in_flight) < self.limit.requests
 
     def fits(self, tokens: int) -> bool:
         """An empty engine takes anything: what can never fit was refused on arrival."""
@@ -48,7 +66,11 @@ class ReplicaPool:
         # Capacity on its way: when each is expected to report for the first time.
         self.starting: dict[str, float] = {}
         self.prefill_tokens = 0
+        # Replicas that could take a lease, and the sum of their limits, at the last report or tick.
+        self.ready = 0
         self.places = 0
+        # Time of the first event.
+        self._born_s: float | None = None
         self._prefix = PrefixIndex(config.route.max_blocks_per_replica)
         self._sessions: OrderedDict[str, str] = OrderedDict()
         admission = config.admission
@@ -61,22 +83,37 @@ class ReplicaPool:
         return self.replicas.get(replica_id)
 
     def usable(self, now_s: float) -> Iterator[Replica]:
-        return (r for r in self.replicas.values() if self.fresh(r, now_s) and not r.report.draining)
+        return (r for r in self.replicas.values() if self.is_usable(r, now_s))
 
-    def any_usable(self, now_s: float) -> bool:
+    def is_usable(self, replica: Replica, now_s: float) -> bool:
+        return not replica.gone and not replica.report.draining and self.fresh(replica, now_s)
+
+    def without_engine(self, now_s: float) -> bool:
+        """True when no replica can take a lease or is starting, and there was time to hear of one."""
+        if self._born_s is None:
+            self._born_s = now_s
         for replica in self.replicas.values():
-            if not replica.report.draining and self.fresh(replica, now_s):
-                return True
-        return False
+            if self.is_usable(replica, now_s):
+                return False
+        old = now_s - self._born_s > self._limits.replica_ttl_s
+        return not self.starting and (old or bool(self.replicas))
 
     def fresh(self, replica: Replica, now_s: float) -> bool:
         return now_s - replica.seen_s <= self._limits.replica_ttl_s
 
-    def stale(self, now_s: float) -> list[str]:
-        return [id_ for id_, replica in self.replicas.items() if not self.fresh(replica, now_s)]
+    def reachable(self, replica: Replica, now_s: float) -> bool:
+        return now_s >= replica.barred_until_s and self.fresh(replica, now_s)
+
+    def count(self, now_s: float) -> None:
+        usable = list(self.usable(now_s))
+        self.ready = len(usable)
+        self.places = sum(replica.limit.requests for replica in usable)
 
     def report(self, report: ReplicaReport, now_s: float) -> tuple[Replica, bool]:
-        """Register or refresh; also says whether it is new."""
+        """Register or refresh; also says whether it is new.
+
+        Ids of replicas are never used again: a report of one that is gone came late and revives nothing.
+        """
         replica = self.replicas.get(report.replica_id)
         new = replica is None
         if replica is None:
@@ -86,23 +123,39 @@ class ReplicaPool:
         replica.report, replica.seen_s = report, now_s
         replica.limit.observe(report.metrics, len(replica.in_flight), now_s)
         self._update(replica)
-        self.places = sum(r.limit.requests for r in self.replicas.values() if not r.report.draining)
+        self.count(now_s)
         return replica, new
 
     def expect(self, replica_id: str, ready_s: float) -> None:
         if replica_id not in self.replicas:
             self.starting[replica_id] = ready_s
 
-    def remove(self, replica_id: str) -> Replica | None:
+    def gone(self, replica_id: str, now_s: float) -> Replica | None:
+        """The replica has ended; it stays known for a while, its leases are the caller's to end."""
         self.starting.pop(replica_id, None)
-        replica = self.replicas.pop(replica_id, None)
-        if replica is None:
-            return None
-        self.open.pop(replica_id, None)
-        self._prefix.drop(replica_id)
-        self.prefill_tokens -= replica.prefill_tokens
-        self.places = sum(r.limit.requests for r in self.replicas.values() if not r.report.draining)
+        replica = self.replicas.get(replica_id)
+        if replica is not None:
+            replica.gone = True
+            self._update(replica)
+            self._prefix.drop(replica_id)
+            self.count(now_s)
         return replica
+
+    def bar(self, replica_id: str, until_s: float) -> None:
+        replica = self.replicas.get(replica_id)
+        if replica is not None:
+            replica.barred_until_s = until_s
+
+    def forget(self, now_s: float) -> None:
+        """Replicas that are gone or silent for long, whose leases have ended; starts that never came."""
+        for replica_id, replica in list(self.replicas.items()):
+            if not replica.in_flight and now_s - replica.seen_s > REPLICA_MEMORY_S:
+                del self.replicas[replica_id]
+                self.open.pop(replica_id, None)
+                self._prefix.drop(replica_id)
+        for replica_id, ready_s in list(self.starting.items()):
+            if now_s - ready_s > START_PATIENCE_S:
+                del self.starting[replica_id]
 
     def take(self, replica: Replica, ticket_id: str, tokens: int, prefill_tokens: int) -> None:
         replica.in_flight.add(ticket_id)
@@ -138,7 +191,7 @@ class ReplicaPool:
         2001), all replicas that know the prompt's beginning and the session's; the least predicted time to
         first token wins, ties go to the least loaded.
         """
-        fitting = [r for r in self.open.values() if r.fits(tokens) and self.fresh(r, now_s)]
+        fitting = [r for r in self.open.values() if r.fits(tokens) and self.reachable(r, now_s)]
         if not fitting:
             return None
         known = self._known(ticket) if self._config.route.affinity else {}
@@ -182,7 +235,7 @@ class ReplicaPool:
 
     def _update(self, replica: Replica) -> None:
         replica_id = replica.report.replica_id
-        if replica.has_place and replica_id in self.replicas:
+        if replica.has_place:
             self.open[replica_id] = replica
         else:
             self.open.pop(replica_id, None)

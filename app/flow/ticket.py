@@ -53,9 +53,6 @@ class Lease:
 
     ticket_id: str
     replica_id: str
-    # Where the replica's private port listens.
-    host: str
-    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +76,6 @@ class ReplicaReport:
     """What an engine replica says of itself, about once a second."""
 
     replica_id: str
-    host: str
-    port: int
     # Leases whose request is in the engine or about to be.
     live_leases: frozenset[str]
     # A draining replica keeps its leases and gets no new ones.

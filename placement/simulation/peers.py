@@ -75,7 +75,7 @@ class _Peer:
     def tick(self, now_s: float) -> list[Action]:
         return self._dispatch(now_s)
 
-    def drain(self) -> list[Action]:
+    def drain(self, now_s: float) -> list[Action]:
         return [self._evict(ticket_id, Outcome.EVICTED_DRAINING) for ticket_id in list(self._queued)]
 
     @property
@@ -119,9 +119,7 @@ class _Peer:
         del self._queued[ticket.ticket_id]
         self._leases[ticket.ticket_id] = replica_id
         self._in_flight[replica_id].add(ticket.ticket_id)
-        report = self._reports[replica_id]
-        lease = Lease(ticket.ticket_id, replica_id, report.host, report.port)
-        return Granted(lease, now_s - ticket.arrived_s)
+        return Granted(Lease(ticket.ticket_id, replica_id), now_s - ticket.arrived_s)
 
     def _evict(self, ticket_id: str, outcome: Outcome) -> Refused:
         del self._queued[ticket_id]

@@ -149,7 +149,7 @@ class Simulator:
     def _report(self, replica_id: object) -> ReplicaReport:
         engine = self._engines[str(replica_id)]
         live = frozenset(engine.sequences)
-        return ReplicaReport(str(replica_id), "sim", 0, live, metrics=engine.metrics())
+        return ReplicaReport(str(replica_id), live, metrics=engine.metrics())
 
     def _hear(self, replica_id: object) -> None:
         self._do(self._policy.report(self._report(replica_id), self.now_s))
