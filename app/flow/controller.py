@@ -102,7 +102,7 @@ class FlowController:
         self._enter(entry)
         actions += self._dispatch(now_s)
         if entry.queued:
-            actions += self._rescue(entry, now_s)
+            actions += self._rescue_class(rank, now_s)
         return actions
 
     def first_token(self, ticket_id: str, now_s: float) -> list[Action]:

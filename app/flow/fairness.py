@@ -97,7 +97,7 @@ class FairOrder:
 
     def next(self) -> TenantFlow | None:
         """The lane of promises, else the lowest counter among the flows whose tenant may run one more."""
-        if self.lane.size:
+        if self.lane.size and not self.lane.head().account.at_cap:
             return self.lane
         heap = self._heap
         while heap:

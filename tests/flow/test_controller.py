@@ -1,0 +1,328 @@
+"""The controller's rules, one by one; the machine in test_controller_rules.py mixes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from app.flow.config import ClassPolicy, FlowConfig, Limits
+from app.flow.controller import UNROUTABLE_BAR_S, FlowController
+from app.flow.gate import MAX_RETRY_AFTER_S
+from app.flow.outcome import Outcome
+from app.flow.replicas import REPLICA_MEMORY_S
+from app.flow.ticket import Granted, Lease, Refused, ReplicaReport, Ticket
+
+LIMITS = Limits(
+    max_queued=2, max_queue_wait_s=60.0, requests_per_replica=1, lease_ttl_s=15.0, replica_ttl_s=5.0
+)
+
+# Budgets that never bind, so that the bounds above do.
+PATIENT = FlowConfig(
+    classes=(
+        ClassPolicy("interactive", boost_s=2e3, min_share=0.0, ttft_budget_s=1e9),
+        ClassPolicy("standard", boost_s=1e3, min_share=0.0, ttft_budget_s=1e9),
+        ClassPolicy("batch", boost_s=0.0, min_share=0.0, ttft_budget_s=1e9),
+    )
+)
+
+
+def controller(*replicas: str, limits: Limits = LIMITS) -> FlowController:
+    """At time 0, with these replicas just heard of; hints without jitter."""
+    flow = FlowController(limits, PATIENT, lambda: 0.0)
+    flow.tick(0.0)
+    for replica_id in replicas:
+        report(flow, replica_id, at_s=0.0)
+    return flow
+
+
+def submit(flow: FlowController, ticket_id: str, priority: int = 0, at_s: float = 0.0):
+    return flow.submit(Ticket(ticket_id, priority, at_s), at_s)
+
+
+def report(flow: FlowController, replica_id: str, *leases: str, at_s: float, draining: bool = False):
+    return flow.report(ReplicaReport(replica_id, frozenset(leases), draining), at_s)
+
+
+def granted(ticket_id: str, replica_id: str = "r", queue_wait_s: float = 0.0, class_name: str = "standard") -> Granted:
+    return Granted(Lease(ticket_id, replica_id), queue_wait_s, class_name)
+
+
+def outcomes(actions) -> list[tuple[str, Outcome]]:
+    assert all(isinstance(action, Refused) for action in actions)
+    return [(action.ticket_id, action.outcome) for action in actions]
+
+
+def test_a_free_replica_is_granted_at_once():
+    flow = controller("r")
+    assert submit(flow, "a") == [granted("a")]
+    assert flow.snapshot(0.0).in_flight_by_replica == {"r": 1}
+
+
+def test_a_ticket_waits_while_all_places_are_taken_and_gets_the_next_one():
+    flow = controller("r")
+    submit(flow, "a")
+    assert submit(flow, "b", at_s=1.0) == []
+    assert flow.close("a", Outcome.COMPLETED, 3.0) == [granted("b", queue_wait_s=2.0)]
+
+
+def test_the_replica_with_the_fewest_leases_is_chosen():
+    flow = controller("r1", "r2", limits=replace(LIMITS, requests_per_replica=2))
+    chosen = [submit(flow, name)[0].lease.replica_id for name in "abcd"]
+    assert chosen == ["r1", "r2", "r1", "r2"]
+
+
+def test_a_queued_ticket_that_is_submitted_again_keeps_its_place():
+    flow = controller("r")
+    for name in "abc":
+        submit(flow, name)
+    assert submit(flow, "b", at_s=5.0) == []
+    assert flow.close("a", Outcome.COMPLETED, 5.0) == [granted("b", queue_wait_s=5.0)]
+
+
+def test_a_running_ticket_that_is_submitted_again_gets_the_same_lease():
+    flow = controller("r")
+    first = submit(flow, "a")
+    assert submit(flow, "a") == first
+    assert flow.snapshot(0.0).in_flight == 1
+
+
+def test_a_full_queue_refuses_a_newcomer_that_is_no_more_urgent():
+    flow = controller("r")
+    for name in "abc":
+        submit(flow, name)
+    assert outcomes(submit(flow, "d")) == [("d", Outcome.REJECTED_FULL)]
+
+
+def test_a_full_queue_gives_the_place_of_its_last_to_a_more_urgent_newcomer():
+    flow = controller("r")
+    for name in "abc":
+        submit(flow, name)
+    assert outcomes(submit(flow, "d", priority=-1)) == [("c", Outcome.EVICTED_PREEMPTED)]
+    assert flow.close("a", Outcome.COMPLETED, 0.0) == [granted("d", class_name="interactive")]
+
+
+def test_a_queued_ticket_can_be_closed_and_is_then_forgotten():
+    flow = controller("r")
+    submit(flow, "a")
+    submit(flow, "b")
+    assert flow.close("b", Outcome.CANCELLED, 0.0) == []
+    assert flow.close("a", Outcome.COMPLETED, 0.0) == []
+    assert flow.snapshot(0.0).ended == {Outcome.CANCELLED: 1, Outcome.COMPLETED: 1}
+
+
+def test_closing_an_unknown_ticket_changes_nothing():
+    flow = controller("r")
+    before = flow.snapshot(0.0)
+    assert flow.close("nobody", Outcome.COMPLETED, 0.0) == []
+    assert flow.snapshot(0.0) == before
+
+
+def test_a_ticket_that_waits_too_long_is_refused_with_429():
+    flow = controller("r")
+    submit(flow, "a")
+    submit(flow, "b")
+    for second in range(1, 62):
+        actions = report(flow, "r", "a", at_s=float(second)) + flow.tick(float(second))
+    assert outcomes(actions) == [("b", Outcome.EVICTED_TIMEOUT)]
+    assert actions[0].outcome.status == 429
+
+
+def test_a_lease_that_no_report_names_expires_and_frees_its_place():
+    flow = controller("r")
+    submit(flow, "a")
+    submit(flow, "b")
+    for second in range(1, 16):
+        assert report(flow, "r", at_s=float(second)) == []
+        assert flow.tick(float(second)) == []
+    assert flow.tick(15.5) == [granted("b", queue_wait_s=15.5)]
+    assert flow.snapshot(15.5).ended == {Outcome.LEASE_EXPIRED: 1}
+
+
+def test_a_lease_that_is_reported_lives_on():
+    flow = controller("r")
+    submit(flow, "a")
+    for second in range(1, 100):
+        report(flow, "r", "a", at_s=float(second))
+        flow.tick(float(second))
+    assert flow.snapshot(99.0).in_flight == 1
+
+
+def test_without_an_engine_a_newcomer_is_refused_with_503():
+    flow = controller()
+    assert outcomes(submit(flow, "a", at_s=5.1)) == [("a", Outcome.REJECTED_NO_ENGINE)]
+
+
+def test_a_young_controller_lets_tickets_wait_for_engines_that_have_yet_to_report():
+    flow = FlowController(LIMITS, PATIENT)
+    assert submit(flow, "a", at_s=100.0) == []
+    assert flow.tick(101.0) == []
+    assert report(flow, "r", at_s=101.5) == [granted("a", queue_wait_s=1.5)]
+
+
+def test_a_young_controller_that_hears_of_no_engine_refuses_what_waits():
+    flow = FlowController(LIMITS, PATIENT)
+    submit(flow, "a", at_s=100.0)
+    assert flow.tick(105.0) == []
+    assert outcomes(flow.tick(105.1)) == [("a", Outcome.EVICTED_NO_ENGINE)]
+
+
+def test_a_draining_replica_keeps_its_leases_and_gets_no_new_ones():
+    flow = controller("r", "s", limits=replace(LIMITS, requests_per_replica=5))
+    submit(flow, "a")
+    report(flow, "r", "a", at_s=1.0, draining=True)
+    assert [submit(flow, name, at_s=1.0)[0].lease.replica_id for name in "bc"] == ["s", "s"]
+    assert flow.snapshot(1.0).in_flight_by_replica == {"r": 1, "s": 2}
+
+
+def test_the_death_of_a_replica_ends_its_leases_and_leaves_the_queue_to_the_others():
+    flow = controller("r", "s")
+    for name in "abc":
+        submit(flow, name)
+    assert flow.replica_gone("r", 1.0) == []
+    assert flow.snapshot(1.0).ended == {Outcome.FAILED: 1}
+    assert flow.close("b", Outcome.COMPLETED, 1.0) == [granted("c", "s", 1.0)]
+
+
+def test_the_death_of_the_last_replica_refuses_what_waits():
+    flow = controller("r")
+    submit(flow, "a")
+    submit(flow, "b")
+    assert outcomes(flow.replica_gone("r", 1.0)) == [("b", Outcome.EVICTED_NO_ENGINE)]
+    assert flow.snapshot(1.0).in_flight_by_replica == {}
+
+
+def test_the_death_of_an_unknown_replica_changes_nothing():
+    assert controller("r").replica_gone("s", 0.0) == []
+
+
+def test_a_report_that_arrives_after_the_death_of_its_replica_does_not_revive_it():
+    flow = controller("r")
+    submit(flow, "a")
+    flow.replica_gone("r", 1.0)
+    assert report(flow, "r", "a", at_s=1.1) == []
+    assert flow.snapshot(1.1).replicas_ready == 0
+    assert flow.snapshot(1.1).in_flight == 0
+
+
+def test_a_silent_replica_gets_no_leases_and_keeps_its_own():
+    flow = controller("r", limits=replace(LIMITS, requests_per_replica=2))
+    submit(flow, "a")
+    flow.tick(6.0)
+    assert outcomes(submit(flow, "b", at_s=6.0)) == [("b", Outcome.REJECTED_NO_ENGINE)]
+    assert flow.snapshot(6.0).in_flight_by_replica == {"r": 1}
+    report(flow, "r", "a", at_s=7.0)
+    assert submit(flow, "c", at_s=7.0) == [granted("c")]
+    flow.close("a", Outcome.COMPLETED, 8.0)
+    assert flow.snapshot(8.0).ended == {Outcome.COMPLETED: 1, Outcome.REJECTED_NO_ENGINE: 1}
+
+
+def test_when_the_last_replica_falls_silent_what_waits_is_refused():
+    flow = controller("r")
+    submit(flow, "a")
+    submit(flow, "b")
+    assert flow.tick(5.0) == []
+    assert outcomes(flow.tick(5.1)) == [("b", Outcome.EVICTED_NO_ENGINE)]
+
+
+def test_a_lease_that_expired_is_not_adopted_again_from_its_own_replica():
+    flow = controller("r")
+    submit(flow, "a")
+    flow.tick(16.0)
+    report(flow, "r", "a", at_s=17.0)
+    assert flow.snapshot(17.0).in_flight == 0
+    assert flow.snapshot(17.0).ended == {Outcome.LEASE_EXPIRED: 1}
+
+
+def test_a_silent_replica_without_leases_is_not_shown_and_later_forgotten():
+    flow = controller("r")
+    assert flow.snapshot(6.0).in_flight_by_replica == {}
+    flow.tick(REPLICA_MEMORY_S + 1.0)
+    report(flow, "r", "old", at_s=REPLICA_MEMORY_S + 2.0)
+    assert flow.snapshot(REPLICA_MEMORY_S + 2.0).in_flight == 1
+
+
+def test_the_first_report_of_a_replica_brings_its_running_leases():
+    flow = controller()
+    report(flow, "r", "a", at_s=1.0)
+    assert submit(flow, "b", at_s=1.0) == []
+    assert flow.close("a", Outcome.COMPLETED, 2.0) == [granted("b", queue_wait_s=1.0)]
+
+
+def test_a_later_report_does_not_bring_back_a_lease_that_was_closed_meanwhile():
+    flow = controller("r")
+    submit(flow, "a")
+    flow.close("a", Outcome.COMPLETED, 1.0)
+    report(flow, "r", "a", at_s=1.1)
+    assert flow.snapshot(1.1).in_flight == 0
+
+
+def test_a_first_report_does_not_take_a_ticket_that_waits_here():
+    flow = controller("r")
+    submit(flow, "a")
+    submit(flow, "b")
+    actions = report(flow, "s", "b", at_s=1.0)
+    assert actions == [granted("b", "s", 1.0)]
+    assert flow.snapshot(1.0).in_flight == 2
+
+
+def test_a_replica_that_calls_cannot_reach_is_passed_over_for_a_moment():
+    flow = controller("r")
+    flow.replica_unroutable("r", 0.0)
+    assert submit(flow, "a") == []
+    assert flow.tick(UNROUTABLE_BAR_S / 2) == []
+    assert flow.tick(UNROUTABLE_BAR_S) == [granted("a", queue_wait_s=UNROUTABLE_BAR_S)]
+
+
+def test_barring_an_unknown_replica_changes_nothing():
+    flow = controller("r")
+    flow.replica_unroutable("s", 0.0)
+    assert submit(flow, "a") == [granted("a")]
+
+
+def test_draining_refuses_what_waits_and_what_comes_and_lets_run_what_runs():
+    flow = controller("r")
+    submit(flow, "a")
+    submit(flow, "b")
+    assert outcomes(flow.drain(1.0)) == [("b", Outcome.EVICTED_DRAINING)]
+    assert outcomes(submit(flow, "c", at_s=1.0)) == [("c", Outcome.REJECTED_DRAINING)]
+    assert submit(flow, "a", at_s=1.0)[0].lease == Lease("a", "r")
+    assert flow.snapshot(1.0).in_flight == 1
+
+
+def test_the_retry_hint_follows_the_time_that_answers_take():
+    flow = controller("r")
+    at_s = 0.0
+    for index in range(100):
+        submit(flow, str(index), at_s=at_s)
+        at_s += 4.0
+        report(flow, "r", str(index), at_s=at_s)
+        flow.close(str(index), Outcome.COMPLETED, at_s)
+    for name in "abc":
+        submit(flow, name, at_s=at_s)
+    # Three ahead (two queued and the newcomer's own place) at four seconds each.
+    assert submit(flow, "d", at_s=at_s)[0].retry_after_s == 12
+
+
+def test_the_retry_hint_learns_nothing_from_a_cancelled_request():
+    flow = controller("r")
+    submit(flow, "a")
+    flow.close("a", Outcome.CANCELLED, 4.0)
+    for name in "bcd":
+        submit(flow, name, at_s=4.0)
+    assert submit(flow, "e", at_s=4.0)[0].retry_after_s == 3 * PATIENT.admission.initial_service_s
+
+
+def test_the_retry_hint_has_a_ceiling():
+    flow = controller("r", limits=replace(LIMITS, max_queued=1000))
+    for index in range(1001):
+        submit(flow, str(index))
+    assert submit(flow, "last")[0].retry_after_s == MAX_RETRY_AFTER_S
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_outcome_has_a_label_of_its_own_and_a_reason(outcome: Outcome):
+    assert outcome.label == outcome.name.lower()
+    assert outcome.reason.endswith(".")
+    assert outcome.refuses == outcome.label.startswith(("rejected", "evicted"))
+    assert outcome.status in ((400, 413, 429, 503) if outcome.refuses else (None,))
