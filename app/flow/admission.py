@@ -69,10 +69,6 @@ class Predictor:
         self._itl_s = RunningLine(0.0, 0.0, smoothing)
         self._classes = [_ClassState(config) for _ in config.classes]
 
-    def service_s(self) -> float:
-        """Mean time that a lease is held."""
-        return self._service_s.value
-
     def served(self, service_s: float) -> None:
         self._service_s.add(max(service_s, MIN_SERVICE_S))
 
