@@ -1,12 +1,12 @@
-"""`python -m benchmarks flow [--json]`."""
+"""`python -m benchmarks {flow,simulation} [--json]`."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import flow
+from benchmarks import flow, simulation
 
-BENCHMARKS = {"flow": flow.main}
+BENCHMARKS = {"flow": flow.main, "simulation": simulation.main}
 
 
 def main(arguments: list[str]) -> int:

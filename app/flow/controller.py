@@ -385,18 +385,15 @@ class FlowController:
     # Preempt and requeue
 
     def _rescue_class(self, rank: int, now_s: float) -> list[Action]:
+        """Give the next of a class the place of a less urgent one, if it would be late and there is one."""
         queue = self._queue.classes[rank]
-        if not queue.size:
-            return []
-        flow = queue.order.next()
-        return [] if flow is None else self._rescue(flow.head(), now_s)
-
-    def _rescue(self, entry: Entry, now_s: float) -> list[Action]:
-        """Give a ticket that would be late the place of a less urgent one, if there is such a lease."""
-        found = victim(self._leases, self._config.preempt, entry.rank, now_s)
+        found = victim(self._leases, self._config.preempt, rank, now_s) if queue.size else None
         if found is None:
             return []
-        held, loser = found
+        flow = queue.order.next()
+        return [] if flow is None else self._rescue(flow.head(), *found, now_s)
+
+    def _rescue(self, entry: Entry, held: Held, loser: Entry, now_s: float) -> list[Action]:
         wait_s = self._predictor.ttft_s(entry.rank, None, entry.ticket.prompt_tokens, now_s)
         budget = budget_s(self._config.classes[entry.rank], entry.ticket)
         replica = self._pool.replicas[held.lease.replica_id]

@@ -22,7 +22,10 @@ class RunningMean:
 
     def add(self, sample: float) -> None:
         self._count += 1
-        self.value += (sample - self.value) * max(self._smoothing, 1.0 / self._count)
+        share = 1.0 / self._count
+        if share < self._smoothing:
+            share = self._smoothing
+        self.value += (sample - self.value) * share
 
 
 class RunningQuantile:

@@ -195,6 +195,8 @@ class ReplicaPool:
         if not fitting:
             return None
         known = self._known(ticket) if self._config.route.affinity else {}
+        if len(fitting) == 1:
+            return self._scored(fitting[0], ticket, known)[1:]
         if len(fitting) > 2 and self._config.route.exploration > self._uniform():
             return self._scored(self._any(fitting), ticket, known)[1:]
         candidates = self._candidates(fitting, known)

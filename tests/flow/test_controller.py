@@ -44,7 +44,9 @@ def report(flow: FlowController, replica_id: str, *leases: str, at_s: float, dra
     return flow.report(ReplicaReport(replica_id, frozenset(leases), draining), at_s)
 
 
-def granted(ticket_id: str, replica_id: str = "r", queue_wait_s: float = 0.0, class_name: str = "standard") -> Granted:
+def granted(
+    ticket_id: str, replica_id: str = "r", queue_wait_s: float = 0.0, class_name: str = "standard"
+) -> Granted:
     return Granted(Lease(ticket_id, replica_id), queue_wait_s, class_name)
 
 
