@@ -1,12 +1,12 @@
-"""`python -m benchmarks {flow,simulation} [--json]`."""
+"""`python -m benchmarks {flow,simulation,fit-engine}`."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import flow, simulation
+from benchmarks import fit_engine, flow, simulation
 
-BENCHMARKS = {"flow": flow.main, "simulation": simulation.main}
+BENCHMARKS = {"flow": flow.main, "simulation": simulation.main, "fit-engine": fit_engine.main}
 
 
 def main(arguments: list[str]) -> int:

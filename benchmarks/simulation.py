@@ -46,7 +46,8 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     for policy in policies:
-        runs = [figures(run(Experiment(policy=policy, seed=seed, **setup), requests)) for seed in range(seeds)]
+        tries = [Experiment(policy=policy, seed=seed, **setup) for seed in range(seeds)]
+        runs = [figures(run(experiment, requests)) for experiment in tries]
         table[policy] = {name: round(join(name, [one[name] for one in runs]), 4) for name in runs[0]}
     return table
 
@@ -54,7 +55,8 @@ def measure(
 def markdown(table: dict[str, dict[str, float]]) -> str:
     names = list(next(iter(table.values())))
     lines = ["| policy | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
-    lines += [f"| {policy} | " + " | ".join(f"{row[n]:.3g}" for n in names) + " |" for policy, row in table.items()]
+    for policy, row in table.items():
+        lines.append(f"| {policy} | " + " | ".join(f"{row[name]:.3g}" for name in names) + " |")
     return "\n".join(lines)
 
 

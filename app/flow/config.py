@@ -62,7 +62,7 @@ class FairnessPolicy:
     # A generated token holds the engine about twice as long as a prompt token (VTC, OSDI 2024; llm-d LAS).
     output_weight: float = 2.0
     # What a returning tenant keeps of turns it did not use, in cost. The paper's rule is none; where light
-    # tenants often have an empty queue, this is what held Jain's index at 0.95 (docs/flow.md).
+    # tenants often have an empty queue, this took Jain's index from 0.90 to 0.94 and more (docs/flow.md).
     return_credit: float = 100_000.0
     # Idle tenants beyond this are forgotten: keys that churn must not grow the state.
     max_tenants: int = 10_000
