@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from app.flow.admission import Predictor
 from app.flow.config import FlowConfig, Limits
@@ -27,6 +26,7 @@ from app.flow.outcome import Outcome
 from app.flow.preempt import at_risk, victim
 from app.flow.queue import Entry, FlowQueue
 from app.flow.replicas import Replica, ReplicaPool
+from app.flow.snapshot import Snapshot, take_snapshot
 from app.flow.tenants import Account, RateLimit, Tenants, rate_tokens
 from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revoke, Ticket, Usage
 
@@ -34,24 +34,6 @@ from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revo
 UNROUTABLE_BAR_S = 1.0
 
 __all__ = ["UNROUTABLE_BAR_S", "FlowController", "Limits", "Snapshot"]
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What the outside may know: for metrics, autoscaling and readiness."""
-
-    queued: int
-    in_flight: int
-    replicas_ready: int
-    in_flight_by_replica: dict[str, int]
-    ended: dict[Outcome, int]
-    queued_by_class: dict[str, int] = field(default_factory=dict)
-    limit_by_replica: dict[str, int] = field(default_factory=dict)
-    replicas_starting: int = 0
-    # Prompt tokens that wait in the queue.
-    backlog_tokens: int = 0
-    # Predicted time to empty the queue.
-    drain_s: float = 0.0
 
 
 def _always_half() -> float:
@@ -197,23 +179,9 @@ class FlowController:
         return None if entry is None else entry.predicted_ttft_s
 
     def snapshot(self, now_s: float) -> Snapshot:
-        replicas = {
-            id_: one
-            for id_, one in self._pool.replicas.items()
-            if not one.gone and (self._pool.fresh(one, now_s) or one.in_flight)
-        }
-        return Snapshot(
-            queued=len(self._queue),
-            in_flight=len(self._leases),
-            replicas_ready=sum(1 for _ in self._pool.usable(now_s)),
-            in_flight_by_replica={id_: len(one.in_flight) for id_, one in replicas.items()},
-            ended=dict(self._ended),
-            queued_by_class={queue.policy.name: queue.size for queue in self._queue.classes},
-            limit_by_replica={id_: one.limit.requests for id_, one in replicas.items()},
-            replicas_starting=len(self._pool.starting),
-            backlog_tokens=sum(queue.prompt_tokens for queue in self._queue.classes),
-            drain_s=self._predictor.drain_s(len(self._config.classes) - 1, now_s) if self._queue else 0.0,
-        )
+        last = len(self._config.classes) - 1
+        drain_s = self._predictor.drain_s(last, now_s) if self._queue else 0.0
+        return take_snapshot(self._queue, self._pool, len(self._leases), self._ended, drain_s, now_s)
 
     # Entering and leaving the queue
 
