@@ -114,7 +114,8 @@ class FlowController:
             self._queue.remove(entry)
             self._leave(entry)
             self._ended[outcome] += 1
-            return []
+            # It may have been first and too large for any replica: the next one may fit.
+            return self._dispatch(now_s)
         held = self._leases.get(ticket_id)
         if held is None:
             return []

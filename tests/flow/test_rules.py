@@ -292,7 +292,8 @@ class FlowRules(RuleBasedStateMachine):
         return [flow.counter for order in orders for _, flow in sorted(order.flows.items()) if flow.counter]
 
     def bound_s(self, ticket: Ticket) -> float:
-        budget_s = BUDGET_S.get(ticket.class_name, 30.0)
+        capped = ticket.tenant == "heavy" and ticket.class_name == "interactive"
+        budget_s = BUDGET_S.get("standard" if capped else ticket.class_name, 30.0)
         return min(LIMITS.max_queue_wait_s, budget_s, ticket.ttft_budget_s or math.inf)
 
     def end(self, name: str, outcome: Outcome) -> None:
