@@ -1,0 +1,132 @@
+"""What a launch needs to know: resources, environment, where clients go, and what Serve's state means.
+
+Pure: `app/serving/launch.py` does what is decided here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from app.config import ApplicationConfig
+
+SHOWN_LINES = 20
+
+_IMPORTANT = re.compile(r"\b(ERROR|CRITICAL)\b|^\w*(Error|Exception)\b")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What Ray is told that the machine has; None leaves it to Ray to look."""
+
+    cpus: int
+    gpus: int | None
+
+
+def resources(configs: Sequence[ApplicationConfig], machine_cpus: int) -> Resources:
+    """Room for every replica that may be started. The GPUs of a CPU engine are logical."""
+    cpus = math.ceil(sum(_amount(config, "CPU") for config in configs))
+    logical = all(config.engine.device == "cpu" for config in configs)
+    gpus = math.ceil(sum(_amount(config, "GPU") for config in configs)) if logical else None
+    return Resources(max(machine_cpus, cpus), gpus)
+
+
+def _amount(config: ApplicationConfig, resource: str) -> float:
+    replica = sum(bundle.get(resource, 0.0) for bundle in config.parallel.bundles)
+    # Amounts are decimal fractions: thirty times 0.1 is three.
+    return round(replica * config.replicas.max, 6)
+
+
+def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[str, str]:
+    """The children's environment; what the user has set stays."""
+    defaults = {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        # For how long a stopping gateway waits for load balancers to notice: the one on this machine is told.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray runs workers at 15, below whatever else the machine does; here they are what it is for.
+        "RAY_worker_niceness": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+    # A running cluster has its own way to let clients in. Ray 2.60's dashboard refuses without a token.
+    if "RAY_ADDRESS" not in given:
+        defaults["RAY_AUTH_MODE"] = "token"
+        if given.get("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in given:
+            defaults["RAY_AUTH_TOKEN"] = token
+    # ray, serve and the compilers' helpers of this very installation.
+    path = os.pathsep.join(filter(None, [bin_folder, given.get("PATH")]))
+    return {**defaults, **given, "PATH": path}
+
+
+class HttpOptions(BaseModel):
+    # Serve's own defaults.
+    host: str = "0.0.0.0"
+    port: int = 8000
+
+
+class _Entrance(BaseModel):
+    route_prefix: str | None = "/"
+
+
+class ServeFile(BaseModel):
+    """What a Serve file says about where clients go."""
+
+    http_options: HttpOptions = HttpOptions()
+    applications: list[_Entrance]
+
+    def urls(self) -> list[str]:
+        """The base URL of each application with one, as a client on this machine reaches it."""
+        host = self.http_options.host
+        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        prefixes = [application.route_prefix for application in self.applications]
+        return [
+            f"http://{host}:{self.http_options.port}{prefix.rstrip('/')}"
+            for prefix in prefixes
+            if prefix is not None
+        ]
+
+
+def starting(details: Mapping[str, Any]) -> str:
+    """What is not there yet, of the dashboard's answer: `Engine UPDATING 0/1`."""
+    waiting = [
+        f"{name} {deployment['status']} {_running(deployment)}/{deployment.get('target_num_replicas', '?')}"
+        for application in details.get("applications", {}).values()
+        for name, deployment in application.get("deployments", {}).items()
+        if deployment["status"] != "HEALTHY"
+    ]
+    return ", ".join(waiting)
+
+
+def _running(deployment: Mapping[str, Any]) -> int:
+    return sum(replica["state"] == "RUNNING" for replica in deployment.get("replicas", []))
+
+
+def all_running(details: Mapping[str, Any]) -> bool:
+    """False while an application is still to come, or an older version of it still answers."""
+    applications = details.get("applications", {})
+    return bool(applications) and all(one["status"] == "RUNNING" for one in applications.values())
+
+
+def failure(details: Mapping[str, Any]) -> list[str] | None:
+    """The last lines of the reason for which an application can't be deployed."""
+    for name, application in details.get("applications", {}).items():
+        if application["status"] == "DEPLOY_FAILED":
+            reasons = [application.get("message", "")]
+            deployments = application.get("deployments", {})
+            reasons += [f"{key}: {one.get('message', '')}" for key, one in deployments.items()]
+            lines = "\n".join(reasons).splitlines()
+            return [f"{name}: DEPLOY_FAILED", *[line for line in lines if line.strip()][-SHOWN_LINES:]]
+    return None
+
+
+def important(lines: Iterable[str]) -> Iterator[str]:
+    """Of a log the lines that a user has to see."""
+    return (line for line in lines if _IMPORTANT.search(line))

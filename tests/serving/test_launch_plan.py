@@ -1,0 +1,141 @@
+"""The launcher's decisions. That it starts and stops a real cluster is an engine test's matter."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.config import ApplicationConfig
+from app.serving import launch_plan
+from app.serving.launch_plan import ServeFile
+
+
+def config(bundles: list[dict[str, float]], *, device: str = "cpu", replicas: int = 1) -> ApplicationConfig:
+    return ApplicationConfig.model_validate(
+        {
+            "model": {"name": "m", "source": "somewhere/else"},
+            "parallel": {"bundles": bundles, "pipeline_parallel_size": len(bundles)},
+            "engine": {"device": device, "max_model_len": 128},
+            "replicas": {"max": replicas},
+        }
+    )
+
+
+class TestResources:
+    def test_cpu_engine_gets_a_logical_gpu_for_every_bundle_of_every_replica(self) -> None:
+        found = launch_plan.resources(
+            [config([{"CPU": 1, "GPU": 1}, {"GPU": 1}], replicas=3)], machine_cpus=2
+        )
+        assert found == launch_plan.Resources(cpus=3, gpus=6)
+
+    def test_machine_is_never_told_to_be_smaller_than_it_is(self) -> None:
+        assert launch_plan.resources([config([{"CPU": 1}])], machine_cpus=16) == launch_plan.Resources(16, 0)
+
+    def test_real_gpus_are_left_to_ray(self) -> None:
+        gpus = launch_plan.resources([config([{"CPU": 1, "GPU": 1}], device="gpu")], machine_cpus=2).gpus
+        assert gpus is None
+
+    def test_fractions_are_summed_before_they_are_rounded_up(self) -> None:
+        found = launch_plan.resources([config([{"CPU": 0.1}], replicas=30)], machine_cpus=1)
+        assert found.cpus == 3
+
+    def test_applications_add_up(self) -> None:
+        found = launch_plan.resources([config([{"CPU": 2, "GPU": 1}]), config([{"CPU": 2}])], machine_cpus=1)
+        assert found == launch_plan.Resources(4, 1)
+
+
+class TestEnvironment:
+    def test_ray_of_our_own_gets_a_token_and_haproxy(self) -> None:
+        found = launch_plan.environment({"PATH": "/usr/bin"}, "/venv/bin", "secret")
+        assert found["RAY_AUTH_MODE"] == "token"
+        assert found["RAY_AUTH_TOKEN"] == "secret"
+        assert found["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+        assert found["PATH"] == "/venv/bin:/usr/bin"
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("RAY_SERVE_ENABLE_HA_PROXY", "0"),
+            ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "0"),
+            ("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "7"),
+            ("RAY_USAGE_STATS_ENABLED", "1"),
+            ("RAY_AUTH_TOKEN", "mine"),
+        ],
+    )
+    def test_what_the_user_has_set_stays(self, name: str, value: str) -> None:
+        assert launch_plan.environment({name: value}, "/venv/bin", "secret")[name] == value
+
+    @pytest.mark.parametrize(
+        "given",
+        [{"RAY_ADDRESS": "other:6379"}, {"RAY_AUTH_TOKEN_PATH": "/token"}, {"RAY_AUTH_MODE": "disabled"}],
+    )
+    def test_no_token_is_made_up_where_one_is_not_ours_to_choose(self, given: dict[str, str]) -> None:
+        assert "RAY_AUTH_TOKEN" not in launch_plan.environment(given, "/venv/bin", "secret")
+
+
+class TestServeFile:
+    def test_all_interfaces_are_reached_over_loopback(self) -> None:
+        file = ServeFile.model_validate({"applications": [{}]})
+        assert file.urls() == ["http://127.0.0.1:8000"]
+
+    def test_each_application_has_its_prefix(self) -> None:
+        file = ServeFile.model_validate(
+            {
+                "http_options": {"host": "10.1.2.3", "port": 9},
+                "applications": [{"route_prefix": "/a"}, {"route_prefix": None}, {"route_prefix": "/b/"}],
+            }
+        )
+        assert file.urls() == ["http://10.1.2.3:9/a", "http://10.1.2.3:9/b"]
+
+
+DETAILS = {
+    "applications": {
+        "llm": {
+            "status": "DEPLOYING",
+            "message": "",
+            "deployments": {
+                "Gateway": {"status": "HEALTHY", "message": "", "replicas": [{"state": "RUNNING"}]},
+                "Engine": {
+                    "status": "UPDATING",
+                    "message": "",
+                    "target_num_replicas": 2,
+                    "replicas": [{"state": "RUNNING"}, {"state": "STARTING"}],
+                },
+            },
+        }
+    }
+}
+
+
+class TestDetails:
+    def test_starting_names_what_is_missing(self) -> None:
+        assert launch_plan.starting(DETAILS) == "Engine UPDATING 1/2"
+
+    def test_starting_is_empty_before_serve_knows_anything(self) -> None:
+        assert launch_plan.starting({"applications": {}}) == ""
+
+    def test_deploying_is_neither_running_nor_failed(self) -> None:
+        assert not launch_plan.all_running(DETAILS)
+        assert launch_plan.failure(DETAILS) is None
+
+    def test_nothing_deployed_is_not_running(self) -> None:
+        assert not launch_plan.all_running({"applications": {}})
+
+    def test_failure_ends_with_the_last_lines_of_the_reason(self) -> None:
+        message = "\n".join(f"line {number}" for number in range(100))
+        engine = {"status": "DEPLOY_FAILED", "message": message}
+        application = {"status": "DEPLOY_FAILED", "message": "failed", "deployments": {"Engine": engine}}
+        reason = launch_plan.failure({"applications": {"llm": application}})
+        assert reason is not None
+        assert reason[0] == "llm: DEPLOY_FAILED"
+        assert reason[-1] == "line 99"
+        assert len(reason) == 1 + launch_plan.SHOWN_LINES
+
+
+def test_important_lines_are_errors() -> None:
+    lines = [
+        "INFO all is well",
+        "(Engine pid=1) ERROR no memory",
+        "ValueError: bad",
+        "  a ValueError",
+    ]
+    assert list(launch_plan.important(lines)) == lines[1:3]
