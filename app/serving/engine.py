@@ -8,6 +8,8 @@ import logging
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.util import get_current_placement_group
 
@@ -22,6 +24,7 @@ logger = logging.getLogger("ray.serve")
 REPORT_INTERVAL_S = 1.0
 # A scheduler that is restarting answers none of them; the next report tells it all.
 REPORT_TIMEOUT_S = 3.0
+SCHEDULER_RESTARTS = (RayError, RayServeException, TimeoutError)
 
 
 class EngineReplica:
@@ -50,6 +53,8 @@ class EngineReplica:
         """Raises when the engine core or a worker is dead; being busy is not being ill."""
         if not self._server.healthy:
             raise RuntimeError("engine: the engine core or one of its workers has died")
+        if self._reporting.done():
+            raise RuntimeError("engine: the reports to the scheduler have ended")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the scheduler said last: every replica carries the same figure."""
@@ -57,7 +62,7 @@ class EngineReplica:
 
     async def _report_for_ever(self) -> None:
         while self._server.healthy:
-            with contextlib.suppress(Exception):  # The scheduler may be restarting.
+            with contextlib.suppress(*SCHEDULER_RESTARTS):
                 await asyncio.wait_for(self._report(), REPORT_TIMEOUT_S)
             await asyncio.sleep(REPORT_INTERVAL_S)
         logger.error("The engine has died; no more leases for this replica.")
@@ -71,7 +76,9 @@ class EngineReplica:
 
     async def __del__(self) -> None:
         """Serve calls it when the replica has drained."""
+        if not hasattr(self, "_reporting"):
+            return  # It did not start.
         self._reporting.cancel()
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(*SCHEDULER_RESTARTS):
             await asyncio.wait_for(self._scheduler.replica_gone.remote(self._replica_id), REPORT_TIMEOUT_S)
         self._server.stop()
