@@ -79,6 +79,9 @@ class EngineReplica:
         if not hasattr(self, "_reporting"):
             return  # It did not start.
         self._reporting.cancel()
-        with contextlib.suppress(*SCHEDULER_RESTARTS):
-            await asyncio.wait_for(self._scheduler.replica_gone.remote(self._replica_id), REPORT_TIMEOUT_S)
-        self._server.stop()
+        try:
+            with contextlib.suppress(*SCHEDULER_RESTARTS):
+                farewell = self._scheduler.replica_gone.remote(self._replica_id)
+                await asyncio.wait_for(farewell, REPORT_TIMEOUT_S)
+        finally:
+            self._server.stop()
