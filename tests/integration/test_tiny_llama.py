@@ -43,7 +43,12 @@ def app(cluster: Cluster):
             "compilation": "eager",
             "cpu_kv_cache_gib": 1,
         },
-        scheduler={"max_queued": MAX_QUEUED, "requests_per_replica": LIMIT},
+        scheduler={
+            "max_queued": MAX_QUEUED,
+            "requests_per_replica": LIMIT,
+            # A second engine takes about a minute to start: what waits for it must not be evicted.
+            "max_queue_wait_s": 300,
+        },
         replicas={"min": 1, "max": 2, "target_queue_depth": 40, "upscale_delay_s": 10, "drain_s": 20},
     )
     yield cluster
