@@ -16,7 +16,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def set_environment() -> None:
-    """For this process, a user's: who it is to Ray."""
+    """For this process, a user's: who it is to Ray, and nothing of what servers are told."""
+    for name in [name for name in os.environ if name.startswith("RAY_SERVE_")]:
+        del os.environ[name]
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
