@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -32,6 +33,11 @@ class GatewayReplica:
     async def __init__(  # type: ignore[misc]
         self, config: ApplicationConfig, scheduler: DeploymentHandle, engine: DeploymentHandle
     ) -> None:
+        if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
+            logger.warning(
+                "RAY_SERVE_ENABLE_HA_PROXY is not 1: every token passes Serve's Python proxy, which costs "
+                "throughput. Set it before Ray starts; scripts/serve does."
+            )
         self._control = ServeControlPlane(scheduler, engine)
         # One connection a running request: the scheduler bounds them.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
