@@ -12,6 +12,18 @@ from app.flow.ticket import Ticket
 SECRET_HEADER = "x-engine-secret"
 LEASE_HEADER = "x-engine-lease"
 
+# What a lease may run: the closed list of both doors, the gateway's and an engine's.
+LEASED_PATHS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/embeddings",
+        "/tokenize",
+        "/detokenize",
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class EnginePort:

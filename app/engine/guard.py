@@ -8,23 +8,11 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.contract import LEASE_HEADER, SECRET_HEADER, Usage
+from app.contract import LEASE_HEADER, LEASED_PATHS, SECRET_HEADER, Usage
 from app.engine.leases import LiveLeases
 
 # Paths that only read, and take no lease.
 OBSERVED_PATHS = frozenset({"/metrics", "/health"})
-# What a lease may run; all else on this port does not exist.
-LEASED_PATHS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/responses",
-        "/v1/embeddings",
-        "/tokenize",
-        "/detokenize",
-    }
-)
-
 # The usage of the request that the current task serves (filled by app/engine/metering.py).
 current_usage: ContextVar[Usage | None] = ContextVar("current_usage", default=None)
 

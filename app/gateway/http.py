@@ -7,15 +7,14 @@ import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from app.contract import ControlPlane
+from app.contract import ControlPlane, SchedulerView
 from app.gateway.errors import ApiError
 from app.gateway.exchange import Answer, Exchange
 from app.gateway.metrics import engine_metrics
-from app.gateway.requests import SCHEMAS, Window, parse
+from app.gateway.requests import SCHEMAS, Request, Window, parse
 
 Headers = list[tuple[bytes, bytes]]
 _JSON: Headers = [(b"content-type", b"application/json")]
@@ -82,7 +81,7 @@ class HttpFace:
         with contextlib.suppress(asyncio.CancelledError):
             await answering
 
-    async def _answer(self, request: Any, send: Send) -> None:
+    async def _answer(self, request: Request, send: Send) -> None:
         async with self._exchange.answer(request) as answer:
             if not request.stream:
                 body = b"".join([chunk async for chunk in answer.chunks])
@@ -103,22 +102,22 @@ class HttpFace:
         await _respond(send, 200, b'{"status": "ok"}', _JSON)
 
     async def _ready(self, send: Send) -> None:
-        try:
-            view = await self._control.view()
-        except ConnectionError:
-            raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
+        view = await self._view()
         if view.replicas_ready == 0:
             raise ApiError(503, "rejected_no_engine", "No engine is ready.", None, 1)
         state = {"status": "ready", "replicas": view.replicas_ready, "queued": view.queued}
         await _respond(send, 200, json.dumps(state).encode(), _JSON)
 
     async def _metrics(self, send: Send) -> None:
-        try:
-            view = await self._control.view()
-        except ConnectionError:
-            raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
+        view = await self._view()
         text = view.metrics + await engine_metrics(self._exchange.http, view.engines)
         await _respond(send, 200, text.encode(), [(b"content-type", b"text/plain; version=0.0.4")])
+
+    async def _view(self) -> SchedulerView:
+        try:
+            return await self._control.view()
+        except ConnectionError:
+            raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
 
     async def _models(self, send: Send) -> None:
         body = {"object": "list", "data": [self._card()]}

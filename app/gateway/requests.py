@@ -63,7 +63,7 @@ class _Free(_Common):
     """Tokenize and detokenize: two shapes of each, told apart by the engine."""
 
 
-# The closed list of what may be asked of an engine.
+# What is checked for each of app.contract.LEASED_PATHS.
 SCHEMAS: dict[str, type[_Common]] = {
     "/v1/chat/completions": _Chat,
     "/v1/completions": _Completion,

@@ -7,8 +7,8 @@ import asyncio
 import httpx
 import pytest
 
-from app.contract import LEASE_HEADER, SECRET_HEADER
-from app.engine.guard import LEASED_PATHS, OBSERVED_PATHS, Guard, current_usage
+from app.contract import LEASE_HEADER, LEASED_PATHS, SECRET_HEADER
+from app.engine.guard import OBSERVED_PATHS, Guard, current_usage
 from app.engine.leases import LiveLeases
 from app.gateway.requests import SCHEMAS
 from tests.fakes import SECRET, soon

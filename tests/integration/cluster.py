@@ -19,7 +19,8 @@ import ray
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.environment import free_ports, server_environment
+from benchmarks.servers import free_ports
+from tests.integration.environment import server_environment
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]

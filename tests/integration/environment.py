@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+from benchmarks.servers import free_ports
 
 
 def set_environment() -> None:

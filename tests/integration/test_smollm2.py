@@ -15,8 +15,9 @@ import psutil
 import pytest
 import yaml
 
+from benchmarks.servers import free_ports
 from tests.integration.cluster import READY_TIMEOUT_S, REPOSITORY, wait_until
-from tests.integration.environment import free_ports, server_environment
+from tests.integration.environment import server_environment
 
 pytestmark = pytest.mark.engine
 
