@@ -1,4 +1,7 @@
-"""`python -m benchmarks NAME`: each prints a table and writes the same as JSON on request."""
+"""`python -m benchmarks NAME`: measures and prints a table; `--json [FILE]` gives the figures as JSON.
+
+A benchmark is a module with `add_arguments(parser)`, `run(options) -> figures` and `table(figures) -> text`.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,33 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import parity
+from benchmarks import fit_engine, flow, parity, simulation
+
+COMMANDS = {
+    "parity": (parity, "start and token gaps beside bare vLLM"),
+    "flow": (flow, "cost of the decision core"),
+    "simulation": (simulation, "policies on a recorded trace, paired by seed"),
+    "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),
+}
+STDOUT = "-"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks")
     commands = parser.add_subparsers(required=True, dest="name")
-    parity.add_arguments(commands.add_parser("parity", help="start and token gaps beside bare vLLM"))
-    for command in commands.choices.values():
-        command.add_argument("--json", type=Path, metavar="FILE")
+    for name, (module, what) in COMMANDS.items():
+        command = commands.add_parser(name, help=what)
+        module.add_arguments(command)
+        command.add_argument(
+            "--json", nargs="?", const=STDOUT, metavar="FILE", help="figures to FILE, or instead of the table"
+        )
     options = parser.parse_args()
-    figures = parity.run(options)
-    if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    benchmark, _ = COMMANDS[options.name]
+    figures = benchmark.run(options)
+    text = json.dumps(figures, indent=2)
+    if options.json not in (None, STDOUT):
+        Path(options.json).write_text(text + "\n")
+    print(text if options.json == STDOUT else benchmark.table(figures))
     return 0
 
 

@@ -47,18 +47,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             tuple(asyncio.run(_sample(server, model, options)) for server in (bare, own))
             for _ in range(options.pairs + 1)
         ][1:]
-    figures = {
+    return {
         "start_s": _compared([bare for bare, _ in starts], [own for _, own in starts]),
         **{
             name: _compared([getattr(b, name) for b, _ in pairs], [getattr(o, name) for _, o in pairs])
             for name in ("ttft_ms", "gap_ms", "tokens_per_s")
         },
     }
-    print(f"{'':16}{'bare vLLM':>12}{'ours':>12}{'ratio':>8}   (ratios of the pairs)")
+
+
+def table(figures: dict[str, Any]) -> str:
+    lines = [f"{'':16}{'bare vLLM':>12}{'ours':>12}{'ratio':>8}   (ratios of the pairs)"]
     for name, row in figures.items():
         ratios = " ".join(f"{ratio:.2f}" for ratio in row["ratios"])
-        print(f"{name:16}{row['bare']:12.2f}{row['ours']:12.2f}{row['ratio']:8.2f}   {ratios}")
-    return figures
+        lines.append(f"{name:16}{row['bare']:12.2f}{row['ours']:12.2f}{row['ratio']:8.2f}   {ratios}")
+    return "\n".join(lines)
 
 
 def _start_pair(config: Path) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from app.config_file import ConfigFileError
-from placement.commands import check, claims, fit, plan, show, validate
+from placement.commands import check, claims, fit, plan, show, simulate, validate
 
 # As argparse exits on a bad command line.
 BAD_INPUT = 2
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; bad input is a message on stderr and status 2, a missing cluster status 1."""
     parser = argparse.ArgumentParser(prog="placement", description=__doc__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (plan, check, validate, claims, fit, show):
+    for command in (plan, check, validate, claims, fit, simulate, show):
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:

@@ -2,272 +2,391 @@
 
 Rules
 - A ticket is in one of three places: the queue, a lease, or ended; it ends with exactly one outcome.
-- A lease is granted only by a replica that is fresh, not draining, and below its limit.
-- While a place is free, nothing waits; while no replica can take a lease, nothing waits either.
+- A lease is granted only by a replica that is fresh, not draining, and below its limits.
+- While the next ticket fits on a replica, nothing waits.
+- Nothing that is too late for its promise goes to an engine.
+- A refusal charges nothing; a lease charges its tenant at once and is corrected as tokens come.
 - A silent replica gets no leases but keeps its own until they expire; one that is gone never comes back.
 - A controller younger than `replica_ttl_s` has yet to hear of its replicas: tickets wait for them.
 - A lease lives while its replica reports it; one that no report has named for `lease_ttl_s` has expired.
 - A full queue refuses the least urgent: the newcomer, unless it outranks the last in the queue.
+- An urgent ticket that would be late takes the place of a less urgent one that has no first token yet.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
+from app.flow.admission import Predictor
+from app.flow.config import FlowConfig, Limits
+from app.flow.gate import Gate, Ranks, budget_s, deadline_s
+from app.flow.leases import Held, LeaseTable
 from app.flow.outcome import Outcome
-from app.flow.queue import PriorityQueue
-from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Ticket
+from app.flow.preempt import at_risk, victim
+from app.flow.queue import Entry, FlowQueue
+from app.flow.replicas import Replica, ReplicaPool
+from app.flow.snapshot import Snapshot, take_snapshot
+from app.flow.tenants import Account, RateLimit, Tenants, rate_tokens
+from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revoke, Ticket, Usage
 
-# OpenAI's client ignores a longer hint.
-MAX_RETRY_AFTER_S = 120
-# Until a lease has ended there is no rate to predict from.
-DEFAULT_SERVICE_S = 1.0
 # Serve needs about this long to tell everyone that a replica has started or is stopping.
 UNROUTABLE_BAR_S = 1.0
-# Longer than a request runs: a lease that has ended here is not named again after such a silence.
-REPLICA_MEMORY_S = 3600.0
-# Weight of the newest sample in the running mean of service times.
-SERVICE_SMOOTHING = 0.1
+
+__all__ = ["UNROUTABLE_BAR_S", "FlowController", "Limits", "Snapshot"]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of the flow; times in seconds."""
-
-    max_queued: int
-    max_queue_wait_s: float
-    requests_per_replica: int
-    lease_ttl_s: float
-    replica_ttl_s: float
-
-
-@dataclass(slots=True)
-class _Held:
-    """A lease and when its replica last named it (at first: when it was granted)."""
-
-    lease: Lease
-    granted_s: float
-    seen_s: float
-
-
-@dataclass(slots=True)
-class _Replica:
-    report: ReplicaReport
-    seen_s: float
-    in_flight: set[str] = field(default_factory=set)
-    barred_until_s: float = -math.inf
-    # A report that was under way when the replica ended must not bring it back.
-    gone: bool = False
-
-    @property
-    def barred(self) -> bool:
-        return self.seen_s < self.barred_until_s
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What the outside may know: for metrics, autoscaling and readiness."""
-
-    queued: int
-    in_flight: int
-    replicas_ready: int
-    in_flight_by_replica: dict[str, int]
-    ended: dict[Outcome, int]
+def _always_half() -> float:
+    return 0.5
 
 
 class FlowController:
-    """The one owner of the queue and of all leases. Not safe for threads: one writer."""
+    """The one owner of the queue and of all leases. Not safe for threads: one writer.
 
-    def __init__(self, limits: Limits) -> None:
+    `uniform` gives numbers in [0, 1) for the choice of replicas and for jitter; a constant makes both
+    deterministic.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        config: FlowConfig | None = None,
+        uniform: Callable[[], float] = _always_half,
+    ) -> None:
+        config = config or FlowConfig()
         self._limits = limits
-        self._queue = PriorityQueue(limits.max_queued)
-        self._leases: dict[str, _Held] = {}
-        self._replicas: dict[str, _Replica] = {}
+        self._config = config
+        self._ranks = Ranks(config)
+        self._queue = FlowQueue(config.classes, config.fairness)
+        self._pool = ReplicaPool(limits, config, uniform)
+        self._tenants = Tenants(config)
+        self._leases = LeaseTable(config, self._queue, self._pool)
+        self._predictor = Predictor(config, self._queue, self._pool)
+        self._gate = Gate(limits, config, self._predictor, self._pool, uniform)
         self._ended: Counter[Outcome] = Counter()
-        self._service_s = DEFAULT_SERVICE_S
         self._draining = False
-        # Time of the first event.
-        self._born_s: float | None = None
 
     def submit(self, ticket: Ticket, now_s: float) -> list[Action]:
         """A new ticket, or one that is submitted again after this controller restarted."""
         held = self._leases.get(ticket.ticket_id)
         if held is not None:
-            return [Granted(held.lease, held.granted_s - ticket.arrived_s)]
+            return [Granted(held.lease, held.granted_s - ticket.arrived_s, self._class_of(held))]
         if ticket.ticket_id in self._queue:
             return []
-        outcome = self._rejection(now_s)
-        if outcome is not None:
-            return [self._refuse(ticket.ticket_id, outcome, now_s)]
-        if not self._queue.full:
-            self._queue.push(ticket)
-            return self._dispatch(now_s)
-        last = self._queue.last()
-        if last.priority <= ticket.priority:
-            return [self._refuse(ticket.ticket_id, Outcome.REJECTED_FULL, now_s)]
-        self._queue.remove(last.ticket_id)
-        self._queue.push(ticket)
-        return [self._refuse(last.ticket_id, Outcome.EVICTED_PREEMPTED, now_s)]
+        account = self._tenants.get(ticket.tenant, now_s)
+        rank = self._ranks.of(ticket, account.policy)
+        entry = self._admit(ticket, account, rank, now_s)
+        if isinstance(entry, Refused):
+            return [self._count(entry)]
+        actions = self._make_room(rank, now_s)
+        if actions is None:
+            return [self._refuse(entry, Outcome.REJECTED_FULL, now_s)]
+        self._enter(entry)
+        actions += self._dispatch(now_s)
+        if entry.queued:
+            actions += self._rescue_class(rank, now_s)
+        return actions
 
-    def close(self, ticket_id: str, outcome: Outcome, now_s: float) -> list[Action]:
+    def first_token(self, ticket_id: str, now_s: float) -> list[Action]:
+        """The engine's first token is about to be sent; wins over a revoke that is still under way."""
+        entry = self._queue.get(ticket_id)
+        if entry is not None:
+            self._reinstate(entry, now_s)
+        held = self._leases.get(ticket_id)
+        if held is not None and held.first_token_s is None:
+            self._learn_first_token(held, now_s)
+            self._leases.first_token(held, now_s)
+        return []
+
+    def progress(self, ticket_id: str, output_tokens: int, now_s: float) -> list[Action]:
+        """The output has this many tokens by now. Call it now and then, not for each token."""
+        held = self._leases.get(ticket_id)
+        if held is not None:
+            self._leases.progress(held, output_tokens)
+        return []
+
+    def close(
+        self, ticket_id: str, outcome: Outcome, now_s: float, usage: Usage | None = None
+    ) -> list[Action]:
         """The request ended, queued or running; an id that is not known any more changes nothing."""
-        if ticket_id in self._queue:
-            self._queue.remove(ticket_id)
+        entry = self._queue.get(ticket_id)
+        if entry is not None:
+            self._queue.remove(entry)
+            self._leave(entry)
             self._ended[outcome] += 1
-            return []
+            # It may have been first and too large for any replica: the next one may fit.
+            return self._dispatch(now_s)
         held = self._leases.get(ticket_id)
         if held is None:
             return []
-        if outcome is Outcome.COMPLETED:
-            served_s = now_s - held.granted_s
-            self._service_s += SERVICE_SMOOTHING * (served_s - self._service_s)
-        self._end_lease(held, outcome)
+        self._learn_end(held, outcome, usage, now_s)
+        self._end_lease(held, outcome, usage)
         return self._dispatch(now_s)
 
     def report(self, report: ReplicaReport, now_s: float) -> list[Action]:
-        """A replica is there: register or refresh it, renew its leases, adopt those not known here.
-
-        Ids of replicas are never used again: a report of one that is gone came late and revives nothing.
-        """
-        replica = self._replicas.get(report.replica_id)
-        if replica is None:
-            replica = self._replicas[report.replica_id] = _Replica(report, now_s)
+        """A replica is there: register or refresh it, renew its leases, adopt those not known here."""
+        replica, new = self._pool.report(report, now_s)
+        if new:
             self._adopt(replica, now_s)
-        replica.report, replica.seen_s = report, now_s
-        for ticket_id in report.live_leases & replica.in_flight:
-            self._leases[ticket_id].seen_s = now_s
+        if report.metrics is not None:
+            self._predictor.itl(report.metrics.running, report.metrics.itl_s)
+        self._leases.renew(report.live_leases & replica.in_flight, now_s)
         return self._dispatch(now_s)
+
+    def capacity_starting(self, replica_id: str, ready_s: float, now_s: float) -> list[Action]:
+        """A replica is on its way and expected at `ready_s`: requests may wait for it."""
+        self._pool.expect(replica_id, max(ready_s, now_s))
+        return []
 
     def replica_gone(self, replica_id: str, now_s: float) -> list[Action]:
         """The replica died or was stopped: its leases end as failed, the queue waits for the others."""
-        replica = self._replicas.get(replica_id)
-        if replica is None:
-            return []
-        replica.gone = True
-        for ticket_id in sorted(replica.in_flight):
-            self._end_lease(self._leases[ticket_id], Outcome.FAILED)
+        replica = self._pool.gone(replica_id, now_s)
+        for ticket_id in sorted(replica.in_flight if replica is not None else ()):
+            self._end_lease(self._leases[ticket_id], Outcome.FAILED, None)
         return self._evict_without_engine(now_s)
 
     def replica_unroutable(self, replica_id: str, now_s: float) -> None:
-        """A call could not reach the replica: no leases until it has reported again, a moment later.
-
-        It may be starting or stopping in Serve's view, or dead; until it is silent for `replica_ttl_s` the
-        queue waits for it.
-        """
-        replica = self._replicas.get(replica_id)
-        if replica is not None:
-            replica.barred_until_s = now_s + UNROUTABLE_BAR_S
+        """Calls can't reach the replica though it reports: it gets no leases for a moment."""
+        self._pool.bar(replica_id, now_s + UNROUTABLE_BAR_S)
 
     def tick(self, now_s: float) -> list[Action]:
         """Let time pass: expire what is overdue. Call it several times a second."""
-        self._forget_replicas(now_s)
-        for held in [h for h in self._leases.values() if now_s - h.seen_s > self._limits.lease_ttl_s]:
-            self._end_lease(held, Outcome.LEASE_EXPIRED)
-        actions: list[Action] = []
-        overdue = [t for t in self._queue if now_s - t.arrived_s > self._limits.max_queue_wait_s]
-        for ticket in overdue:
-            self._queue.remove(ticket.ticket_id)
-            actions.append(self._refuse(ticket.ticket_id, Outcome.EVICTED_TIMEOUT, now_s))
-        return actions + self._dispatch(now_s) + self._evict_without_engine(now_s)
+        self._pool.forget(now_s)
+        self._pool.count(now_s)
+        for held in self._leases.unseen_since(now_s - self._limits.lease_ttl_s):
+            self._end_lease(held, Outcome.LEASE_EXPIRED, None)
+        actions = self._dispatch(now_s)
+        actions += self._evict_without_engine(now_s)
+        for rank in range(len(self._config.classes) - 1):
+            actions += self._rescue_class(rank, now_s)
+        for tenant in self._tenants.surplus():
+            for queue in self._queue.classes:
+                queue.order.forget(tenant)
+        return actions
 
     def drain(self, now_s: float) -> list[Action]:
         """Refuse all that waits and all that comes; what runs goes on."""
         self._draining = True
         return self._evict_all(Outcome.EVICTED_DRAINING, now_s)
 
+    def rate_limits(self, tenant: str, now_s: float) -> tuple[RateLimit, RateLimit]:
+        """Requests and tokens a minute, for OpenAI's `x-ratelimit-*` headers."""
+        return self._tenants.get(tenant, now_s).rate_limits(now_s)
+
+    def predicted_ttft_s(self, ticket_id: str) -> float | None:
+        """What was predicted on arrival for a ticket that waits or runs; None when it is not known."""
+        held = self._leases.get(ticket_id)
+        entry = held.entry if held is not None else self._queue.get(ticket_id)
+        return None if entry is None else entry.predicted_ttft_s
+
     def snapshot(self, now_s: float) -> Snapshot:
-        return Snapshot(
-            queued=len(self._queue),
-            in_flight=len(self._leases),
-            replicas_ready=sum(
-                self._usable(replica, now_s) and not replica.barred for replica in self._replicas.values()
-            ),
-            in_flight_by_replica={
-                id_: len(replica.in_flight)
-                for id_, replica in self._replicas.items()
-                if not replica.gone and (self._fresh(replica, now_s) or replica.in_flight)
-            },
-            ended=dict(self._ended),
-        )
+        last = len(self._config.classes) - 1
+        drain_s = self._predictor.drain_s(last, now_s) if self._queue else 0.0
+        return take_snapshot(self._queue, self._pool, len(self._leases), self._ended, drain_s, now_s)
 
-    def _adopt(self, replica: _Replica, now_s: float) -> None:
-        """Take over what a replica runs, at its first report only: a later one may name a lease that was
-        closed while the report was under way."""
-        for ticket_id in replica.report.live_leases - self._leases.keys():
-            if ticket_id not in self._queue:
-                self._hold(Lease(ticket_id, replica.report.replica_id), replica, now_s)
+    # Entering and leaving the queue
 
-    def _hold(self, lease: Lease, replica: _Replica, now_s: float) -> None:
-        self._leases[lease.ticket_id] = _Held(lease, now_s, now_s)
-        replica.in_flight.add(lease.ticket_id)
-
-    def _rejection(self, now_s: float) -> Outcome | None:
+    def _admit(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Entry | Refused:
+        gate = self._gate
         if self._draining:
-            return Outcome.REJECTED_DRAINING
-        return Outcome.REJECTED_NO_ENGINE if self._without_engine(now_s) else None
-
-    def _without_engine(self, now_s: float) -> bool:
-        """True when no replica can take a lease, and there was time to hear of one."""
-        if self._born_s is None:
-            self._born_s = now_s
-        return self._usable_replicas(now_s) == 0 and (
-            bool(self._replicas) or now_s - self._born_s > self._limits.replica_ttl_s
+            return gate.refuse(ticket.ticket_id, Outcome.REJECTED_DRAINING, 0.0)
+        refused = (
+            gate.never_fits(ticket)
+            or gate.no_engine(ticket, now_s)
+            or gate.over_limit(ticket, account, rank, now_s)
         )
+        if refused is not None:
+            return refused
+        order = self._queue.classes[rank].order
+        flow = order.flow(account)
+        entrance = gate.feasible(ticket, account, rank, flow, now_s)
+        if isinstance(entrance, Refused):
+            return entrance
+        entry = Entry(ticket, rank, account, flow, self._expires_s(ticket, rank))
+        entry.raw_ttft_s, entry.predicted_ttft_s = entrance.raw_ttft_s, entrance.predicted_ttft_s
+        if entrance.promised:
+            entry.flow = order.lane
+        return entry
 
-    def _usable_replicas(self, now_s: float) -> int:
-        return sum(self._usable(replica, now_s) for replica in self._replicas.values())
+    def _expires_s(self, ticket: Ticket, rank: int) -> float:
+        """The last moment to leave the queue: what the engine needs at least must still fit the promise."""
+        longest_s = self._limits.max_queue_wait_s
+        if self._config.admission.enabled:
+            own_s = self._pool.engine_ttft.at(ticket.prompt_tokens)
+            longest_s = min(longest_s, max(0.0, budget_s(self._config.classes[rank], ticket) - own_s))
+        return ticket.arrived_s + longest_s
 
-    def _fresh(self, replica: _Replica, now_s: float) -> bool:
-        return now_s - replica.seen_s <= self._limits.replica_ttl_s
-
-    def _usable(self, replica: _Replica, now_s: float) -> bool:
-        return self._fresh(replica, now_s) and not replica.report.draining and not replica.gone
-
-    def _dispatch(self, now_s: float) -> list[Action]:
-        actions: list[Action] = []
-        while self._queue and (replica := self._freest(now_s)) is not None:
-            ticket = self._queue.pop()
-            lease = Lease(ticket.ticket_id, replica.report.replica_id)
-            self._hold(lease, replica, now_s)
-            actions.append(Granted(lease, now_s - ticket.arrived_s))
-        return actions
-
-    def _freest(self, now_s: float) -> _Replica | None:
-        """The usable replica with the fewest leases, if it has a place left."""
-        open_: Iterator[_Replica] = (
-            r for r in self._replicas.values() if self._usable(r, now_s) and not r.barred
-        )
-        best = min(open_, key=lambda r: (len(r.in_flight), r.report.replica_id), default=None)
-        if best is None or len(best.in_flight) >= self._limits.requests_per_replica:
+    def _make_room(self, rank: int, now_s: float) -> list[Action] | None:
+        """Evict the least urgent from a full queue; None when nothing is less urgent than `rank`."""
+        if len(self._queue) < self._limits.max_queued:
+            return []
+        last = self._queue.least_urgent(rank)
+        if last is None:
             return None
-        return best
+        return [self._evict(last, Outcome.EVICTED_PREEMPTED, now_s)]
 
-    def _end_lease(self, held: _Held, outcome: Outcome) -> None:
-        del self._leases[held.lease.ticket_id]
-        self._replicas[held.lease.replica_id].in_flight.discard(held.lease.ticket_id)
-        self._ended[outcome] += 1
+    def _enter(self, entry: Entry) -> None:
+        self._queue.push(entry)
+        entry.account.size_bytes += entry.ticket.size_bytes
+        entry.account.take_rate(entry.ticket)
 
-    def _evict_without_engine(self, now_s: float) -> list[Action]:
-        return self._evict_all(Outcome.EVICTED_NO_ENGINE, now_s) if self._without_engine(now_s) else []
+    def _leave(self, entry: Entry) -> None:
+        """A ticket that never reached an engine is gone from the queue: give back what it took."""
+        entry.account.size_bytes -= entry.ticket.size_bytes
+        entry.account.return_tokens(rate_tokens(entry.ticket))
 
-    def _forget_replicas(self, now_s: float) -> None:
-        """Replicas that are gone or silent for long; their leases have ended or expired."""
-        for replica_id, replica in list(self._replicas.items()):
-            if not replica.in_flight and now_s - replica.seen_s > REPLICA_MEMORY_S:
-                del self._replicas[replica_id]
+    def _evict(self, entry: Entry, outcome: Outcome, now_s: float) -> Refused:
+        self._queue.remove(entry)
+        self._leave(entry)
+        return self._refuse(entry, outcome, now_s)
 
     def _evict_all(self, outcome: Outcome, now_s: float) -> list[Action]:
-        return [self._refuse(self._queue.pop().ticket_id, outcome, now_s) for _ in range(len(self._queue))]
+        return [self._evict(entry, outcome, now_s) for entry in list(self._queue)]
 
-    def _refuse(self, ticket_id: str, outcome: Outcome, now_s: float) -> Refused:
+    def _evict_without_engine(self, now_s: float) -> list[Action]:
+        if not self._pool.without_engine(now_s):
+            return []
+        return self._evict_all(Outcome.EVICTED_NO_ENGINE, now_s)
+
+    def _evict_late(self, now_s: float) -> list[Action]:
+        actions: list[Action] = []
+        for entry in self._queue.expired(now_s):
+            overdue = now_s - entry.ticket.arrived_s > self._limits.max_queue_wait_s
+            outcome = Outcome.EVICTED_TIMEOUT if overdue else Outcome.EVICTED_DEADLINE
+            actions.append(self._evict(entry, outcome, now_s))
+        return actions
+
+    def _refuse(self, entry: Entry, outcome: Outcome, now_s: float) -> Refused:
+        return self._count(
+            self._gate.refuse(entry.ticket.ticket_id, outcome, self._predictor.drain_s(entry.rank, now_s))
+        )
+
+    def _count(self, refused: Refused) -> Refused:
+        self._ended[refused.outcome] += 1
+        return refused
+
+    # Leases
+
+    def _dispatch(self, now_s: float) -> list[Action]:
+        actions = self._evict_late(now_s) if self._queue.any_expired(now_s) else []
+        while self._pool.open:
+            entry = self._queue.next()
+            if entry is None:
+                break
+            late = self._late_at_end(entry, now_s)
+            if late is not None:
+                actions.append(late)
+                continue
+            granted = self._grant(entry, now_s)
+            if granted is None:
+                break
+            actions.append(granted)
+        return actions
+
+    def _late_at_end(self, entry: Entry, now_s: float) -> Refused | None:
+        """Check the end-to-end promise again, at the moment of dispatch."""
+        policy = self._config.classes[entry.rank]
+        if entry.ticket.deadline_s is None and policy.deadline_s is None:
+            return None
+        deadline = deadline_s(policy, entry.ticket)
+        waited_s = now_s - entry.ticket.arrived_s
+        # Without a wait the gate has just decided, perhaps for an idle engine.
+        if waited_s <= 0 or not self._config.admission.enabled:
+            return None
+        ttft_s = waited_s + self._pool.engine_ttft.at(entry.ticket.prompt_tokens)
+        if self._predictor.finish_s(entry.ticket, entry.account, ttft_s) <= deadline:
+            return None
+        return self._evict(entry, Outcome.EVICTED_DEADLINE, now_s)
+
+    def _grant(self, entry: Entry, now_s: float) -> Granted | None:
+        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+        choice = self._pool.choose(entry.ticket, entry.ticket.prompt_tokens + expected, now_s)
+        if choice is None:
+            return None
+        return self._lease(entry, choice[0], choice[1], expected, now_s)
+
+    def _lease(self, entry: Entry, replica: Replica, cached: int, expected: int, now_s: float) -> Granted:
+        self._queue.remove(entry)
+        held = self._leases.grant(entry, replica, expected, cached, now_s)
+        self._predictor.dispatched(entry.rank, held.cost, now_s)
+        return Granted(held.lease, now_s - entry.ticket.arrived_s, self._class_of(held))
+
+    def _class_of(self, held: Held) -> str:
+        return "" if held.entry is None else self._config.classes[held.entry.rank].name
+
+    def _adopt(self, replica: Replica, now_s: float) -> None:
+        """Take over what a replica runs, at its first report only: a later one may name a lease that was
+        closed while the report was under way."""
+        report = replica.report
+        for ticket_id in sorted(report.live_leases):
+            if self._leases.get(ticket_id) is None and ticket_id not in self._queue:
+                lease = Lease(ticket_id, report.replica_id)
+                self._leases.adopt(lease, replica, now_s)
+
+    def _end_lease(self, held: Held, outcome: Outcome, usage: Usage | None) -> None:
+        self._leases.settle(held, usage, ended_early=outcome is not Outcome.COMPLETED)
+        self._leases.end(held)
+        entry = held.entry
+        if entry is not None:
+            entry.account.size_bytes -= entry.ticket.size_bytes
+            if usage is not None or outcome is not Outcome.COMPLETED:
+                entry.account.return_tokens(max(0, entry.ticket.max_output_tokens - held.output_tokens))
         self._ended[outcome] += 1
-        return Refused(ticket_id, outcome, self._retry_after_s(now_s))
 
-    def _retry_after_s(self, now_s: float) -> int:
-        """Predicted time until a place in the queue is free: those ahead over the rate of release."""
-        places = max(1, self._usable_replicas(now_s) * self._limits.requests_per_replica)
-        drain_s = self._service_s * (len(self._queue) + 1) / places
-        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(drain_s)))
+    def _learn_first_token(self, held: Held, now_s: float) -> None:
+        if held.entry is None:
+            return
+        self._pool.engine_ttft.add(held.prefill_ahead, now_s - held.granted_s)
+        entry = held.entry
+        self._predictor.first_token(entry.rank, entry.raw_ttft_s, now_s - entry.ticket.arrived_s)
+
+    def _learn_end(self, held: Held, outcome: Outcome, usage: Usage | None, now_s: float) -> None:
+        """Only what completed teaches: a client that goes away says nothing of the engine."""
+        if outcome is not Outcome.COMPLETED:
+            return
+        self._predictor.served(now_s - held.granted_s)
+        if held.entry is None or usage is None:
+            return
+        self._predictor.output(held.entry.account, held.entry.ticket.max_output_tokens, usage.output_tokens)
+        if held.first_token_s is None and usage.ttft_s is not None:
+            self._learn_first_token(held, held.entry.ticket.arrived_s + usage.ttft_s)
+
+    # Preempt and requeue
+
+    def _rescue_class(self, rank: int, now_s: float) -> list[Action]:
+        """Give the next of a class the place of a less urgent one, if it would be late and there is one."""
+        queue = self._queue.classes[rank]
+        found = victim(self._leases, self._config.preempt, rank, now_s) if queue.size else None
+        if found is None:
+            return []
+        flow = queue.order.next()
+        return [] if flow is None else self._rescue(flow.head(), *found, now_s)
+
+    def _rescue(self, entry: Entry, held: Held, loser: Entry, now_s: float) -> list[Action]:
+        wait_s = self._predictor.ttft_s(entry.rank, None, entry.ticket.prompt_tokens, now_s)
+        budget = budget_s(self._config.classes[entry.rank], entry.ticket)
+        replica = self._pool.replicas[held.lease.replica_id]
+        if not self._pool.is_usable(replica, now_s) or not self._pool.reachable(replica, now_s):
+            return []
+        if not at_risk(self._config.preempt, entry, budget, wait_s, now_s):
+            return []
+        self._leases.revoke(held, loser)
+        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+        granted = self._lease(entry, replica, 0, expected, now_s)
+        self._requeue(loser, held.lease)
+        return [Revoke(loser.ticket.ticket_id, held.lease.replica_id), granted]
+
+    def _requeue(self, loser: Entry, lease: Lease) -> None:
+        """Back into the queue with its age; a new object, because heaps may still hold the old one."""
+        again = Entry(loser.ticket, loser.rank, loser.account, loser.flow, loser.expires_s)
+        again.raw_ttft_s, again.predicted_ttft_s = loser.raw_ttft_s, loser.predicted_ttft_s
+        again.payer = loser.payer
+        again.revokes, again.revoked = loser.revokes + 1, lease
+        self._queue.push(again)
+
+    def _reinstate(self, entry: Entry, now_s: float) -> None:
+        """The revoke came too late: the request answers already, so it keeps its place."""
+        replica = self._pool.get(entry.revoked.replica_id) if entry.revoked is not None else None
+        if replica is not None and not replica.gone:
+            expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+            self._lease(entry, replica, 0, expected, now_s)

@@ -1,65 +1,235 @@
-"""A bounded queue of strict priorities, first come first served within one."""
+"""The one queue: classes by virtual arrival and minimum share, tenants by counter, tickets by deadline.
+
+The order, from outside in
+1. A class whose credit says that it got less than its minimum share; the one with the highest credit.
+2. Else the class whose oldest ticket has the earliest virtual arrival: arrival minus the class's boost.
+3. Within the class the tenant with the lowest virtual token counter.
+4. Within the tenant the earliest deadline; equal deadlines in the order of submission.
+
+Nothing starves. By 2, a class is overtaken only by arrivals within the difference of boosts. By 1, while a
+class waits it gets at least `min_share x dispatched cost - 2 x the largest cost`. By 3, a tenant's turn
+comes when the others' counters have passed its own.
+"""
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import heapq
+import itertools
+from bisect import insort
+from collections.abc import Iterator, Sequence
 
-from app.flow.ticket import Ticket
+from app.flow.config import ClassPolicy, FairnessPolicy
+from app.flow.fairness import FairOrder, TenantFlow
+from app.flow.tenants import Account
+from app.flow.ticket import Lease, Ticket
 
-_Key = tuple[int, float, int]
+# Dead entries are dropped from the lists when they outnumber the live ones by this much.
+MAX_DEAD_SHARE = 2
+MIN_COMPACT = 64
 
 
-@dataclass(slots=True)
-class PriorityQueue:
-    """Tickets by (priority, first arrival, submission); ties keep the order of submission.
+class Entry:
+    """A ticket in the queue or on a replica: one object through its whole life."""
 
-    Insertion is a binary search and a move of at most `capacity` references; at the sizes that the
-    configuration allows that is microseconds.
-    """
+    __slots__ = (
+        "account",
+        "expires_s",
+        "flow",
+        "number",
+        "payer",
+        "predicted_ttft_s",
+        "queued",
+        "rank",
+        "raw_ttft_s",
+        "revoked",
+        "revokes",
+        "ticket",
+    )
 
-    capacity: int
-    _order: list[tuple[_Key, Ticket]] = field(default_factory=list)
-    _keys: dict[str, _Key] = field(default_factory=dict)
-    _submissions: int = 0
+    def __init__(
+        self, ticket: Ticket, rank: int, account: Account, flow: TenantFlow, expires_s: float
+    ) -> None:
+        self.ticket = ticket
+        # Index of the class, most urgent first.
+        self.rank = rank
+        self.account = account
+        # Where it waits; who is charged. They differ only for a ticket with a promise.
+        self.flow = self.payer = flow
+        # The last moment at which it may leave the queue for an engine.
+        self.expires_s = expires_s
+        self.number = 0
+        self.queued = False
+        # Time to the first token that was predicted on arrival, before and after correction.
+        self.raw_ttft_s = self.predicted_ttft_s = 0.0
+        self.revokes = 0
+        # The lease that was taken back, while its end may still cross with a first token.
+        self.revoked: Lease | None = None
+
+    def __lt__(self, other: Entry) -> bool:
+        return (self.ticket.arrived_s, self.number) < (other.ticket.arrived_s, other.number)
+
+
+class Arrivals:
+    """The entries of a class by first arrival; entries that left are skipped when they are reached."""
+
+    __slots__ = ("_entries", "_first", "live")
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._first = 0
+        self.live = 0
+
+    def add(self, entry: Entry) -> None:
+        self.live += 1
+        entries = self._entries
+        if not entries or entries[-1].ticket.arrived_s <= entry.ticket.arrived_s:
+            entries.append(entry)
+        else:
+            insort(entries, entry, lo=self._first)
+        if len(entries) > MAX_DEAD_SHARE * self.live + MIN_COMPACT:
+            self._entries = [one for one in entries[self._first :] if one.queued]
+            self._first = 0
+
+    def oldest(self) -> Entry:
+        """There must be a live entry."""
+        while not self._entries[self._first].queued:
+            self._first += 1
+        return self._entries[self._first]
+
+    def newest(self) -> Entry:
+        """There must be a live entry."""
+        while not self._entries[-1].queued:
+            self._entries.pop()
+        return self._entries[-1]
+
+
+class ClassQueue:
+    """The tickets of one class."""
+
+    __slots__ = ("arrivals", "credit", "order", "policy", "prompt_tokens", "rank", "size")
+
+    def __init__(self, policy: ClassPolicy, rank: int, fairness: FairnessPolicy) -> None:
+        self.policy = policy
+        self.rank = rank
+        self.size = 0
+        self.prompt_tokens = 0
+        # Cost that the class is owed under its minimum share.
+        self.credit = 0.0
+        self.arrivals = Arrivals()
+        self.order = FairOrder(fair=fairness.enabled, credit=fairness.return_credit)
+
+    def urgency(self) -> tuple[float, float]:
+        """Lower is first; the class must not be empty."""
+        if self.credit > 0:
+            return (0.0, -self.credit)
+        return (1.0, self.arrivals.oldest().ticket.arrived_s - self.policy.boost_s)
+
+
+class FlowQueue:
+    """All classes. Push, remove and next take logarithmic time in tickets and tenants, amortised."""
+
+    def __init__(self, classes: Sequence[ClassPolicy], fairness: FairnessPolicy) -> None:
+        self.classes = [ClassQueue(policy, rank, fairness) for rank, policy in enumerate(classes)]
+        self._entries: dict[str, Entry] = {}
+        self._expiry: list[tuple[float, int, Entry]] = []
+        self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._entries)
 
     def __contains__(self, ticket_id: str) -> bool:
-        return ticket_id in self._keys
+        return ticket_id in self._entries
 
-    def __iter__(self) -> Iterator[Ticket]:
-        return (ticket for _, ticket in self._order)
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
 
-    @property
-    def full(self) -> bool:
-        return len(self._order) >= self.capacity
+    def get(self, ticket_id: str) -> Entry | None:
+        return self._entries.get(ticket_id)
 
-    def push(self, ticket: Ticket) -> None:
-        """Raises OverflowError when full and ValueError for an id that is queued already."""
-        if self.full:
-            raise OverflowError(f"capacity: {self.capacity} tickets are queued")
-        if ticket.ticket_id in self._keys:
+    def push(self, entry: Entry) -> None:
+        """Raises ValueError for an id that is queued already."""
+        ticket = entry.ticket
+        if ticket.ticket_id in self._entries:
             raise ValueError(f"ticket_id: {ticket.ticket_id} is queued already")
-        self._submissions += 1
-        key = (ticket.priority, ticket.arrived_s, self._submissions)
-        self._keys[ticket.ticket_id] = key
-        bisect.insort(self._order, (key, ticket), key=lambda entry: entry[0])
+        entry.number = next(self._numbers)
+        entry.queued = True
+        self._entries[ticket.ticket_id] = entry
+        key = (entry.expires_s, entry.number, entry)
+        heapq.heappush(self._expiry, key)
+        self._join(self.classes[entry.rank], entry, key)
+        entry.account.queued += 1
+        self._compact()
 
-    def pop(self) -> Ticket:
-        """The most urgent ticket; IndexError when empty."""
-        ticket = self._order[0][1]
-        self.remove(ticket.ticket_id)
-        return ticket
+    def remove(self, entry: Entry) -> None:
+        """The entry must be queued; its places in the heaps are dropped when they come up."""
+        del self._entries[entry.ticket.ticket_id]
+        entry.queued = False
+        entry.account.queued -= 1
+        queue = self.classes[entry.rank]
+        queue.size -= 1
+        queue.prompt_tokens -= entry.ticket.prompt_tokens
+        queue.arrivals.live -= 1
+        if queue.size == 0:
+            queue.credit = 0.0
+        entry.flow.size -= 1
+        if entry.flow.size == 0:
+            queue.order.leave(entry.flow)
 
-    def last(self) -> Ticket:
-        """The ticket that would be served last; IndexError when empty."""
-        return self._order[-1][1]
+    def next(self) -> Entry | None:
+        """Who leaves next; None when empty or when every waiting tenant runs all that it may."""
+        waiting = [queue for queue in self.classes if queue.size]
+        if len(waiting) > 1:
+            waiting.sort(key=ClassQueue.urgency)
+        for queue in waiting:
+            flow = queue.order.next()
+            if flow is not None:
+                return flow.head()
+            # Held back by its tenants' caps: that is not owed to it.
+            queue.credit = min(0.0, queue.credit)
+        return None
 
-    def remove(self, ticket_id: str) -> Ticket:
-        """KeyError when the id is not queued."""
-        key = self._keys.pop(ticket_id)
-        index = bisect.bisect_left(self._order, key, key=lambda entry: entry[0])
-        return self._order.pop(index)[1]
+    def served(self, rank: int, cost: float) -> None:
+        """A ticket of this class went to an engine: the others' credit grows by their share of its cost."""
+        for queue in self.classes:
+            if queue.rank == rank:
+                queue.credit = max(-cost, queue.credit - cost * (1.0 - queue.policy.min_share))
+            elif queue.size:
+                queue.credit += cost * queue.policy.min_share
+
+    def expired(self, now_s: float) -> list[Entry]:
+        """Entries that may not go to an engine any more, still in the queue."""
+        late: list[Entry] = []
+        while self._expiry and self._expiry[0][0] < now_s:
+            entry = heapq.heappop(self._expiry)[2]
+            if entry.queued:
+                late.append(entry)
+        return late
+
+    def any_expired(self, now_s: float) -> bool:
+        """May be wrong in the safe direction: an entry that left already counts until it is dropped."""
+        return bool(self._expiry) and self._expiry[0][0] < now_s
+
+    def least_urgent(self, above: int) -> Entry | None:
+        """The newest entry of the least urgent class that waits, if that class ranks after `above`."""
+        for queue in reversed(self.classes[above + 1 :]):
+            if queue.size:
+                return queue.arrivals.newest()
+        return None
+
+    def _join(self, queue: ClassQueue, entry: Entry, key: tuple[float, int, Entry]) -> None:
+        flow = entry.flow
+        heapq.heappush(flow.heap, key)
+        flow.size += 1
+        if flow.size == 1:
+            queue.order.join(flow)
+        elif len(flow.heap) > MAX_DEAD_SHARE * flow.size + MIN_COMPACT:
+            flow.heap = [one for one in flow.heap if one[2].queued]
+            heapq.heapify(flow.heap)
+        queue.size += 1
+        queue.prompt_tokens += entry.ticket.prompt_tokens
+        queue.arrivals.add(entry)
+
+    def _compact(self) -> None:
+        if len(self._expiry) > MAX_DEAD_SHARE * len(self._entries) + MIN_COMPACT:
+            self._expiry = [one for one in self._expiry if one[2].queued]
+            heapq.heapify(self._expiry)

@@ -12,10 +12,39 @@ class Ticket:
     """A request that asks for a place on an engine."""
 
     ticket_id: str
-    # Lower is more urgent, as in vLLM.
+    # Lower is more urgent, as in vLLM; it names a class where `class_name` is empty.
     priority: int
     # The first arrival: a ticket that is submitted again keeps its age. Seconds since the epoch.
     arrived_s: float
+    # Who pays: from the API key, never from a header.
+    tenant: str = "default"
+    # The class asked for; a tenant's cap may lower it. Empty: from `priority`.
+    class_name: str = ""
+    prompt_tokens: int = 0
+    # The bound that the client or the model sets; 0 when unknown.
+    max_output_tokens: int = 0
+    # Chained hashes of the prompt's blocks, first block first; salted by tenant where caches must not mix.
+    prefix_blocks: tuple[int, ...] = ()
+    # Requests of one session prefer one replica.
+    session_id: str = ""
+    # Promises asked for, in seconds from arrival; None: the class's own. A request can only tighten them.
+    ttft_budget_s: float | None = None
+    deadline_s: float | None = None
+    size_bytes: int = 0
+    # Equal for a request and its retry (a hash of the body); by it a promise is known again.
+    fingerprint: str = ""
+    # The adapter can abort this request before its first token and wait for another lease.
+    revocable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request took, as the engine counted it."""
+
+    prompt_tokens: int
+    output_tokens: int
+    # From arrival to the first token; None where there was none.
+    ttft_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +56,22 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineMetrics:
+    """What an engine says of its own state."""
+
+    running: int
+    waiting: int
+    # Share of the KV cache in use, 0 to 1.
+    kv_use: float
+    # Requests that the engine itself preempted since it started.
+    preemptions: int = 0
+    # Mean time between two tokens of a stream over the last seconds; 0 when nothing ran.
+    itl_s: float = 0.0
+    # Size of the KV cache; 0 when unknown.
+    kv_capacity_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaReport:
     """What an engine replica says of itself, about once a second."""
 
@@ -35,6 +80,8 @@ class ReplicaReport:
     live_leases: frozenset[str]
     # A draining replica keeps its leases and gets no new ones.
     draining: bool = False
+    # None when the engine could not be asked this time.
+    metrics: EngineMetrics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +90,8 @@ class Granted:
 
     lease: Lease
     queue_wait_s: float
+    # The class served, to be echoed; empty for a lease that was adopted after a restart.
+    class_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +102,23 @@ class Refused:
     outcome: Outcome
     # When a place is expected; whole seconds, at least one.
     retry_after_s: int
+    # The time to the first token that was predicted, where that is the reason.
+    predicted_wait_s: float | None = None
+    # A place is kept for a client that returns at that time.
+    promised: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Machine-readable; one of the outcomes' labels."""
+        return self.outcome.label
 
 
-Action = Granted | Refused
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Abort this request on its replica before its first token; it is queued again, with its age."""
+
+    ticket_id: str
+    replica_id: str
+
+
+Action = Granted | Refused | Revoke

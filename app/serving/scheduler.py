@@ -9,7 +9,7 @@ from app.config import ApplicationConfig
 from app.contract import EnginePort, Grant, Refusal, SchedulerView
 from app.flow.controller import FlowController, Limits
 from app.flow.outcome import Outcome
-from app.flow.ticket import Action, Granted, ReplicaReport, Ticket
+from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Ticket
 from app.serving.scheduler_metrics import SchedulerMetrics
 
 # How late an expiry may be noticed.
@@ -93,7 +93,7 @@ class SchedulerReplica:
         for action in actions:
             if isinstance(action, Granted):
                 self._grant(action)
-            else:
+            elif isinstance(action, Refused):
                 self._settle(action.ticket_id, Refusal(action.outcome, action.retry_after_s))
 
     def _grant(self, action: Granted) -> None:

@@ -6,25 +6,30 @@ from dataclasses import replace
 
 import pytest
 
-from app.flow.controller import (
-    DEFAULT_SERVICE_S,
-    MAX_RETRY_AFTER_S,
-    REPLICA_MEMORY_S,
-    UNROUTABLE_BAR_S,
-    FlowController,
-    Limits,
-)
+from app.flow.config import ClassPolicy, FlowConfig, Limits
+from app.flow.controller import UNROUTABLE_BAR_S, FlowController
+from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
+from app.flow.replicas import REPLICA_MEMORY_S
 from app.flow.ticket import Granted, Lease, Refused, ReplicaReport, Ticket
 
 LIMITS = Limits(
     max_queued=2, max_queue_wait_s=60.0, requests_per_replica=1, lease_ttl_s=15.0, replica_ttl_s=5.0
 )
 
+# Budgets that never bind, so that the bounds above do.
+PATIENT = FlowConfig(
+    classes=(
+        ClassPolicy("interactive", boost_s=2e3, min_share=0.0, ttft_budget_s=1e9),
+        ClassPolicy("standard", boost_s=1e3, min_share=0.0, ttft_budget_s=1e9),
+        ClassPolicy("batch", boost_s=0.0, min_share=0.0, ttft_budget_s=1e9),
+    )
+)
+
 
 def controller(*replicas: str, limits: Limits = LIMITS) -> FlowController:
-    """At time 0, with these replicas just heard of."""
-    flow = FlowController(limits)
+    """At time 0, with these replicas just heard of; hints without jitter."""
+    flow = FlowController(limits, PATIENT, lambda: 0.0)
     flow.tick(0.0)
     for replica_id in replicas:
         report(flow, replica_id, at_s=0.0)
@@ -39,8 +44,10 @@ def report(flow: FlowController, replica_id: str, *leases: str, at_s: float, dra
     return flow.report(ReplicaReport(replica_id, frozenset(leases), draining), at_s)
 
 
-def granted(ticket_id: str, replica_id: str = "r", queue_wait_s: float = 0.0) -> Granted:
-    return Granted(Lease(ticket_id, replica_id), queue_wait_s)
+def granted(
+    ticket_id: str, replica_id: str = "r", queue_wait_s: float = 0.0, class_name: str = "standard"
+) -> Granted:
+    return Granted(Lease(ticket_id, replica_id), queue_wait_s, class_name)
 
 
 def outcomes(actions) -> list[tuple[str, Outcome]]:
@@ -94,7 +101,7 @@ def test_a_full_queue_gives_the_place_of_its_last_to_a_more_urgent_newcomer():
     for name in "abc":
         submit(flow, name)
     assert outcomes(submit(flow, "d", priority=-1)) == [("c", Outcome.EVICTED_PREEMPTED)]
-    assert flow.close("a", Outcome.COMPLETED, 0.0) == [granted("d")]
+    assert flow.close("a", Outcome.COMPLETED, 0.0) == [granted("d", class_name="interactive")]
 
 
 def test_a_queued_ticket_can_be_closed_and_is_then_forgotten():
@@ -149,14 +156,14 @@ def test_without_an_engine_a_newcomer_is_refused_with_503():
 
 
 def test_a_young_controller_lets_tickets_wait_for_engines_that_have_yet_to_report():
-    flow = FlowController(LIMITS)
+    flow = FlowController(LIMITS, PATIENT)
     assert submit(flow, "a", at_s=100.0) == []
     assert flow.tick(101.0) == []
     assert report(flow, "r", at_s=101.5) == [granted("a", queue_wait_s=1.5)]
 
 
 def test_a_young_controller_that_hears_of_no_engine_refuses_what_waits():
-    flow = FlowController(LIMITS)
+    flow = FlowController(LIMITS, PATIENT)
     submit(flow, "a", at_s=100.0)
     assert flow.tick(105.0) == []
     assert outcomes(flow.tick(105.1)) == [("a", Outcome.EVICTED_NO_ENGINE)]
@@ -261,14 +268,12 @@ def test_a_first_report_does_not_take_a_ticket_that_waits_here():
     assert flow.snapshot(1.0).in_flight == 2
 
 
-def test_a_replica_that_calls_cannot_reach_gets_no_leases_until_it_reports_a_moment_later():
+def test_a_replica_that_calls_cannot_reach_is_passed_over_for_a_moment():
     flow = controller("r")
     flow.replica_unroutable("r", 0.0)
-    assert flow.snapshot(0.0).replicas_ready == 0
     assert submit(flow, "a") == []
-    assert report(flow, "r", at_s=UNROUTABLE_BAR_S / 2) == []
-    assert flow.tick(UNROUTABLE_BAR_S) == []
-    assert report(flow, "r", at_s=UNROUTABLE_BAR_S) == [granted("a", queue_wait_s=UNROUTABLE_BAR_S)]
+    assert flow.tick(UNROUTABLE_BAR_S / 2) == []
+    assert flow.tick(UNROUTABLE_BAR_S) == [granted("a", queue_wait_s=UNROUTABLE_BAR_S)]
 
 
 def test_barring_an_unknown_replica_changes_nothing():
@@ -307,7 +312,7 @@ def test_the_retry_hint_learns_nothing_from_a_cancelled_request():
     flow.close("a", Outcome.CANCELLED, 4.0)
     for name in "bcd":
         submit(flow, name, at_s=4.0)
-    assert submit(flow, "e", at_s=4.0)[0].retry_after_s == 3 * DEFAULT_SERVICE_S
+    assert submit(flow, "e", at_s=4.0)[0].retry_after_s == 3 * PATIENT.admission.initial_service_s
 
 
 def test_the_retry_hint_has_a_ceiling():
@@ -322,4 +327,4 @@ def test_every_outcome_has_a_label_of_its_own_and_a_reason(outcome: Outcome):
     assert outcome.label == outcome.name.lower()
     assert outcome.reason.endswith(".")
     assert outcome.refuses == outcome.label.startswith(("rejected", "evicted"))
-    assert outcome.status in ((429, 503) if outcome.refuses else (None,))
+    assert outcome.status in ((400, 413, 429, 503) if outcome.refuses else (None,))

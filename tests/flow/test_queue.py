@@ -1,87 +1,272 @@
-"""The queue: strict priorities, first come first served within one, a hard bound."""
+"""The order: shares, virtual arrival, counters, deadlines."""
 
 from __future__ import annotations
+
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.flow.queue import PriorityQueue
+from app.flow.config import ClassPolicy, FairnessPolicy, TenantPolicy
+from app.flow.queue import Entry, FlowQueue
+from app.flow.tenants import Account
 from app.flow.ticket import Ticket
 
-priorities = st.integers(-2, 2)
-arrivals = st.integers(0, 3).map(float)
-
-
-def queue_of(*tickets: Ticket, capacity: int = 100) -> PriorityQueue:
-    queue = PriorityQueue(capacity)
-    for ticket in tickets:
-        queue.push(ticket)
-    return queue
-
-
-def ids(queue: PriorityQueue) -> list[str]:
-    return [ticket.ticket_id for ticket in queue]
-
-
-def test_the_lower_priority_number_is_served_first_whenever_it_came():
-    queue = queue_of(Ticket("batch", 5, 1.0), Ticket("chat", 0, 9.0))
-    assert [queue.pop().ticket_id, queue.pop().ticket_id] == ["chat", "batch"]
-
-
-def test_within_a_priority_the_first_arrival_is_served_first():
-    assert ids(queue_of(Ticket("second", 0, 2.0), Ticket("first", 0, 1.0))) == ["first", "second"]
-
-
-def test_equal_arrivals_keep_the_order_of_submission():
-    assert ids(queue_of(*(Ticket(name, 0, 1.0) for name in "bca"))) == ["b", "c", "a"]
-
-
-def test_last_is_the_ticket_that_would_be_served_last():
-    assert queue_of(Ticket("a", 1, 0.0), Ticket("b", 0, 0.0)).last().ticket_id == "a"
-
-
-def test_a_full_queue_takes_nothing_and_stays_as_it_is():
-    queue = queue_of(Ticket("a", 0, 0.0), capacity=1)
-    with pytest.raises(OverflowError, match="capacity: 1"):
-        queue.push(Ticket("b", 0, 0.0))
-    assert ids(queue) == ["a"]
-    assert "b" not in queue
-
-
-def test_an_id_is_queued_once():
-    queue = queue_of(Ticket("a", 0, 0.0))
-    with pytest.raises(ValueError, match="ticket_id: a is queued already"):
-        queue.push(Ticket("a", 1, 1.0))
-    assert len(queue) == 1
-
-
-def test_removing_an_unknown_id_is_an_error_and_changes_nothing():
-    queue = queue_of(Ticket("a", 0, 0.0))
-    with pytest.raises(KeyError):
-        queue.remove("b")
-    assert ids(queue) == ["a"]
-
-
-def test_an_empty_queue_has_no_first_and_no_last():
-    queue = PriorityQueue(1)
-    with pytest.raises(IndexError):
-        queue.pop()
-    with pytest.raises(IndexError):
-        queue.last()
-
-
-@given(
-    entries=st.lists(st.tuples(priorities, arrivals), max_size=30),
-    removals=st.sets(st.integers(0, 29)),
+CLASSES = (
+    ClassPolicy("high", boost_s=10.0, min_share=0.0, ttft_budget_s=100.0),
+    ClassPolicy("low", boost_s=0.0, min_share=0.0, ttft_budget_s=100.0),
 )
-def test_what_is_left_after_removals_comes_out_in_the_order_of_a_stable_sort(entries, removals):
-    tickets = [Ticket(str(index), *entry) for index, entry in enumerate(entries)]
-    queue = queue_of(*tickets)
-    for index in removals & set(range(len(tickets))):
-        assert queue.remove(str(index)) == tickets[index]
-    left = [ticket for index, ticket in enumerate(tickets) if index not in removals]
-    assert len(queue) == len(left)
-    popped = [queue.pop() for _ in range(len(left))]
-    assert popped == sorted(left, key=lambda ticket: (ticket.priority, ticket.arrived_s))
-    assert not queue
+SHARED = (
+    ClassPolicy("high", boost_s=1e6, min_share=0.0, ttft_budget_s=100.0),
+    ClassPolicy("low", boost_s=0.0, min_share=0.2, ttft_budget_s=100.0),
+)
+PAPER = FairnessPolicy(return_credit=0.0)
+
+
+class Desk:
+    """A queue whose every dispatch costs the same."""
+
+    def __init__(self, classes=CLASSES, fairness: FairnessPolicy = PAPER) -> None:
+        self.queue = FlowQueue(classes, fairness)
+        self.accounts: dict[str, Account] = {}
+
+    def account(self, tenant: str, policy: TenantPolicy | None = None) -> Account:
+        return self.accounts.setdefault(tenant, Account(tenant, policy or TenantPolicy(), 0.0))
+
+    def put(self, name: str, rank: int = 0, tenant: str = "a", at_s: float = 0.0, expires_s: float = 100.0):
+        account = self.account(tenant)
+        flow = self.queue.classes[rank].order.flow(account)
+        entry = Entry(Ticket(name, 0, at_s, tenant=tenant), rank, account, flow, expires_s)
+        self.queue.push(entry)
+        return entry
+
+    def take(self, cost: float = 1.0) -> str | None:
+        entry = self.queue.next()
+        if entry is None:
+            return None
+        self.queue.remove(entry)
+        self.queue.classes[entry.rank].order.charge(entry.payer, cost)
+        self.queue.served(entry.rank, cost)
+        entry.account.running += 1
+        return entry.ticket.ticket_id
+
+
+def test_an_empty_queue_has_nobody_to_serve():
+    assert Desk().take() is None
+
+
+def test_a_class_is_overtaken_only_by_arrivals_within_the_difference_of_boosts():
+    desk = Desk()
+    desk.put("low", rank=1, at_s=0.0)
+    desk.put("later", at_s=9.0)
+    desk.put("too-late", at_s=11.0)
+    assert [desk.take() for _ in range(3)] == ["later", "low", "too-late"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 50)), min_size=1, max_size=40))
+def test_no_ticket_of_a_tenant_is_overtaken_from_beyond_the_boost(arrivals):
+    desk = Desk()
+    arrived = {f"t{n}": (rank, at_s) for n, (rank, at_s) in enumerate(arrivals)}
+    for name, (rank, at_s) in arrived.items():
+        desk.put(name, rank, at_s=at_s, expires_s=at_s + 100)
+    served = [desk.take() for _ in arrivals]
+    for place, name in enumerate(served):
+        for later in served[place + 1 :]:
+            assert arrived[name][1] <= arrived[later][1] + 10.0
+
+
+def test_equal_deadlines_are_served_in_the_order_of_submission():
+    desk = Desk()
+    for name in "abcdef":
+        desk.put(name)
+    assert [desk.take() for _ in range(6)] == list("abcdef")
+
+
+def test_the_earliest_deadline_of_a_tenant_is_first():
+    desk = Desk()
+    desk.put("late", expires_s=50.0)
+    desk.put("soon", expires_s=10.0)
+    assert desk.take() == "soon"
+
+
+def test_a_waiting_class_gets_its_minimum_share_of_the_cost():
+    desk = Desk(SHARED)
+    for number in range(400):
+        desk.put(f"h{number}")
+        desk.put(f"l{number}", rank=1, tenant="b")
+    costs = random.Random(0)
+    total = low = 0.0
+    for _ in range(300):
+        cost = costs.uniform(1, 100)
+        low += cost if desk.take(cost).startswith("l") else 0.0
+        total += cost
+        assert low >= 0.2 * total - 2 * 100
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(1, 50)), min_size=30, max_size=150))
+def test_counters_of_waiting_tenants_stay_within_the_largest_charge(steps):
+    desk = Desk()
+    number = 0
+    for tenant in "abcd":
+        for _ in range(len(steps)):
+            number += 1
+            desk.put(f"t{number}", tenant=tenant)
+    for _, cost in steps:
+        desk.take(cost)
+        counters = [flow.counter for flow in desk.queue.classes[0].order.flows.values() if flow.size]
+        assert max(counters) - min(counters) <= 50.0
+
+
+def test_weights_divide_what_is_contended():
+    desk = Desk()
+    desk.account("b", TenantPolicy(weight=3.0))
+    for number in range(400):
+        desk.put(f"a{number}", tenant="a")
+        desk.put(f"b{number}", tenant="b")
+    served = [desk.take() for _ in range(400)]
+    assert sum(name.startswith("b") for name in served) == pytest.approx(300, abs=3)
+
+
+def test_a_returning_tenant_is_lifted_to_those_that_wait():
+    desk = Desk()
+    for number in range(20):
+        desk.put(f"a{number}", tenant="a")
+    for _ in range(10):
+        desk.take()
+    for number in range(10):
+        desk.put(f"b{number}", tenant="b")
+    served = [desk.take() for _ in range(10)]
+    assert sum(name.startswith("b") for name in served) in (5, 6)
+
+
+def test_a_returning_tenant_may_keep_some_credit():
+    desk = Desk(fairness=FairnessPolicy(return_credit=4.0))
+    for number in range(20):
+        desk.put(f"a{number}", tenant="a")
+    for _ in range(10):
+        desk.take()
+    for number in range(10):
+        desk.put(f"b{number}", tenant="b")
+    assert [desk.take()[0] for _ in range(4)] == ["b"] * 4
+
+
+def test_a_refund_brings_a_tenant_forward_and_a_surcharge_back():
+    desk = Desk()
+    for name, tenant in [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")]:
+        desk.put(name, tenant=tenant)
+    assert [desk.take(10.0), desk.take(10.0)] == ["a1", "b1"]
+    order = desk.queue.classes[0].order
+    order.charge(order.flows["b"], -15.0)
+    order.charge(order.flows["c"], 20.0)
+    assert [desk.take() for _ in range(3)] == ["b2", "a2", "c1"]
+
+
+def test_refunds_without_end_do_not_grow_the_heap():
+    desk = Desk()
+    desk.put("a1")
+    order = desk.queue.classes[0].order
+    for _ in range(1000):
+        order.charge(order.flows["a"], -1.0)
+        order.charge(order.flows["a"], 1.0)
+    assert len(order._heap) < 100
+    assert desk.take() == "a1"
+
+
+def test_arrivals_and_departures_without_end_do_not_grow_the_queue():
+    desk = Desk()
+    keeper = [desk.put(f"keep{n}", at_s=0.0, expires_s=1.0) for n in range(2)]
+    for number in range(1000):
+        desk.queue.remove(desk.put(f"t{number}", at_s=float(number), expires_s=500.0))
+    assert len(desk.queue._expiry) < 100
+    assert len(desk.queue.classes[0].arrivals._entries) < 100
+    assert len(keeper[0].flow.heap) < 100
+    assert desk.queue.classes[0].arrivals.oldest() is keeper[0]
+
+
+def test_an_older_ticket_that_is_submitted_later_goes_before():
+    desk = Desk()
+    young = desk.put("young", at_s=5.0)
+    old = desk.put("old", at_s=1.0)
+    arrivals = desk.queue.classes[0].arrivals
+    assert (arrivals.oldest(), arrivals.newest()) == (old, young)
+    desk.queue.remove(young)
+    assert arrivals.newest() is old
+
+
+def test_an_id_that_is_queued_already_is_refused():
+    desk = Desk()
+    desk.put("a")
+    with pytest.raises(ValueError, match="ticket_id: a is queued"):
+        desk.put("a")
+    assert len(desk.queue) == 1
+
+
+def test_the_least_urgent_is_the_newest_of_the_last_class_that_waits():
+    desk = Desk()
+    desk.put("high")
+    assert desk.queue.least_urgent(0) is None
+    desk.put("old", rank=1, at_s=1.0)
+    newest = desk.put("new", rank=1, at_s=2.0)
+    assert desk.queue.least_urgent(0) is newest
+
+
+def test_a_tenant_at_its_cap_is_passed_over_until_one_of_its_requests_ends():
+    desk = Desk()
+    capped = desk.account("a", TenantPolicy(max_running=1))
+    for name in ("a1", "a2"):
+        desk.put(name, tenant="a")
+    desk.put("b1", tenant="b")
+    assert [desk.take(), desk.take(), desk.take()] == ["a1", "b1", None]
+    desk.put("a3", tenant="a")
+    capped.running = 0
+    (order, flow), *_ = capped.parked
+    order.unpark(flow)
+    order.unpark(flow)
+    assert desk.take() == "a2"
+
+
+def test_a_class_held_back_by_caps_builds_up_no_claim():
+    desk = Desk(SHARED)
+    desk.account("b", TenantPolicy(max_running=0))
+    desk.put("low", rank=1, tenant="b")
+    for number in range(10):
+        desk.put(f"h{number}")
+        desk.take(100.0)
+    desk.queue.next()
+    assert desk.queue.classes[1].credit <= 20.0
+
+
+def test_the_lane_of_promises_is_first_unless_its_head_is_at_its_cap():
+    desk = Desk()
+    desk.put("plain", tenant="a")
+    account = desk.account("b", TenantPolicy(max_running=1))
+    order = desk.queue.classes[0].order
+    entry = Entry(Ticket("kept", 0, 0.0, tenant="b"), 0, account, order.flow(account), 100.0)
+    entry.flow = order.lane
+    desk.queue.push(entry)
+    account.running = 1
+    assert desk.queue.next().ticket.ticket_id == "plain"
+    account.running = 0
+    assert [desk.take(), desk.take()] == ["kept", "plain"]
+    assert order.flows["b"].counter == 1.0
+
+
+def test_expired_entries_are_found_once():
+    desk = Desk()
+    gone = desk.put("gone", expires_s=1.0)
+    late = desk.put("late", expires_s=2.0)
+    desk.put("fine", expires_s=9.0)
+    desk.queue.remove(gone)
+    assert desk.queue.any_expired(3.0)
+    assert desk.queue.expired(3.0) == [late]
+    assert desk.queue.expired(3.0) == []
+
+
+def test_without_fairness_a_class_is_one_line():
+    desk = Desk(fairness=FairnessPolicy(enabled=False))
+    for name, tenant in [("a1", "a"), ("a2", "a"), ("b1", "b")]:
+        desk.put(name, tenant=tenant)
+    assert [desk.take() for _ in range(3)] == ["a1", "a2", "b1"]
+    desk.queue.classes[0].order.forget("")
+    assert desk.queue.classes[0].order.flows == {}

@@ -57,7 +57,7 @@ def test_it_crosses_processes_whole(error):
 def test_every_refusal_of_the_scheduler_has_its_status_its_label_and_a_time_to_come_back(outcome):
     error = refused(outcome, 9)
     assert (error.status, error.code, error.retry_after_s) == (outcome.status, outcome.label, 9)
-    assert error.status in (429, 503)
+    assert error.status in (400, 413, 429, 503)
     assert error.message == f"{outcome.reason} Try again in 9 s."
 
 

@@ -1,0 +1,180 @@
+"""Predict, then verify: when would this ticket see its first and its last token?
+
+TTFT^ = wait for a place + time in the engine
+  wait   = requests ahead / rate at which places fall free for this class
+  engine = a + b x (prompt tokens ahead in the engine + own), a line fitted to what was seen
+E2E^  = TTFT^ + output (80 % quantile) x ITL^(batch), a line fitted to the engines' reports
+
+Each class tracks two quantiles of actual / predicted: the median corrects what is told to a client, the
+90 % quantile decides. The rate for a class is what all leases give back (Little: leases / mean service
+time) less what more urgent classes take and less the minimum shares of the others that wait.
+"""
+
+from __future__ import annotations
+
+from app.flow.config import FlowConfig
+from app.flow.estimate import DecayedRate, RunningLine, RunningMean, RunningQuantile
+from app.flow.fairness import TenantFlow
+from app.flow.queue import ClassQueue, FlowQueue
+from app.flow.replicas import ReplicaPool
+from app.flow.tenants import OUTPUT_QUANTILE, Account, OutputLength
+from app.flow.ticket import Ticket
+
+# A ratio of a prediction of milliseconds says nothing: both are at least this.
+MIN_TTFT_S = 0.05
+# Factors of two from 50 ms to 50 s.
+ERROR_BUCKETS = 11
+# A refusal shows nothing, so a factor that refuses relaxes by this much each time, else it could never fall.
+RELAX_SHARE = 0.01
+# Engines are not asked for less than this a second: it keeps divisions finite.
+MIN_RATE_PER_S = 1e-3
+# A lease that ends at once still counts as a request: it keeps rates finite.
+MIN_SERVICE_S = 1e-3
+
+
+class _Errors:
+    """Running quantiles of actual / predicted time to first token."""
+
+    __slots__ = ("high", "median")
+
+    def __init__(self, high_share: float) -> None:
+        self.median = RunningQuantile(0.5, 1.0)
+        self.high = RunningQuantile(high_share, 1.0)
+
+
+class _ClassState:
+    """What is learnt of one class: its errors by the size of the prediction, its rate, its mean cost."""
+
+    __slots__ = ("cost", "dispatches", "errors")
+
+    def __init__(self, config: FlowConfig) -> None:
+        # A wait of milliseconds is wrong by another factor than one of minutes.
+        self.errors = [_Errors(config.admission.error_quantile) for _ in range(ERROR_BUCKETS)]
+        self.dispatches = DecayedRate(config.admission.rate_horizon_s)
+        self.cost = RunningMean(1.0, config.admission.smoothing)
+
+    def of(self, raw_s: float) -> _Errors:
+        return self.errors[min(int(raw_s / MIN_TTFT_S).bit_length(), ERROR_BUCKETS - 1)]
+
+
+class Predictor:
+    """All running estimates, and the predictions made of them."""
+
+    def __init__(self, config: FlowConfig, queue: FlowQueue, pool: ReplicaPool) -> None:
+        self._config = config
+        self._queue = queue
+        self._pool = pool
+        smoothing = config.admission.smoothing
+        self._service_s = RunningMean(config.admission.initial_service_s, smoothing)
+        self._itl_s = RunningLine(0.0, 0.0, smoothing)
+        self._classes = [_ClassState(config) for _ in config.classes]
+
+    def served(self, service_s: float) -> None:
+        self._service_s.add(max(service_s, MIN_SERVICE_S))
+
+    def itl(self, running: int, itl_s: float) -> None:
+        if running > 0 and itl_s > 0:
+            self._itl_s.add(running, itl_s)
+
+    def dispatched(self, rank: int, cost: float, now_s: float) -> None:
+        self._classes[rank].dispatches.add(1.0, now_s)
+        self._classes[rank].cost.add(cost)
+
+    def first_token(self, rank: int, raw_s: float, ttft_s: float) -> None:
+        ratio = max(ttft_s, MIN_TTFT_S) / max(raw_s, MIN_TTFT_S)
+        errors = self._classes[rank].of(raw_s)
+        errors.median.add(ratio)
+        errors.high.add(ratio)
+
+    def refused(self, rank: int, raw_s: float) -> None:
+        """The high estimate was too late: relax it towards the median."""
+        errors = self._classes[rank].of(raw_s)
+        errors.high.value += RELAX_SHARE * min(0.0, errors.median.value - errors.high.value)
+
+    def output(self, account: Account, bound: int, tokens: int) -> None:
+        lengths = account.outputs.get(bound.bit_length())
+        if lengths is None:
+            initial = float(max(1, tokens))
+            lengths = account.outputs[bound.bit_length()] = OutputLength(
+                RunningMean(initial, self._config.admission.smoothing),
+                RunningQuantile(OUTPUT_QUANTILE, initial),
+            )
+        lengths.mean.add(tokens)
+        lengths.high.add(tokens)
+
+    def output_tokens(self, account: Account, bound: int) -> tuple[int, float]:
+        """Expected and high output of a ticket with this bound (0: unknown)."""
+        lengths = account.outputs.get(bound.bit_length())
+        if lengths is None:
+            initial = self._config.admission.initial_output_tokens
+            expected = min(bound, initial) if bound else initial
+            return expected, float(expected)
+        mean, high = lengths.mean.value, lengths.high.value
+        return (int(min(bound, mean)), min(bound, high)) if bound else (int(mean), high)
+
+    def ttft_s(self, rank: int, flow: TenantFlow | None, prompt_tokens: int, now_s: float) -> float:
+        """Uncorrected: wait for a place, then for the engine. Flow None: the tenant has no ticket there."""
+        pool = self._pool
+        backlog = pool.prefill_tokens / max(1, pool.ready)
+        wait_s = 0.0
+        if self._queue or not pool.open:
+            wait_s = self._wait_s(rank, flow, now_s)
+        return wait_s + pool.engine_ttft.at(backlog + prompt_tokens)
+
+    def corrected(self, rank: int, raw_s: float) -> tuple[float, float]:
+        """Median and high estimate from a raw one."""
+        errors = self._classes[rank].of(raw_s)
+        base = max(raw_s, MIN_TTFT_S)
+        median_s = base * errors.median.value
+        return median_s, max(median_s, base * errors.high.value)
+
+    def finish_s(self, ticket: Ticket, account: Account, ttft_s: float) -> float:
+        """From arrival to the last token, for a time to first token."""
+        _, output = self.output_tokens(account, ticket.max_output_tokens)
+        batch = self._pool.places / max(1, self._pool.ready)
+        return ttft_s + output * self._itl_s.at(batch)
+
+    def rate_per_s(self, rank: int, now_s: float) -> float:
+        """Requests of this class that can leave the queue each second."""
+        total = max(MIN_RATE_PER_S, self._pool.places / self._service_s.value)
+        rate = total
+        for queue in self._queue.classes:
+            if queue.rank < rank:
+                rate -= self._classes[queue.rank].dispatches.per_s(now_s)
+            if queue.size and queue.rank != rank:
+                rate -= total * queue.policy.min_share
+        return max(total * self._queue.classes[rank].policy.min_share, rate, MIN_RATE_PER_S)
+
+    def drain_s(self, rank: int, now_s: float) -> float:
+        """Until everything that precedes a newcomer of this class has left."""
+        ahead = sum(queue.size for queue in self._queue.classes[: rank + 1])
+        return (ahead + 1) / self.rate_per_s(rank, now_s)
+
+    def _wait_s(self, rank: int, flow: TenantFlow | None, now_s: float) -> float:
+        ahead = self._position(self._queue.classes[rank], flow)
+        for queue in self._queue.classes[:rank]:
+            ahead += queue.size
+        wait_s = ahead / self.rate_per_s(rank, now_s)
+        return self._with_starting(wait_s, now_s) if self._pool.starting else wait_s
+
+    def _position(self, queue: ClassQueue, flow: TenantFlow | None) -> float:
+        """Place in the class's fair order: the other waiting tenants are served until their counters have
+        passed the flow's own, and once for each of its own tickets ahead."""
+        if flow is None:
+            return queue.size + 1.0
+        others = queue.order.waiting - (flow.size > 0)
+        debt = max(0.0, flow.counter - queue.order.floor) / max(1.0, self._classes[queue.rank].cost.value)
+        rounds = flow.size / flow.weight + debt
+        return min(queue.size + 1.0, flow.size + 1 + others * rounds)
+
+    def _with_starting(self, wait_s: float, now_s: float) -> float:
+        """Capacity that is starting shortens the wait from the moment it is expected."""
+        replicas = self._pool.ready
+        for ready_s in sorted(self._pool.starting.values()):
+            delay_s = max(0.0, ready_s - now_s)
+            if replicas == 0:
+                wait_s = delay_s
+            elif delay_s < wait_s:
+                wait_s = delay_s + (wait_s - delay_s) * replicas / (replicas + 1)
+            replicas += 1
+        return wait_s

@@ -1,0 +1,198 @@
+"""What can be set of the decision core; each default carries its reason. Times in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the flow that a deployment sets."""
+
+    max_queued: int
+    max_queue_wait_s: float
+    requests_per_replica: int
+    lease_ttl_s: float
+    replica_ttl_s: float
+    # Prompt plus output bound that an engine can hold; None: the edge has checked it.
+    max_request_tokens: int | None = None
+    # A body above this is refused at the edge already; here it bounds the queue's memory.
+    max_request_bytes: int = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPolicy:
+    """A class of requests that share promises."""
+
+    name: str
+    # Head start over boost 0: a request is overtaken only by those that arrive within the difference.
+    boost_s: float
+    # Share of the dispatched cost that a backlogged class gets whatever the others do.
+    min_share: float
+    # Promise for the first token; also the longest wait in the queue.
+    ttft_budget_s: float
+    # Promise for the last token, if there is one.
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPolicy:
+    """What one tenant may use."""
+
+    # A tenant with weight 2 gets twice the tokens of one with weight 1 while both wait.
+    weight: float = 1.0
+    # None: no limit, the fair share decides.
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    # Fairness orders the queue; this bounds what one tenant can put into it.
+    max_queued: int = 100_000
+    # Fairness shares what is contended; a cap is for contracts only.
+    max_running: int = 100_000
+    # 256 prompts of 1 MiB: above it the gateway's memory is at stake.
+    max_bytes: int = 256 * 1024 * 1024
+    # The most urgent class; a request for a higher one is served as this. Empty: any.
+    highest_class: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FairnessPolicy:
+    """Virtual token counter: what a request costs its tenant."""
+
+    enabled: bool = True
+    # A generated token holds the engine about twice as long as a prompt token (VTC, OSDI 2024; llm-d LAS).
+    output_weight: float = 2.0
+    # What a returning tenant keeps of turns it did not use, in cost. The paper's rule is none; where light
+    # tenants often have an empty queue, this took Jain's index from 0.90 to 0.94 and more (docs/flow.md).
+    return_credit: float = 100_000.0
+    # Idle tenants beyond this are forgotten: keys that churn must not grow the state.
+    max_tenants: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionPolicy:
+    """Predict, then verify."""
+
+    enabled: bool = True
+    # Refuse when nine of ten such requests would miss: the error quantile that is tracked.
+    error_quantile: float = 0.9
+    # Until leases have ended there is no rate to predict from.
+    initial_service_s: float = 1.0
+    # Until a first token was seen: 2,000 prompt tokens a second, a small engine.
+    initial_prefill_tokens_per_s: float = 2000.0
+    # Outputs of unknown length; the mean of public chat traces is about 200.
+    initial_output_tokens: int = 200
+    # Weight of the newest sample; half of the memory is in the last 35.
+    smoothing: float = 0.02
+    # Horizon of arrival rates: long against one service time, short against a daily curve.
+    rate_horizon_s: float = 20.0
+    # Keep a place for a client that was told when to return.
+    promises: bool = True
+    # Share of a class's rate that may be promised: the rest serves those who come for the first time.
+    promise_share: float = 0.5
+    # A client that returns this early or late still finds its place: clients round, and add jitter.
+    promise_early_s: float = 1.0
+    promise_late_s: float = 5.0
+    # Bound of the book of promises.
+    max_promises: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class LimitPolicy:
+    """How the number of requests in an engine follows its state."""
+
+    enabled: bool = True
+    # Keeps the engine fed between a finish and the next grant; above 15 % order is lost to its own queue.
+    burst_share: float = 0.15
+    # One engine step's token budget (`max_num_batched_tokens`): the burst fills one step.
+    batched_tokens: int = 2048
+    # Four tokens a second is the slowest that people read.
+    itl_budget_s: float = 0.25
+    # As TCP-like limiters do: small enough that one bad sample costs little.
+    shrink: float = 0.9
+    # Never below an eighth of the start: an engine with fewer requests wastes its weights' bandwidth.
+    floor_share: float = 0.125
+    # One shrink a window: the effect of the last one must show first.
+    window_s: float = 2.0
+    # Above this share of the KV cache the next output tokens may force a preemption.
+    kv_high: float = 0.95
+    # What the reservations of leases may add up to; outputs rarely reach their bound at once.
+    kv_reserve: float = 0.95
+    # Three missed reports: then the last known state is no state.
+    stale_s: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptPolicy:
+    """Abort and requeue what has no first token when something urgent would be late."""
+
+    enabled: bool = True
+    # Once is latency, twice is harassment; it also bounds the work that is thrown away.
+    max_revokes: int = 1
+    # A victim that is about to answer frees nothing: only those granted this recently.
+    max_age_s: float = 1.0
+    # The loser must still have this long for its own promise: it waits again, but is not refused.
+    min_slack_s: float = 5.0
+    # Act when this share of the budget would be used up by waiting.
+    risk_share: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePolicy:
+    """Which replica gets a request."""
+
+    affinity: bool = True
+    # vLLM's block size times 16: what the gateway hashes at once.
+    tokens_per_block: int = 256
+    # Blocks remembered for each replica: 16 Mi tokens' worth of hashes stay below 10 MB.
+    max_blocks_per_replica: int = 65_536
+    max_sessions: int = 65_536
+    # A session's replica may be slower by this much: its cache is likely warm.
+    session_penalty_s: float = 0.2
+    # One in a hundred goes anywhere, so that a replica that recovered is noticed.
+    exploration: float = 0.01
+
+
+def default_classes() -> tuple[ClassPolicy, ...]:
+    """Three classes, most urgent first.
+
+    The difference of boosts is the longest time by which a later request can overtake; interactive and
+    standard precede batch for as long as batch may wait at all, the minimum shares let it progress.
+    """
+    return (
+        # Two seconds is where people lose the thread of a conversation (Nielsen, 1993: 1 to 10 s).
+        ClassPolicy("interactive", boost_s=70.0, min_share=0.0, ttft_budget_s=2.0),
+        # Ten seconds keep attention; boosts differ by as much, so it never overtakes interactive.
+        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0),
+        # A minute: nobody watches, but a client's timeout is near. A twentieth is enough to move.
+        ClassPolicy("batch", boost_s=0.0, min_share=0.05, ttft_budget_s=60.0),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FlowConfig:
+    """The policies of one application's flow control."""
+
+    # Most urgent first.
+    classes: tuple[ClassPolicy, ...] = field(default_factory=default_classes)
+    # Which class a ticket without a class name gets: the middle one for priority 0.
+    default_class: str = "standard"
+    tenant: TenantPolicy = TenantPolicy()
+    tenants: dict[str, TenantPolicy] = field(default_factory=dict)
+    fairness: FairnessPolicy = FairnessPolicy()
+    admission: AdmissionPolicy = AdmissionPolicy()
+    limit: LimitPolicy = LimitPolicy()
+    preempt: PreemptPolicy = PreemptPolicy()
+    route: RoutePolicy = RoutePolicy()
+
+    def __post_init__(self) -> None:
+        names = [policy.name for policy in self.classes]
+        if len(set(names)) != len(names):
+            raise ValueError(f"classes: the names {names} are not distinct")
+        if self.default_class not in names:
+            raise ValueError(f"default_class: {self.default_class!r} is none of {names}")
+        if sum(policy.min_share for policy in self.classes) >= 1:
+            raise ValueError("classes: the minimum shares add up to 1 or more, so none can be kept")
+        for name, policy in self.tenants.items():
+            if policy.highest_class not in ["", *names]:
+                highest = f"tenants[{name!r}].highest_class: {policy.highest_class!r}"
+                raise ValueError(f"{highest} is none of {names}")

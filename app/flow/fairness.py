@@ -1,0 +1,130 @@
+"""Virtual token counter: which tenant of a class is next (Sheng et al., OSDI 2024).
+
+A tenant's counter grows by the cost of what is dispatched for it, divided by its weight; the lowest
+counter among those that wait is next. A charge is an expectation: the counter is corrected, up or down,
+as tokens come. A tenant that returns is lifted to the level of those that wait, so idling saves nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import TYPE_CHECKING
+
+from app.flow.tenants import Account
+
+if TYPE_CHECKING:
+    from app.flow.queue import Entry
+
+# A heap is rebuilt when this many of its entries for each live one are dead.
+MAX_STALE = 3
+MIN_COMPACT = 64
+
+
+class TenantFlow:
+    """The tickets of one tenant in one class, earliest deadline first."""
+
+    __slots__ = ("account", "counter", "heap", "key", "size", "weight")
+
+    def __init__(self, account: Account | None, weight: float) -> None:
+        # None: the flow holds tickets of several tenants, so no tenant's cap holds it back.
+        self.account = account
+        self.weight = weight
+        self.counter = 0.0
+        # Counter under which the flow stands in the order; None: it does not.
+        self.key: float | None = None
+        self.heap: list[tuple[float, int, Entry]] = []
+        self.size = 0
+
+    def head(self) -> Entry:
+        """The live entry with the earliest deadline; the flow must not be empty."""
+        heap = self.heap
+        while not heap[0][2].queued:
+            heapq.heappop(heap)
+        return heap[0][2]
+
+
+class FairOrder:
+    """The flows of one class by counter. Corrections are lazy: a rise is repaired at the top of the heap."""
+
+    def __init__(self, *, fair: bool, credit: float = 0.0) -> None:
+        self._fair = fair
+        self._credit = credit
+        self.flows: dict[str, TenantFlow] = {}
+        # Tickets with a promise: always first, and paid for by their tenants' own flows.
+        self.lane = TenantFlow(None, 1.0)
+        self._heap: list[tuple[float, int, TenantFlow]] = []
+        self._pushes = itertools.count()
+        self.waiting = 0
+        # The highest counter that was ever lowest: where a returning tenant starts.
+        self.floor = 0.0
+
+    def flow(self, account: Account) -> TenantFlow:
+        name = account.name if self._fair else ""
+        flow = self.flows.get(name)
+        if flow is None:
+            flow = TenantFlow(account, account.policy.weight) if self._fair else TenantFlow(None, 1.0)
+            self.flows[name] = flow
+        return flow
+
+    def forget(self, name: str) -> None:
+        self.flows.pop(name, None)
+
+    def join(self, flow: TenantFlow) -> None:
+        """The flow has its first ticket."""
+        if flow is self.lane:
+            return
+        self.waiting += 1
+        flow.counter = max(flow.counter, self.floor - self._credit / flow.weight)
+        self._list(flow)
+
+    def leave(self, flow: TenantFlow) -> None:
+        """The flow's last ticket is gone."""
+        flow.heap.clear()
+        if flow is not self.lane:
+            self.waiting -= 1
+            flow.key = None
+
+    def charge(self, flow: TenantFlow, cost: float) -> None:
+        """Add a cost, or take back what was charged too much (negative)."""
+        flow.counter += cost / flow.weight
+        if cost < 0 and flow.key is not None:
+            self._list(flow)
+
+    def unpark(self, flow: TenantFlow) -> None:
+        if flow.size and flow.key is None:
+            self._list(flow)
+
+    def next(self) -> TenantFlow | None:
+        """The lane of promises, else the lowest counter among the flows whose tenant may run one more."""
+        if self.lane.size and not self.lane.head().account.at_cap:
+            return self.lane
+        heap = self._heap
+        while heap:
+            key, _, flow = heap[0]
+            if flow.key != key:
+                heapq.heappop(heap)
+            elif flow.account is not None and flow.account.at_cap:
+                heapq.heappop(heap)
+                flow.key = None
+                flow.account.parked.append((self, flow))
+            elif flow.counter > key:
+                flow.key = flow.counter
+                heapq.heapreplace(heap, (flow.counter, next(self._pushes), flow))
+            else:
+                self.floor = max(self.floor, key)
+                return flow
+        return None
+
+    def _list(self, flow: TenantFlow) -> None:
+        flow.key = flow.counter
+        heapq.heappush(self._heap, (flow.counter, next(self._pushes), flow))
+        if len(self._heap) > MAX_STALE * self.waiting + MIN_COMPACT:
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        listed = [flow for flow in self.flows.values() if flow.key is not None]
+        for flow in listed:
+            flow.key = flow.counter
+        self._heap = [(flow.counter, next(self._pushes), flow) for flow in listed]
+        heapq.heapify(self._heap)

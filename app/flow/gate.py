@@ -1,0 +1,169 @@
+"""May this ticket enter the queue? Every refusal on arrival is decided here, and charges nothing.
+
+From the certain to the estimated: what can never fit, no engine, rate limits, caps, the deadline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.flow.admission import Predictor
+from app.flow.config import ClassPolicy, FlowConfig, Limits, TenantPolicy
+from app.flow.fairness import TenantFlow
+from app.flow.outcome import Outcome
+from app.flow.promises import PromiseBook
+from app.flow.replicas import ReplicaPool
+from app.flow.tenants import Account
+from app.flow.ticket import Refused, Ticket
+
+# OpenAI's client ignores a longer hint.
+MAX_RETRY_AFTER_S = 120
+# An engine takes about this long to come back (17 to 100 s measured).
+NO_ENGINE_RETRY_S = 30.0
+# Spread of hints without a promise, so that the refused do not return together.
+JITTER_SHARE = 0.1
+
+
+class Ranks:
+    """Which class serves a ticket, as an index, most urgent first."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        self._ranks = {one.name: rank for rank, one in enumerate(config.classes)}
+        default = self._ranks[config.default_class]
+        self._by_priority = (max(default - 1, 0), default, min(default + 1, len(self._ranks) - 1))
+
+    def of(self, ticket: Ticket, policy: TenantPolicy) -> int:
+        """Asked for by name, else by priority; capped by the tenant's policy.
+
+        A name that does not exist counts as none: the edge has refused it already.
+        """
+        rank = self._ranks.get(ticket.class_name)
+        if rank is None:
+            rank = self._by_priority[1 + (ticket.priority > 0) - (ticket.priority < 0)]
+        return max(rank, self._ranks[policy.highest_class]) if policy.highest_class else rank
+
+
+def budget_s(policy: ClassPolicy, ticket: Ticket) -> float:
+    """Time to the first token that is promised: the class's, tightened by the request."""
+    asked = ticket.ttft_budget_s
+    return policy.ttft_budget_s if asked is None else min(asked, policy.ttft_budget_s)
+
+
+def deadline_s(policy: ClassPolicy, ticket: Ticket) -> float:
+    """Time to the last token that is promised; infinite without a promise."""
+    asked = math.inf if ticket.deadline_s is None else ticket.deadline_s
+    return asked if policy.deadline_s is None else min(asked, policy.deadline_s)
+
+
+def _key(ticket: Ticket) -> tuple[str, str]:
+    return ticket.tenant, ticket.fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """The ticket may wait: what was predicted for it, raw and corrected."""
+
+    raw_ttft_s: float = 0.0
+    predicted_ttft_s: float = 0.0
+    # It returned at the time that a refusal named.
+    promised: bool = False
+
+
+class Gate:
+    """The checks on arrival."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        config: FlowConfig,
+        predictor: Predictor,
+        pool: ReplicaPool,
+        uniform: Callable[[], float],
+    ) -> None:
+        self._limits = limits
+        self._config = config
+        self._predictor = predictor
+        self._pool = pool
+        self._uniform = uniform
+        self._promises = [PromiseBook(config.admission) for _ in config.classes]
+
+    def never_fits(self, ticket: Ticket) -> Refused | None:
+        most = self._limits.max_request_tokens
+        if ticket.size_bytes > self._limits.max_request_bytes:
+            return Refused(ticket.ticket_id, Outcome.REJECTED_TOO_LARGE, MAX_RETRY_AFTER_S)
+        if most is not None and ticket.prompt_tokens + ticket.max_output_tokens > most:
+            return Refused(ticket.ticket_id, Outcome.REJECTED_TOO_LONG, MAX_RETRY_AFTER_S)
+        return None
+
+    def no_engine(self, ticket: Ticket, now_s: float) -> Refused | None:
+        if not self._pool.without_engine(now_s):
+            return None
+        return self.refuse(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, NO_ENGINE_RETRY_S)
+
+    def over_limit(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Refused | None:
+        """The tenant's rates and caps."""
+        over = account.over_rate(ticket, now_s)
+        if over is not None:
+            return self.refuse(ticket.ticket_id, over[0], over[1])
+        outcome = account.over_cap(ticket)
+        if outcome is not None:
+            return self.refuse(ticket.ticket_id, outcome, self._predictor.drain_s(rank, now_s))
+        return None
+
+    def feasible(
+        self, ticket: Ticket, account: Account, rank: int, flow: TenantFlow | None, now_s: float
+    ) -> Entrance | Refused:
+        """Predict, then verify. Whoever was told to return now is let in without a second look."""
+        policy = self._config.classes[rank]
+        raw_s = self._predictor.ttft_s(rank, flow, ticket.prompt_tokens, now_s)
+        waited_s = now_s - ticket.arrived_s
+        median_s, high_s = self._predictor.corrected(rank, raw_s)
+        if not self._config.admission.enabled or self._idle(now_s):
+            return Entrance(waited_s + raw_s, waited_s + median_s)
+        kept_s = self._kept_for_promises(rank, high_s, now_s)
+        ttft_s = waited_s + high_s + kept_s
+        late_s = ttft_s - budget_s(policy, ticket)
+        if ticket.deadline_s is not None or policy.deadline_s is not None:
+            late_s = max(late_s, self._late_at_end_s(ticket, account, policy, ttft_s))
+        if late_s <= 0:
+            return Entrance(waited_s + raw_s, waited_s + median_s)
+        self._predictor.refused(rank, raw_s)
+        if self._config.admission.promises and self._promises[rank].redeem(_key(ticket), now_s):
+            return Entrance(waited_s + raw_s, waited_s + median_s, promised=True)
+        return self._promise(ticket, rank, late_s, median_s + kept_s, now_s)
+
+    def refuse(self, ticket_id: str, outcome: Outcome, wait_s: float) -> Refused:
+        """A refusal whose hint is the wait, plus jitter."""
+        hint_s = wait_s * (1.0 + JITTER_SHARE * self._uniform())
+        return Refused(ticket_id, outcome, min(MAX_RETRY_AFTER_S, max(1, math.ceil(hint_s))))
+
+    def _idle(self, now_s: float) -> bool:
+        """Some engine has nothing to do: predictions are beside the point."""
+        for replica in self._pool.open.values():
+            if not replica.in_flight and self._pool.reachable(replica, now_s):
+                return True
+        return False
+
+    def _late_at_end_s(self, ticket: Ticket, account: Account, policy: ClassPolicy, ttft_s: float) -> float:
+        return self._predictor.finish_s(ticket, account, ttft_s) - deadline_s(policy, ticket)
+
+    def _kept_for_promises(self, rank: int, within_s: float, now_s: float) -> float:
+        """Wait that is added by those who were told to return in that time."""
+        if not self._config.admission.promises:
+            return 0.0
+        ahead = self._promises[rank].ahead(within_s, now_s)
+        return ahead / self._predictor.rate_per_s(rank, now_s) if ahead else 0.0
+
+    def _promise(self, ticket: Ticket, rank: int, late_s: float, predicted_s: float, now_s: float) -> Refused:
+        """Name the time at which a place is free, and keep it where that is soon enough."""
+        outcome = Outcome.REJECTED_DEADLINE
+        if not self._config.admission.promises:
+            refused = self.refuse(ticket.ticket_id, outcome, late_s)
+            return Refused(ticket.ticket_id, outcome, refused.retry_after_s, predicted_s)
+        book = self._promises[rank]
+        due_s = book.offer_s(now_s + late_s, self._predictor.rate_per_s(rank, now_s))
+        hint_s = max(1, math.ceil(due_s - now_s))
+        kept = hint_s <= MAX_RETRY_AFTER_S and book.make(_key(ticket), now_s + hint_s)
+        return Refused(ticket.ticket_id, outcome, min(hint_s, MAX_RETRY_AFTER_S), predicted_s, kept)

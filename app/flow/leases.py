@@ -1,0 +1,153 @@
+"""Leases that are held, what each was charged, and the correction of that charge as tokens come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from app.flow.config import FlowConfig
+from app.flow.queue import Entry, FlowQueue
+from app.flow.replicas import Replica, ReplicaPool
+from app.flow.ticket import Lease, Usage
+
+
+class Held:
+    """A lease and what is known of its request. An adopted lease has no entry: its ticket is not known."""
+
+    __slots__ = (
+        "cached_tokens",
+        "cost",
+        "entry",
+        "expected_output",
+        "first_token_s",
+        "granted_s",
+        "lease",
+        "output_tokens",
+        "prefill_ahead",
+        "prefill_tokens",
+        "seen_s",
+        "tokens",
+    )
+
+    def __init__(self, lease: Lease, entry: Entry | None, now_s: float) -> None:
+        self.lease = lease
+        self.entry = entry
+        self.granted_s = now_s
+        # When its replica last named it.
+        self.seen_s = now_s
+        self.first_token_s: float | None = None
+        self.output_tokens = 0
+        self.expected_output = 0
+        self.cached_tokens = 0
+        # Charged to the tenant, reserved on the replica, still to be computed there.
+        self.cost = 0.0
+        self.tokens = 0
+        self.prefill_tokens = 0
+        # What the engine had to compute before the first token, own prompt included.
+        self.prefill_ahead = 0
+
+
+class LeaseTable:
+    """Every lease, by ticket; keeps replica, tenant and counter in step with it."""
+
+    def __init__(self, config: FlowConfig, queue: FlowQueue, pool: ReplicaPool) -> None:
+        self._weight = config.fairness.output_weight
+        self._queue = queue
+        self._pool = pool
+        self._held: dict[str, Held] = {}
+        # Leases that may be taken back, by class, oldest grant first.
+        self.revocable: list[dict[str, Held]] = [{} for _ in config.classes]
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __getitem__(self, ticket_id: str) -> Held:
+        return self._held[ticket_id]
+
+    def get(self, ticket_id: str) -> Held | None:
+        return self._held.get(ticket_id)
+
+    def adopt(self, lease: Lease, replica: Replica, now_s: float) -> None:
+        self._held[lease.ticket_id] = Held(lease, None, now_s)
+        self._pool.take(replica, lease.ticket_id, 0, 0)
+
+    def grant(self, entry: Entry, replica: Replica, expected_output: int, cached: int, now_s: float) -> Held:
+        ticket = entry.ticket
+        lease = Lease(ticket.ticket_id, replica.report.replica_id)
+        held = self._held[ticket.ticket_id] = Held(lease, entry, now_s)
+        held.expected_output, held.cached_tokens = expected_output, cached
+        held.prefill_tokens = ticket.prompt_tokens - cached
+        held.prefill_ahead = replica.prefill_tokens + held.prefill_tokens
+        held.tokens = ticket.prompt_tokens + expected_output
+        self._pool.take(replica, ticket.ticket_id, held.tokens, held.prefill_tokens)
+        self._pool.remember(replica, ticket)
+        held.cost = held.prefill_tokens + self._weight * expected_output
+        self._queue.classes[entry.rank].order.charge(entry.payer, held.cost)
+        self._queue.served(entry.rank, held.cost)
+        entry.account.running += 1
+        if ticket.revocable:
+            self.revocable[entry.rank][ticket.ticket_id] = held
+        return held
+
+    def first_token(self, held: Held, now_s: float) -> None:
+        held.first_token_s = now_s
+        self._prefilled(held)
+
+    def progress(self, held: Held, output_tokens: int) -> None:
+        """The output is this long by now: what exceeds the expectation is charged and reserved."""
+        held.output_tokens = max(held.output_tokens, output_tokens)
+        excess = held.output_tokens - held.expected_output
+        if excess > 0 and held.entry is not None:
+            held.expected_output += excess
+            held.tokens += excess
+            self._replica(held).tokens += excess
+            self._charge(held, held.entry, self._weight * excess)
+
+    def settle(self, held: Held, usage: Usage | None, *, ended_early: bool) -> None:
+        """Replace the expected cost by the true one, as far as it is known."""
+        if usage is not None:
+            held.output_tokens = usage.output_tokens
+        elif not ended_early:
+            return
+        if held.entry is not None:
+            prompt = held.entry.ticket.prompt_tokens - held.cached_tokens
+            self._charge(held, held.entry, prompt + self._weight * held.output_tokens - held.cost)
+
+    def end(self, held: Held) -> None:
+        del self._held[held.lease.ticket_id]
+        self._prefilled(held)
+        self._pool.release(self._replica(held), held.lease.ticket_id, held.tokens)
+        if held.entry is not None:
+            self._leave(held.entry)
+
+    def revoke(self, held: Held, entry: Entry) -> None:
+        """Take the lease back; the tenant gets its whole charge back."""
+        self._charge(held, entry, -held.cost)
+        self.end(held)
+
+    def renew(self, live: Iterable[str], now_s: float) -> None:
+        for ticket_id in live:
+            self._held[ticket_id].seen_s = now_s
+
+    def unseen_since(self, since_s: float) -> list[Held]:
+        return [held for held in self._held.values() if held.seen_s < since_s]
+
+    def _replica(self, held: Held) -> Replica:
+        """A replica is known for as long as it has leases, also when it is gone."""
+        return self._pool.replicas[held.lease.replica_id]
+
+    def _charge(self, held: Held, entry: Entry, cost: float) -> None:
+        held.cost += cost
+        self._queue.classes[entry.rank].order.charge(entry.payer, cost)
+
+    def _prefilled(self, held: Held) -> None:
+        if held.entry is not None:
+            self.revocable[held.entry.rank].pop(held.lease.ticket_id, None)
+        self._pool.add_prefill(self._replica(held), -held.prefill_tokens)
+        held.prefill_tokens = 0
+
+    def _leave(self, entry: Entry) -> None:
+        account = entry.account
+        account.running -= 1
+        parked, account.parked = account.parked, []
+        for order, flow in parked:
+            order.unpark(flow)

@@ -1,0 +1,39 @@
+"""Preempt and requeue: which lease gives its place to an urgent ticket that would be late.
+
+Only a request without a first token can be taken back unseen: its client notices nothing but latency. The
+latest grant of the least urgent class has the least work to lose.
+"""
+
+from __future__ import annotations
+
+from app.flow.config import PreemptPolicy
+from app.flow.leases import Held, LeaseTable
+from app.flow.queue import Entry
+
+
+def victim(leases: LeaseTable, policy: PreemptPolicy, rank: int, now_s: float) -> tuple[Held, Entry] | None:
+    """The lease to take back for a ticket of class `rank`, if there is one."""
+    if not policy.enabled:
+        return None
+    for held_by_id in reversed(leases.revocable[rank + 1 :]):
+        if not held_by_id:
+            continue
+        held = next(reversed(held_by_id.values()))
+        entry = held.entry
+        if entry is not None and _may_lose(policy, held, entry, now_s):
+            return held, entry
+    return None
+
+
+def _may_lose(policy: PreemptPolicy, held: Held, entry: Entry, now_s: float) -> bool:
+    recent = now_s - held.granted_s <= policy.max_age_s
+    patient = entry.expires_s - now_s >= policy.min_slack_s
+    return recent and patient and entry.revokes < policy.max_revokes
+
+
+def at_risk(
+    policy: PreemptPolicy, entry: Entry, budget_s: float, predicted_wait_s: float, now_s: float
+) -> bool:
+    """Whether waiting would use up the share of its budget that is tolerated."""
+    waited_s = now_s - entry.ticket.arrived_s
+    return policy.enabled and waited_s + predicted_wait_s > policy.risk_share * budget_s

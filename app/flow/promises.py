@@ -1,0 +1,85 @@
+"""`Retry-After` as a promise: a refused client gets a time at which a place is kept for it.
+
+Places are handed out one after the other at a share of the rate at which the class is served; no tenant
+holds more than about its part of them. A client is known again by tenant and fingerprint (the gateway's
+hash of the body: a retry repeats it). A newcomer's prediction counts the promises that fall due while it
+would wait, times the share of clients that have come back so far.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from app.flow.config import AdmissionPolicy
+from app.flow.estimate import RunningMean
+
+# Until clients have shown what they do: OpenAI's client retries twice.
+INITIAL_RETURN_SHARE = 0.5
+RETURN_SMOOTHING = 0.02
+# A tenant may hold this many promises beyond an equal part.
+SPARE_PROMISES = 4
+Key = tuple[str, str]
+
+
+class PromiseBook:
+    """Times promised to the clients of one class, in order of time."""
+
+    def __init__(self, policy: AdmissionPolicy) -> None:
+        self._policy = policy
+        self._due: deque[tuple[float, Key]] = deque()
+        self._open: dict[Key, float] = {}
+        self._by_tenant: Counter[str] = Counter()
+        self._last_s = 0.0
+        self._returns = RunningMean(INITIAL_RETURN_SHARE, RETURN_SMOOTHING, prior=10)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def offer_s(self, earliest_s: float, rate_per_s: float) -> float:
+        """The next free time from `earliest_s` on."""
+        return max(earliest_s, self._last_s + 1.0 / (rate_per_s * self._policy.promise_share))
+
+    def make(self, key: Key, due_s: float) -> bool:
+        """False when the book is full, the tenant has its part, or the client holds a promise."""
+        tenant = key[0]
+        part = len(self._open) / max(1, len(self._by_tenant)) + SPARE_PROMISES
+        if len(self._due) >= self._policy.max_promises or self._by_tenant[tenant] >= part:
+            return False
+        if key in self._open:
+            return False
+        self._last_s = max(self._last_s, due_s)
+        self._due.append((due_s, key))
+        self._open[key] = due_s
+        self._by_tenant[tenant] += 1
+        return True
+
+    def redeem(self, key: Key, now_s: float) -> bool:
+        """Whether a place is kept for this client about now; it is used up."""
+        self._expire(now_s)
+        due_s = self._open.get(key)
+        if due_s is None or due_s - self._policy.promise_early_s > now_s:
+            return False
+        self._take(key)
+        self._returns.add(1.0)
+        return True
+
+    def ahead(self, within_s: float, now_s: float) -> float:
+        """Returns to expect in the next `within_s`, assuming that they are spread evenly."""
+        self._expire(now_s)
+        if not self._open:
+            return 0.0
+        span_s = max(self._last_s - now_s, self._policy.promise_late_s)
+        return len(self._open) * self._returns.value * min(1.0, within_s / span_s)
+
+    def _expire(self, now_s: float) -> None:
+        while self._due and self._due[0][0] + self._policy.promise_late_s < now_s:
+            due_s, key = self._due.popleft()
+            if self._open.get(key) == due_s:
+                self._take(key)
+                self._returns.add(0.0)
+
+    def _take(self, key: Key) -> None:
+        del self._open[key]
+        self._by_tenant[key[0]] -= 1
+        if not self._by_tenant[key[0]]:
+            del self._by_tenant[key[0]]

@@ -1,0 +1,241 @@
+"""The engine replicas: who may get a request, and who should."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from app.flow.config import FlowConfig, Limits
+from app.flow.estimate import RunningLine
+from app.flow.limit import AdaptiveLimit
+from app.flow.prefix import PrefixIndex
+from app.flow.ticket import ReplicaReport, Ticket
+
+# Longer than a request runs: a lease that has ended here is not named again after such a silence.
+REPLICA_MEMORY_S = 3600.0
+# A start that is this late is not coming: tickets must not wait for it.
+START_PATIENCE_S = 120.0
+
+
+class Replica:
+    """One engine and what it was given."""
+
+    __slots__ = (
+        "barred_until_s",
+        "gone",
+        "in_flight",
+        "limit",
+        "prefill_tokens",
+        "report",
+        "seen_s",
+        "tokens",
+    )
+
+    def __init__(self, report: ReplicaReport, limit: AdaptiveLimit, now_s: float) -> None:
+        self.report = report
+        self.limit = limit
+        self.seen_s = now_s
+        self.in_flight: set[str] = set()
+        self.barred_until_s = -math.inf
+        # A report that was under way when the replica ended must not bring it back.
+        self.gone = False
+        # Reserved by its leases: prompt plus expected output.
+        self.tokens = 0
+        # Uncached prompt tokens of leases that have no first token yet.
+        self.prefill_tokens = 0
+
+    @property
+    def has_place(self) -> bool:
+        return not self.gone and not self.report.draining and len(self.in_flight) < self.limit.requests
+
+    def fits(self, tokens: int) -> bool:
+        """An empty engine takes anything: what can never fit was refused on arrival."""
+        return not self.limit.tokens or not self.in_flight or self.tokens + tokens <= self.limit.tokens
+
+
+class ReplicaPool:
+    """All known replicas; `open` holds those with a place, whatever their freshness."""
+
+    def __init__(self, limits: Limits, config: FlowConfig, uniform: Callable[[], float]) -> None:
+        self._limits = limits
+        self._config = config
+        self._uniform = uniform
+        self.replicas: dict[str, Replica] = {}
+        self.open: dict[str, Replica] = {}
+        # Capacity on its way: when each is expected to report for the first time.
+        self.starting: dict[str, float] = {}
+        self.prefill_tokens = 0
+        # Replicas that could take a lease, and the sum of their limits, at the last report or tick.
+        self.ready = 0
+        self.places = 0
+        # Time of the first event.
+        self._born_s: float | None = None
+        self._prefix = PrefixIndex(config.route.max_blocks_per_replica)
+        self._sessions: OrderedDict[str, str] = OrderedDict()
+        admission = config.admission
+        # Time to first token inside an engine by the prompt tokens ahead, own included.
+        self.engine_ttft = RunningLine(0.0, 1.0 / admission.initial_prefill_tokens_per_s, admission.smoothing)
+
+    def get(self, replica_id: str) -> Replica | None:
+        return self.replicas.get(replica_id)
+
+    def usable(self, now_s: float) -> Iterator[Replica]:
+        return (r for r in self.replicas.values() if self.is_usable(r, now_s))
+
+    def is_usable(self, replica: Replica, now_s: float) -> bool:
+        return not replica.gone and not replica.report.draining and self.fresh(replica, now_s)
+
+    def without_engine(self, now_s: float) -> bool:
+        """True when no replica can take a lease or is starting, and there was time to hear of one."""
+        if self._born_s is None:
+            self._born_s = now_s
+        for replica in self.replicas.values():
+            if self.is_usable(replica, now_s):
+                return False
+        old = now_s - self._born_s > self._limits.replica_ttl_s
+        return not self.starting and (old or bool(self.replicas))
+
+    def fresh(self, replica: Replica, now_s: float) -> bool:
+        return now_s - replica.seen_s <= self._limits.replica_ttl_s
+
+    def reachable(self, replica: Replica, now_s: float) -> bool:
+        return now_s >= replica.barred_until_s and self.fresh(replica, now_s)
+
+    def count(self, now_s: float) -> None:
+        usable = list(self.usable(now_s))
+        self.ready = len(usable)
+        self.places = sum(replica.limit.requests for replica in usable)
+
+    def report(self, report: ReplicaReport, now_s: float) -> tuple[Replica, bool]:
+        """Register or refresh; also says whether it is new.
+
+        Ids of replicas are never used again: a report of one that is gone came late and revives nothing.
+        """
+        replica = self.replicas.get(report.replica_id)
+        new = replica is None
+        if replica is None:
+            limit = AdaptiveLimit(self._config.limit, self._limits.requests_per_replica)
+            replica = self.replicas[report.replica_id] = Replica(report, limit, now_s)
+            self.starting.pop(report.replica_id, None)
+        replica.report, replica.seen_s = report, now_s
+        replica.limit.observe(report.metrics, len(replica.in_flight), now_s)
+        self._update(replica)
+        self.count(now_s)
+        return replica, new
+
+    def expect(self, replica_id: str, ready_s: float) -> None:
+        if replica_id not in self.replicas:
+            self.starting[replica_id] = ready_s
+
+    def gone(self, replica_id: str, now_s: float) -> Replica | None:
+        """The replica has ended; it stays known for a while, its leases are the caller's to end."""
+        self.starting.pop(replica_id, None)
+        replica = self.replicas.get(replica_id)
+        if replica is not None:
+            replica.gone = True
+            self._update(replica)
+            self._prefix.drop(replica_id)
+            self.count(now_s)
+        return replica
+
+    def bar(self, replica_id: str, until_s: float) -> None:
+        replica = self.replicas.get(replica_id)
+        if replica is not None:
+            replica.barred_until_s = until_s
+
+    def forget(self, now_s: float) -> None:
+        """Replicas that are gone or silent for long, whose leases have ended; starts that never came."""
+        for replica_id, replica in list(self.replicas.items()):
+            if not replica.in_flight and now_s - replica.seen_s > REPLICA_MEMORY_S:
+                del self.replicas[replica_id]
+                self.open.pop(replica_id, None)
+                self._prefix.drop(replica_id)
+        for replica_id, ready_s in list(self.starting.items()):
+            if now_s - ready_s > START_PATIENCE_S:
+                del self.starting[replica_id]
+
+    def take(self, replica: Replica, ticket_id: str, tokens: int, prefill_tokens: int) -> None:
+        replica.in_flight.add(ticket_id)
+        replica.tokens += tokens
+        self.add_prefill(replica, prefill_tokens)
+        self._update(replica)
+
+    def release(self, replica: Replica, ticket_id: str, tokens: int) -> None:
+        replica.in_flight.discard(ticket_id)
+        replica.tokens -= tokens
+        self._update(replica)
+
+    def add_prefill(self, replica: Replica, tokens: int) -> None:
+        replica.prefill_tokens += tokens
+        self.prefill_tokens += tokens
+
+    def remember(self, replica: Replica, ticket: Ticket) -> None:
+        """The replica now computes this prompt and serves this session."""
+        replica.limit.granted(ticket.prompt_tokens)
+        replica_id = replica.report.replica_id
+        if ticket.prefix_blocks:
+            self._prefix.add(replica_id, ticket.prefix_blocks)
+        if ticket.session_id:
+            self._sessions[ticket.session_id] = replica_id
+            self._sessions.move_to_end(ticket.session_id)
+            if len(self._sessions) > self._config.route.max_sessions:
+                self._sessions.popitem(last=False)
+
+    def choose(self, ticket: Ticket, tokens: int, now_s: float) -> tuple[Replica, int] | None:
+        """The replica for a ticket that reserves `tokens`, and how many prompt tokens it likely has cached.
+
+        None when no fresh replica has a place and room. The candidates are two at random (Mitzenmacher,
+        2001), all replicas that know the prompt's beginning and the session's; the least predicted time to
+        first token wins, ties go to the least loaded.
+        """
+        fitting = [r for r in self.open.values() if r.fits(tokens) and self.reachable(r, now_s)]
+        if not fitting:
+            return None
+        known = self._known(ticket) if self._config.route.affinity else {}
+        if len(fitting) == 1:
+            return self._scored(fitting[0], ticket, known)[1:]
+        if len(fitting) > 2 and self._config.route.exploration > self._uniform():
+            return self._scored(self._any(fitting), ticket, known)[1:]
+        candidates = self._candidates(fitting, known)
+        return min(
+            (self._scored(replica, ticket, known) for replica in candidates),
+            key=lambda scored: (scored[0], len(scored[1].in_flight), scored[1].report.replica_id),
+        )[1:]
+
+    def _known(self, ticket: Ticket) -> dict[str, int]:
+        """Replicas that know the ticket: prompt tokens likely cached; -1 marks the session's."""
+        if not ticket.prefix_blocks and not ticket.session_id:
+            return {}
+        per_block = self._config.route.tokens_per_block
+        lengths = self._prefix.match(ticket.prefix_blocks)
+        known = {id_: min(n * per_block, ticket.prompt_tokens) for id_, n in lengths.items()}
+        session = self._sessions.get(ticket.session_id)
+        if session is not None:
+            known.setdefault(session, -1)
+        return known
+
+    def _candidates(self, fitting: list[Replica], known: dict[str, int]) -> list[Replica]:
+        if len(fitting) <= 2:
+            return fitting
+        candidates = [r for r in fitting if r.report.replica_id in known] if known else []
+        candidates.append(self._any(fitting))
+        candidates.append(self._any(fitting))
+        return candidates
+
+    def _any(self, replicas: list[Replica]) -> Replica:
+        return replicas[min(int(self._uniform() * len(replicas)), len(replicas) - 1)]
+
+    def _scored(self, replica: Replica, ticket: Ticket, known: dict[str, int]) -> tuple[float, Replica, int]:
+        cached = known.get(replica.report.replica_id, 0)
+        bonus_s = self._config.route.session_penalty_s if cached else 0.0
+        cached = max(0, cached)
+        ahead = replica.prefill_tokens + ticket.prompt_tokens - cached
+        return self.engine_ttft.at(ahead) - bonus_s, replica, cached
+
+    def _update(self, replica: Replica) -> None:
+        replica_id = replica.report.replica_id
+        if replica.has_place:
+            self.open[replica_id] = replica
+        else:
+            self.open.pop(replica_id, None)

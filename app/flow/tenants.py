@@ -1,0 +1,175 @@
+"""What each tenant has in the system, and its rate limits."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.flow.config import FlowConfig, TenantPolicy
+from app.flow.estimate import RunningMean, RunningQuantile
+from app.flow.outcome import Outcome
+from app.flow.ticket import Ticket
+
+if TYPE_CHECKING:
+    from app.flow.fairness import FairOrder, TenantFlow
+
+# The share of outputs that the deadline check assumes not to be exceeded.
+OUTPUT_QUANTILE = 0.8
+
+
+class TokenBucket:
+    """Refills continuously to one minute's worth."""
+
+    __slots__ = ("_at_s", "_level", "per_minute")
+
+    def __init__(self, per_minute: int, now_s: float) -> None:
+        self.per_minute = per_minute
+        self._level = float(per_minute)
+        self._at_s = now_s
+
+    def level(self, now_s: float) -> float:
+        self._level = min(
+            self.per_minute, self._level + max(0.0, now_s - self._at_s) * self.per_minute / 60.0
+        )
+        self._at_s = max(self._at_s, now_s)
+        return self._level
+
+    def take(self, amount: float) -> None:
+        """A negative amount gives back. The level may fall below zero: a debt that time pays."""
+        self._level = min(self.per_minute, self._level - amount)
+
+    def wait_s(self, amount: float, now_s: float) -> float:
+        """Until `amount`, or a full bucket where that is less, is there."""
+        missing = min(amount, self.per_minute) - self.level(now_s)
+        return max(0.0, missing * 60.0 / self.per_minute)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """One of OpenAI's `x-ratelimit-*` triples; None in `limit` means that there is none."""
+
+    limit: int | None
+    remaining: int | None
+    reset_s: float
+
+
+@dataclass(slots=True)
+class OutputLength:
+    """Mean and high quantile of the outputs of one tenant in one bucket of bounds."""
+
+    mean: RunningMean
+    high: RunningQuantile
+
+
+class Account:
+    """One tenant. Counters are of tickets that are queued or hold a lease."""
+
+    __slots__ = (
+        "name",
+        "outputs",
+        "parked",
+        "policy",
+        "queued",
+        "requests",
+        "running",
+        "size_bytes",
+        "tokens",
+    )
+
+    def __init__(self, name: str, policy: TenantPolicy, now_s: float) -> None:
+        self.name = name
+        self.policy = policy
+        self.queued = self.running = self.size_bytes = 0
+        # Flows that wait for a running request of this tenant to end.
+        self.parked: list[tuple[FairOrder, TenantFlow]] = []
+        self.outputs: dict[int, OutputLength] = {}
+        self.requests = _bucket(policy.requests_per_minute, now_s)
+        self.tokens = _bucket(policy.tokens_per_minute, now_s)
+
+    @property
+    def idle(self) -> bool:
+        return self.queued == 0 and self.running == 0
+
+    @property
+    def at_cap(self) -> bool:
+        return self.running >= self.policy.max_running
+
+    def over_cap(self, ticket: Ticket) -> Outcome | None:
+        if self.queued >= self.policy.max_queued:
+            return Outcome.REJECTED_TENANT_QUEUED
+        if self.size_bytes + ticket.size_bytes > self.policy.max_bytes:
+            return Outcome.REJECTED_TENANT_BYTES
+        return None
+
+    def over_rate(self, ticket: Ticket, now_s: float) -> tuple[Outcome, float] | None:
+        """Which limit refuses the ticket, and for how long."""
+        if self.requests is not None and (wait_s := self.requests.wait_s(1, now_s)) > 0:
+            return Outcome.REJECTED_REQUEST_RATE, wait_s
+        if self.tokens is not None and (wait_s := self.tokens.wait_s(rate_tokens(ticket), now_s)) > 0:
+            return Outcome.REJECTED_TOKEN_RATE, wait_s
+        return None
+
+    def take_rate(self, ticket: Ticket) -> None:
+        if self.requests is not None:
+            self.requests.take(1)
+        if self.tokens is not None:
+            self.tokens.take(rate_tokens(ticket))
+
+    def return_tokens(self, amount: float) -> None:
+        if self.tokens is not None:
+            self.tokens.take(-amount)
+
+    def rate_limits(self, now_s: float) -> tuple[RateLimit, RateLimit]:
+        """Requests, tokens."""
+        return _rate_limit(self.requests, now_s), _rate_limit(self.tokens, now_s)
+
+
+def rate_tokens(ticket: Ticket) -> int:
+    """What a ticket takes from its tenant's tokens a minute until its true use is known."""
+    return ticket.prompt_tokens + ticket.max_output_tokens
+
+
+def _bucket(per_minute: int | None, now_s: float) -> TokenBucket | None:
+    return None if per_minute is None else TokenBucket(per_minute, now_s)
+
+
+def _rate_limit(bucket: TokenBucket | None, now_s: float) -> RateLimit:
+    if bucket is None:
+        return RateLimit(None, None, 0.0)
+    remaining = max(0, int(bucket.level(now_s)))
+    return RateLimit(bucket.per_minute, remaining, bucket.wait_s(bucket.per_minute, now_s))
+
+
+class Tenants:
+    """Every tenant with something in the system, and the idle ones used last."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        self._config = config
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def get(self, name: str, now_s: float) -> Account:
+        account = self._accounts.get(name)
+        if account is None:
+            policy = self._config.tenants.get(name, self._config.tenant)
+            account = self._accounts[name] = Account(name, policy, now_s)
+            return account
+        self._accounts.move_to_end(name)
+        return account
+
+    def surplus(self) -> list[str]:
+        """Forget the idle tenants that were seen longest ago, if there are too many; their names.
+
+        Looks at as many as are too many, so that one call stays short.
+        """
+        excess = len(self._accounts) - self._config.fairness.max_tenants
+        if excess <= 0:
+            return []
+        oldest = [name for name, _ in zip(self._accounts, range(excess), strict=False)]
+        idle = [name for name in oldest if self._accounts[name].idle]
+        for name in idle:
+            del self._accounts[name]
+        return idle

@@ -1,0 +1,124 @@
+"""Cost of the decision core: one cycle is submit, dispatch, first token and close of one ticket.
+
+A backlog of `queued` tickets from `tenants` tenants in three classes is kept constant: each cycle closes one
+lease, which dispatches the next ticket, and submits a new one. CPU time of this process, so that other work
+on the machine counts less; the best of `repeats` runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import time
+from collections import deque
+
+from app.flow.config import ClassPolicy, FlowConfig
+from app.flow.controller import FlowController, Limits
+from app.flow.outcome import Outcome
+from app.flow.ticket import Action, EngineMetrics, Granted, ReplicaReport, Ticket, Usage
+
+REPLICAS = 8
+PER_REPLICA = 64
+# One cycle a millisecond of simulated time.
+CYCLE_S = 0.001
+# So long that nothing is refused or expires: the full path is measured.
+BUDGET_S = 1e9
+CLASSES = ("interactive", "standard", "batch")
+
+
+def _config() -> FlowConfig:
+    boosts = (1.0, 0.5, 0.0)
+    classes = tuple(
+        ClassPolicy(name, boost_s=boost, min_share=0.1, ttft_budget_s=BUDGET_S)
+        for name, boost in zip(CLASSES, boosts, strict=True)
+    )
+    return FlowConfig(classes=classes)
+
+
+def _tickets(count: int, tenants: int, start_s: float, first: int) -> list[Ticket]:
+    source = random.Random(first)
+    return [
+        Ticket(
+            ticket_id=f"t{first + index}",
+            priority=0,
+            arrived_s=start_s + index * CYCLE_S,
+            tenant=f"tenant-{source.randrange(tenants)}",
+            class_name=CLASSES[source.randrange(3)],
+            prompt_tokens=source.randrange(16, 2048),
+            max_output_tokens=256,
+            size_bytes=4096,
+        )
+        for index in range(count)
+    ]
+
+
+def _reports(controller: FlowController, live: deque[str], now_s: float) -> None:
+    for index in range(REPLICAS):
+        metrics = EngineMetrics(running=PER_REPLICA, waiting=0, kv_use=0.5, itl_s=0.02)
+        controller.report(ReplicaReport(f"r{index}", frozenset(live), metrics=metrics), now_s)
+
+
+def cost_per_cycle_s(queued: int, tenants: int, cycles: int, seed: int = 0) -> float:
+    """CPU seconds a cycle, with `queued` tickets waiting throughout."""
+    limits = Limits(queued + 1, BUDGET_S, PER_REPLICA, lease_ttl_s=60.0, replica_ttl_s=BUDGET_S)
+    controller = FlowController(limits, _config(), random.Random(seed).random)
+    _reports(controller, deque(), 0.0)
+    running: deque[str] = deque()
+    backlog = _tickets(queued + REPLICAS * PER_REPLICA, tenants, 0.0, 0)
+    for ticket in backlog:
+        _follow(running, controller.submit(ticket, ticket.arrived_s))
+    start_s = len(backlog) * CYCLE_S
+    tickets = _tickets(cycles, tenants, start_s, 1_000_000)
+    # The backlog is old, as in a Scheduler that has run for a while; the collector stays on.
+    gc.collect()
+    gc.freeze()
+    started_s = time.process_time()
+    for ticket in tickets:
+        _cycle(controller, running, ticket)
+    spent_s = time.process_time() - started_s
+    gc.unfreeze()
+    return spent_s / cycles
+
+
+def _cycle(controller: FlowController, running: deque[str], ticket: Ticket) -> None:
+    now_s = ticket.arrived_s
+    done = running.popleft()
+    controller.first_token(done, now_s)
+    usage = Usage(ticket.prompt_tokens, 100)
+    _follow(running, controller.close(done, Outcome.COMPLETED, now_s, usage))
+    _follow(running, controller.submit(ticket, now_s))
+
+
+def _follow(running: deque[str], actions: list[Action]) -> None:
+    for action in actions:
+        if not isinstance(action, Granted):
+            raise AssertionError(f"the benchmark must not be refused: {action}")
+        running.append(action.lease.ticket_id)
+
+
+def measure(repeats: int, cycles: int) -> dict[str, float]:
+    def best(queued: int) -> float:
+        return min(cost_per_cycle_s(queued, 1000, cycles, seed) for seed in range(repeats))
+
+    small, middle, large = best(1_000), best(10_000), best(100_000)
+    return {
+        "cycles_per_s": round(1 / middle),
+        "cost_ratio_100k_to_1k": round(large / small, 3),
+        "cycle_us_1k": round(small * 1e6, 2),
+        "cycle_us_10k": round(middle * 1e6, 2),
+        "cycle_us_100k": round(large * 1e6, 2),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cycles", type=int, default=20_000)
+
+
+def run(options: argparse.Namespace) -> dict[str, float]:
+    return measure(options.repeats, options.cycles)
+
+
+def table(figures: dict[str, float]) -> str:
+    return "\n".join(f"{name:>24} {value:g}" for name, value in figures.items())

@@ -1,0 +1,1 @@
+"""Discrete-event simulation of the real decision core over modelled engines."""

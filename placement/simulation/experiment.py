@@ -1,0 +1,114 @@
+"""One experiment: a workload at a multiple of capacity, a policy, a seed; and the ablations of ours."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from app.flow.config import FlowConfig, default_classes
+from app.flow.controller import FlowController, Limits
+from placement.simulation.engine import ENGINES, EngineShape
+from placement.simulation.peers import FifoStaticCap, RoundRobin, StrictPriorityTtl
+from placement.simulation.simulator import Policy, Setup, Simulator, capacity_per_s
+from placement.simulation.summary import Json, promise_of, summarise
+from placement.simulation.workload import Mix, Request, at_rate, spread
+
+# The first tenth of the arrivals fills the engines and the estimates.
+WARM_UP_SHARE = 0.1
+# llm-d reads its endpoints' metrics every 50 ms; a tenth of a second costs half as many events.
+PEER_REPORT_S = 0.1
+# Ray Serve has no default for the queue (unbounded); this is the project's own bound.
+FIFO_MAX_QUEUED = 512
+
+Make = Callable[[EngineShape, int], Policy]
+
+
+DEFAULT_MIX = Mix()
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """All that decides a result; two equal experiments give equal bytes."""
+
+    policy: str = "flow"
+    engine: str = "gpu-like"
+    replicas: int = 4
+    seed: int = 0
+    # Offered load over capacity.
+    load: float = 2.0
+    returns: bool = False
+    mix: Mix = DEFAULT_MIX
+
+
+def _flow(change: Callable[[FlowConfig], FlowConfig] = lambda config: config) -> Make:
+    def make(engine: EngineShape, seed: int) -> Policy:
+        limits = Limits(
+            max_queued=20_000,
+            max_queue_wait_s=60.0,
+            requests_per_replica=engine.max_num_seqs,
+            lease_ttl_s=60.0,
+            replica_ttl_s=5.0,
+        )
+        config = FlowConfig()
+        config = replace(config, limit=replace(config.limit, batched_tokens=engine.max_num_batched_tokens))
+        return FlowController(limits, change(config), random.Random(f"flow {seed}").random)
+
+    return make
+
+
+def _one_class(config: FlowConfig) -> FlowConfig:
+    """All classes keep their budgets but none has a head start."""
+    return replace(config, classes=tuple(replace(one, boost_s=0.0) for one in config.classes))
+
+
+def _no_shares(config: FlowConfig) -> FlowConfig:
+    return replace(config, classes=tuple(replace(one, min_share=0.0) for one in config.classes))
+
+
+# Ours with one mechanism off at a time.
+ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
+    "no-admission": lambda c: replace(c, admission=replace(c.admission, enabled=False)),
+    "no-promises": lambda c: replace(c, admission=replace(c.admission, promises=False)),
+    "no-boost": _one_class,
+    "no-min-share": _no_shares,
+    "no-fairness": lambda c: replace(c, fairness=replace(c.fairness, enabled=False)),
+    "no-adaptive-limit": lambda c: replace(c, limit=replace(c.limit, enabled=False)),
+    "no-preemption": lambda c: replace(c, preempt=replace(c.preempt, enabled=False)),
+    "no-affinity": lambda c: replace(c, route=replace(c.route, affinity=False)),
+}
+
+POLICIES: dict[str, Make] = {
+    "flow": _flow(),
+    "fifo-cap": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, FIFO_MAX_QUEUED),
+    "fifo-cap-64": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, 64),
+    "fifo-cap-32": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, 32),
+    "fifo-cap-unbounded": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, 10**9),
+    "strict-priority-ttl": lambda engine, seed: StrictPriorityTtl([one.name for one in default_classes()]),
+    "round-robin": lambda engine, seed: RoundRobin(),
+    **{f"flow-{name}": _flow(change) for name, change in ABLATIONS.items()},
+}
+
+
+def run(experiment: Experiment, requests: Sequence[Request]) -> Json:
+    """Stretch the arrivals to the load, spread them by the seed, and simulate. KeyError: unknown names."""
+    engine, make = ENGINES[experiment.engine], POLICIES[experiment.policy]
+    capacity = capacity_per_s(engine, requests) * experiment.replicas
+    arrivals = spread(at_rate(requests, capacity * experiment.load), experiment.mix, experiment.seed)
+    ours = experiment.policy.startswith("flow")
+    setup = Setup(engine, experiment.replicas, 1.0 if ours else PEER_REPORT_S, experiment.returns)
+    simulator = Simulator(make(engine, experiment.seed), setup)
+    records = simulator.run(arrivals)
+    warm_up_s = arrivals[0].arrived_s + WARM_UP_SHARE * (arrivals[-1].arrived_s - arrivals[0].arrived_s)
+    result = summarise(records, promise_of(default_classes()), warm_up_s, simulator.wasted_tokens)
+    head: Json = {
+        "policy": experiment.policy,
+        "engine": experiment.engine,
+        "replicas": experiment.replicas,
+        "seed": experiment.seed,
+        "load": experiment.load,
+        "capacity_per_s": round(capacity, 4),
+        "duration_s": round(arrivals[-1].arrived_s - arrivals[0].arrived_s, 3),
+        "engine_preemptions": simulator.preemptions,
+    }
+    return head | result

@@ -1,0 +1,541 @@
+"""What is let in, what is refused and when it may come back; seen through the controller."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from app.flow.config import (
+    AdmissionPolicy,
+    ClassPolicy,
+    FairnessPolicy,
+    FlowConfig,
+    Limits,
+    PreemptPolicy,
+    RoutePolicy,
+    TenantPolicy,
+)
+from app.flow.controller import FlowController
+from app.flow.gate import Ranks
+from app.flow.outcome import Outcome
+from app.flow.promises import SPARE_PROMISES, PromiseBook
+from app.flow.replicas import START_PATIENCE_S
+from app.flow.ticket import EngineMetrics, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
+
+LIMITS = Limits(
+    max_queued=100,
+    max_queue_wait_s=60.0,
+    requests_per_replica=1,
+    lease_ttl_s=1e6,
+    replica_ttl_s=1e6,
+    max_request_tokens=10_000,
+    max_request_bytes=1000,
+)
+CONFIG = FlowConfig()
+
+
+def controller(config: FlowConfig = CONFIG, limits: Limits = LIMITS, replicas: str = "r") -> FlowController:
+    flow = FlowController(limits, config, lambda: 0.0)
+    flow.tick(0.0)
+    for replica_id in replicas:
+        flow.report(ReplicaReport(replica_id, frozenset()), 0.0)
+    return flow
+
+
+def submit(flow: FlowController, name: str, at_s: float = 0.0, **fields):
+    return flow.submit(Ticket(name, 0, at_s, **{"class_name": "interactive", **fields}), at_s)
+
+
+def only(actions):
+    (action,) = actions
+    return action
+
+
+def test_the_core_has_defaults_for_all_that_is_not_a_deployments():
+    flow = FlowController(LIMITS)
+    flow.report(ReplicaReport("r", frozenset()), 0.0)
+    assert isinstance(only(flow.submit(Ticket("a", 0, 0.0), 0.0)), Granted)
+
+
+@pytest.mark.parametrize(
+    ("fields", "outcome"),
+    [
+        ({"prompt_tokens": 9_990, "max_output_tokens": 11}, Outcome.REJECTED_TOO_LONG),
+        ({"size_bytes": 1001}, Outcome.REJECTED_TOO_LARGE),
+    ],
+)
+def test_what_can_never_fit_is_refused_and_not_to_be_retried(fields, outcome):
+    refused = only(submit(controller(), "a", **fields))
+    assert refused.outcome is outcome
+    assert not refused.outcome.retryable
+
+
+def test_an_idle_engine_takes_what_looks_too_late():
+    assert isinstance(only(submit(controller(), "a", prompt_tokens=9000, ttft_budget_s=0.1)), Granted)
+
+
+def test_what_would_be_late_is_refused_on_arrival_with_the_wait_and_a_time_to_return():
+    flow = controller()
+    for name in ("running", "waiting"):
+        submit(flow, name)
+    refused = only(submit(flow, "late", prompt_tokens=1000))
+    assert (refused.outcome, refused.reason) == (Outcome.REJECTED_DEADLINE, "rejected_deadline")
+    assert refused.predicted_wait_s >= 2.0
+    assert refused.promised
+    assert refused.retry_after_s >= 1
+
+
+def test_a_client_that_returns_as_told_is_let_in_before_the_others():
+    config = replace(CONFIG, admission=AdmissionPolicy(initial_service_s=0.9))
+    flow = controller(config)
+    assert isinstance(only(submit(flow, "running")), Granted)
+    submit(flow, "waiting")
+    refused = only(submit(flow, "late", fingerprint="body", prompt_tokens=1000))
+    assert refused.promised
+    back_s = float(refused.retry_after_s)
+    flow.close("waiting", Outcome.CANCELLED, back_s)
+    submit(flow, "other", back_s)
+    stranger = only(submit(flow, "stranger", back_s, fingerprint="else", prompt_tokens=1000))
+    assert stranger.outcome is Outcome.REJECTED_DEADLINE
+    assert submit(flow, "again", back_s, fingerprint="body", prompt_tokens=1000) == []
+    granted = only(flow.close("running", Outcome.COMPLETED, back_s + 0.5))
+    assert granted.lease.ticket_id == "again"
+
+
+def test_without_promises_the_hint_is_the_time_by_which_it_is_late():
+    flow = controller(replace(CONFIG, admission=AdmissionPolicy(promises=False)))
+    for name in ("running", "waiting"):
+        submit(flow, name)
+    refused = only(submit(flow, "late", prompt_tokens=1000))
+    assert not refused.promised
+    assert refused.retry_after_s >= 1
+
+
+def test_a_request_can_tighten_its_classes_promise_but_not_loosen_it():
+    flow = controller()
+    submit(flow, "running")
+    assert only(submit(flow, "tight", ttft_budget_s=0.5)).outcome is Outcome.REJECTED_DEADLINE
+    submit(flow, "waiting")
+    assert only(submit(flow, "loose", ttft_budget_s=500.0)).outcome is Outcome.REJECTED_DEADLINE
+
+
+def test_the_end_to_end_deadline_is_checked_on_arrival_and_again_at_dispatch():
+    flow = controller()
+    metrics = EngineMetrics(running=1, waiting=0, kv_use=0.1, itl_s=0.1)
+    flow.report(ReplicaReport("r", frozenset(), metrics=metrics), 0.0)
+    submit(flow, "running")
+    refused = only(submit(flow, "late", class_name="batch", max_output_tokens=400, deadline_s=30.0))
+    assert refused.outcome is Outcome.REJECTED_DEADLINE
+    assert submit(flow, "fine", class_name="batch", max_output_tokens=10, deadline_s=30.0) == []
+    evicted = only(flow.close("running", Outcome.COMPLETED, 29.5))
+    assert (evicted.ticket_id, evicted.outcome) == ("fine", Outcome.EVICTED_DEADLINE)
+
+
+def test_a_deadline_that_still_holds_is_dispatched():
+    config = replace(CONFIG, classes=(ClassPolicy("standard", 0.0, 0.0, 30.0, deadline_s=60.0),))
+    flow = controller(config)
+    for name in ("running", "waiting"):
+        submit(flow, name, deadline_s=50.0, max_output_tokens=10)
+    assert only(flow.close("running", Outcome.COMPLETED, 1.0)).lease.ticket_id == "waiting"
+
+
+def test_expired_work_never_reaches_an_engine():
+    flow = controller()
+    for name in ("running", "waiting"):
+        submit(flow, name)
+    evicted = only(flow.close("running", Outcome.COMPLETED, 3.0))
+    assert (evicted.ticket_id, evicted.outcome) == ("waiting", Outcome.EVICTED_DEADLINE)
+
+
+def test_switched_off_admission_lets_everything_wait_to_the_longest():
+    flow = controller(replace(CONFIG, admission=AdmissionPolicy(enabled=False)))
+    for number in range(10):
+        submit(flow, f"t{number}", deadline_s=1.0)
+    assert flow.snapshot(0.0).queued == 9
+    assert flow.snapshot(0.0).drain_s > 5.0
+    assert only(flow.close("t0", Outcome.COMPLETED, 50.0)).lease.ticket_id == "t1"
+
+
+def test_caps_and_rates_refuse_before_the_deadline_is_asked_for():
+    config = replace(CONFIG, tenants={"a": TenantPolicy(requests_per_minute=2, max_queued=1)})
+    flow = controller(config)
+    batch = {"tenant": "a", "class_name": "batch"}
+    submit(flow, "running", **batch)
+    submit(flow, "waiting", **batch)
+    refused = only(submit(flow, "third", **batch))
+    assert (refused.outcome, refused.retry_after_s) == (Outcome.REJECTED_REQUEST_RATE, 30)
+    assert only(submit(flow, "later", 60.0, **batch)).outcome is Outcome.REJECTED_TENANT_QUEUED
+    assert [one.limit for one in flow.rate_limits("a", 60.0)] == [2, None]
+
+
+def test_tokens_a_minute_are_trued_up_at_the_end():
+    config = replace(CONFIG, tenants={"a": TenantPolicy(tokens_per_minute=1000)})
+    flow = controller(config)
+    submit(flow, "t", tenant="a", prompt_tokens=100, max_output_tokens=500)
+    assert flow.rate_limits("a", 0.0)[1].remaining == 400
+    flow.close("t", Outcome.COMPLETED, 0.0, Usage(100, 50, ttft_s=0.2))
+    assert flow.rate_limits("a", 0.0)[1].remaining == 850
+
+
+def test_capacity_that_is_starting_counts():
+    flow = controller(replicas="")
+    flow.capacity_starting("r", 5.0, 0.0)
+    standard = {"class_name": "standard"}
+    assert submit(flow, "waits", **standard) == []
+    assert only(submit(flow, "cannot")).outcome is Outcome.REJECTED_DEADLINE
+    assert flow.predicted_ttft_s("waits") == pytest.approx(5.05, abs=0.2)
+    assert only(flow.report(ReplicaReport("r", frozenset()), 5.0)).queue_wait_s == 5.0
+    flow.capacity_starting("r", 9.0, 5.0)
+    assert flow.snapshot(5.0).replicas_starting == 0
+
+
+def test_a_start_shortens_a_wait_that_is_longer():
+    waits = []
+    for starting in ((), ("s",), ("s", "far")):
+        flow = controller()
+        for name in starting:
+            flow.capacity_starting(name, 1.0 if name == "s" else 500.0, 0.0)
+        for number in range(6):
+            submit(flow, f"t{number}", class_name="batch")
+        waits.append(flow.predicted_ttft_s("t5"))
+    assert waits[1] < waits[0]
+    assert waits[2] == waits[1]
+
+
+def test_a_start_that_does_not_come_is_given_up():
+    flow = controller(replicas="")
+    flow.capacity_starting("r", 5.0, 0.0)
+    submit(flow, "waits", class_name="batch")
+    flow.tick(1e6)
+    assert flow.snapshot(1e6).replicas_starting == 1 - (5.0 + START_PATIENCE_S < 1e6)
+    assert flow.predicted_ttft_s("waits") is None
+
+
+def test_without_an_engine_the_queue_is_refused_when_the_start_is_given_up():
+    flow = controller(replicas="", limits=replace(LIMITS, max_queue_wait_s=1e9, replica_ttl_s=1.0))
+    flow.capacity_starting("r", 5.0, 0.0)
+    flow.submit(Ticket("t", 0, 0.0, class_name="batch"), 0.0)
+    assert only(flow.replica_gone("r", 2.0)).outcome is Outcome.EVICTED_NO_ENGINE
+
+
+def test_the_prediction_learns_its_own_error():
+    flow = controller(replace(CONFIG, admission=AdmissionPolicy(promises=False)))
+    for number in range(300):
+        at_s = number * 10.0
+        flow.report(ReplicaReport("r", frozenset()), at_s)
+        submit(flow, f"t{number}", at_s, prompt_tokens=1000, size_bytes=1)
+        flow.first_token(f"t{number}", at_s + 1.5)
+        flow.first_token(f"t{number}", at_s + 1.6)
+        flow.close(f"t{number}", Outcome.COMPLETED, at_s + 2.0, Usage(1000, 20, 1.5))
+    submit(flow, "last", 4000.0, prompt_tokens=1000)
+    assert flow.predicted_ttft_s("last") == pytest.approx(1.5, rel=0.25)
+
+
+def test_a_time_to_first_token_in_the_usage_teaches_where_no_event_came():
+    flow = controller()
+    for number in range(200):
+        submit(flow, f"t{number}", number * 10.0, prompt_tokens=1000)
+        flow.close(f"t{number}", Outcome.COMPLETED, number * 10.0 + 2.0, Usage(1000, 20, 1.5))
+    submit(flow, "last", 4000.0, prompt_tokens=1000)
+    assert flow.predicted_ttft_s("last") == pytest.approx(1.5, rel=0.25)
+
+
+def test_a_predicted_end_uses_the_lengths_seen_for_that_bound():
+    flow = controller()
+    account = flow._tenants.get("default", 0.0)
+    assert flow._predictor.output_tokens(account, 0) == (200, 200.0)
+    assert flow._predictor.output_tokens(account, 64) == (64, 64.0)
+    for _ in range(300):
+        flow._predictor.output(account, 1000, 40)
+        flow._predictor.output(account, 0, 30)
+    assert flow._predictor.output_tokens(account, 1000)[0] == 40
+    assert flow._predictor.output_tokens(account, 0)[0] == 30
+
+
+def test_progress_beyond_the_expectation_is_charged_and_a_cancel_refunded():
+    flow = controller()
+    submit(flow, "t", prompt_tokens=100, max_output_tokens=64)
+    tenant = flow._queue.classes[0].order.flows["default"]
+    assert tenant.counter == 100 + 2 * 64
+    flow.progress("t", 80, 1.0)
+    assert tenant.counter == 100 + 2 * 80
+    flow.progress("nobody", 80, 1.0)
+    flow.close("t", Outcome.CANCELLED, 1.0)
+    assert tenant.counter == 100 + 2 * 80
+
+
+def test_a_cancel_pays_for_the_prompt_and_what_came():
+    flow = controller()
+    submit(flow, "t", prompt_tokens=100, max_output_tokens=64)
+    flow.progress("t", 10, 1.0)
+    flow.close("t", Outcome.CANCELLED, 1.0)
+    assert flow._queue.classes[0].order.flows["default"].counter == 100 + 2 * 10
+
+
+def test_an_adopted_lease_is_nobodys_to_charge():
+    flow = controller()
+    flow.report(ReplicaReport("s", frozenset({"old"})), 0.0)
+    assert flow.progress("old", 100, 1.0) == flow.first_token("old", 1.0) == []
+    assert flow.predicted_ttft_s("old") is None
+    assert flow.close("old", Outcome.COMPLETED, 2.0, Usage(1, 1)) == []
+
+
+# Preempt and requeue
+
+PREEMPT = replace(CONFIG, admission=AdmissionPolicy(initial_service_s=1.7))
+
+
+def revocable(flow: FlowController, name: str, at_s: float = 0.0, **fields):
+    return submit(flow, name, at_s, **{"class_name": "batch", "revocable": True, **fields})
+
+
+def test_an_urgent_ticket_that_would_be_late_takes_the_place_of_one_without_a_first_token():
+    flow = controller(PREEMPT)
+    revocable(flow, "batch")
+    revoke, granted = submit(flow, "urgent", 0.5)
+    assert revoke == Revoke("batch", "r")
+    assert granted.lease.ticket_id == "urgent"
+    assert flow.snapshot(0.5).queued_by_class["batch"] == 1
+    again = only(flow.close("urgent", Outcome.COMPLETED, 1.0))
+    assert (again.lease.ticket_id, again.queue_wait_s) == ("batch", 1.0)
+    # Once only: the second time it keeps its place.
+    assert submit(flow, "urgent-2", 1.1) == []
+
+
+@pytest.mark.parametrize(
+    ("why", "fields", "policy"),
+    [
+        ("it can't be taken back", {"revocable": False}, PreemptPolicy()),
+        ("it is of the same class", {"class_name": "interactive"}, PreemptPolicy()),
+        ("its own promise is near", {"ttft_budget_s": 4.0}, PreemptPolicy()),
+        ("switched off", {}, PreemptPolicy(enabled=False)),
+        ("too old", {}, PreemptPolicy(max_age_s=0.1)),
+        ("no risk", {}, PreemptPolicy(risk_share=10.0)),
+    ],
+)
+def test_a_lease_is_not_taken_back_when(why, fields, policy):
+    flow = controller(replace(PREEMPT, preempt=policy))
+    revocable(flow, "batch", **fields)
+    assert submit(flow, "urgent", 0.5) == [], why
+
+
+def test_a_request_with_a_first_token_keeps_its_place():
+    flow = controller(PREEMPT)
+    revocable(flow, "batch")
+    flow.first_token("batch", 0.2)
+    assert submit(flow, "urgent", 0.5) == []
+
+
+def test_a_silent_replicas_lease_is_not_taken_back():
+    flow = controller(PREEMPT, replace(LIMITS, replica_ttl_s=0.1))
+    revocable(flow, "batch")
+    flow.report(ReplicaReport("full", frozenset({"adopted"})), 0.5)
+    assert submit(flow, "urgent", 0.5) == []
+
+
+def test_a_ticket_that_comes_to_be_at_risk_is_rescued_by_the_tick():
+    flow = controller(replace(PREEMPT, admission=AdmissionPolicy(initial_service_s=0.5)))
+    submit(flow, "first")
+    assert submit(flow, "urgent", 0.1) == []
+    flow.report(ReplicaReport("s", frozenset()), 0.2)
+    revocable(flow, "batch", 0.2)
+    assert flow.snapshot(0.2).queued == 1 or flow.snapshot(0.2).in_flight == 2
+    submit(flow, "urgent-2", 0.3)
+    assert all(not isinstance(a, Refused) for a in flow.tick(1.15))
+
+
+def test_a_first_token_that_crosses_its_revoke_keeps_the_lease():
+    flow = controller(PREEMPT)
+    revocable(flow, "batch")
+    submit(flow, "urgent", 0.5)
+    assert flow.first_token("batch", 0.6) == []
+    assert flow.snapshot(0.6).in_flight_by_replica == {"r": 2}
+    assert flow.close("batch", Outcome.COMPLETED, 1.0) == []
+
+
+def test_a_first_token_of_a_replica_that_has_gone_does_not_revive_its_lease():
+    flow = controller(PREEMPT, replicas="r")
+    revocable(flow, "batch")
+    submit(flow, "urgent", 0.5)
+    flow.report(ReplicaReport("full", frozenset({"adopted"})), 0.5)
+    flow.replica_gone("r", 0.6)
+    flow.first_token("batch", 0.7)
+    assert flow.snapshot(0.7).queued == 1
+
+
+def test_a_ticket_that_waits_and_was_never_revoked_has_no_first_token():
+    flow = controller()
+    submit(flow, "running")
+    submit(flow, "waiting")
+    flow.first_token("waiting", 0.1)
+    assert flow.snapshot(0.1).queued == 1
+
+
+def test_nobody_is_rescued_whose_tenant_runs_all_that_it_may():
+    config = replace(PREEMPT, tenants={"a": TenantPolicy(max_running=0)})
+    flow = controller(config)
+    revocable(flow, "batch")
+    assert submit(flow, "urgent", 0.5, tenant="a") == []
+
+
+# Replica choice
+
+
+def test_a_prompt_goes_where_its_beginning_is_cached_and_costs_its_tenant_less():
+    wide = replace(LIMITS, requests_per_replica=10)
+    flow = controller(limits=wide, replicas="rstuv")
+    flow = FlowController(wide, CONFIG, iter_uniform())
+    for replica_id in "rstuv":
+        flow.report(ReplicaReport(replica_id, frozenset()), 0.0)
+    first = only(submit(flow, "a", prompt_tokens=2000, prefix_blocks=(1, 2, 3)))
+    flow.first_token("a", 0.5)
+    counter = flow._queue.classes[0].order.flows["default"].counter
+    second = only(submit(flow, "b", 1.0, prompt_tokens=2000, prefix_blocks=(1, 2, 3)))
+    assert second.lease.replica_id == first.lease.replica_id
+    assert flow._queue.classes[0].order.flows["default"].counter - counter == 2000 - 3 * 256 + 400
+
+
+def iter_uniform():
+    state = [0.0]
+
+    def uniform() -> float:
+        state[0] = (state[0] + 0.37) % 1.0
+        return state[0]
+
+    return uniform
+
+
+def test_a_session_stays_with_its_replica_unless_that_is_much_slower():
+    wide = replace(LIMITS, requests_per_replica=10)
+    flow = FlowController(wide, replace(CONFIG, route=RoutePolicy(max_sessions=1)), iter_uniform())
+    for replica_id in "rstuv":
+        flow.report(ReplicaReport(replica_id, frozenset()), 0.0)
+    first = only(submit(flow, "a", session_id="s", prompt_tokens=10)).lease.replica_id
+    flow.first_token("a", 0.1)
+    chosen = {only(submit(flow, f"b{n}", session_id="s")).lease.replica_id for n in range(3)}
+    assert chosen == {first}
+    assert only(submit(flow, "other", session_id="x", prompt_tokens=5000)).lease.replica_id
+    held = flow._pool.replicas[first]
+    flow._pool.add_prefill(held, 1_000_000)
+    assert only(submit(flow, "away", session_id="s")).lease.replica_id != first
+
+
+def test_one_in_a_hundred_goes_anywhere():
+    flow = FlowController(replace(LIMITS, requests_per_replica=10), CONFIG, lambda: 0.005)
+    for replica_id in "rst":
+        flow.report(ReplicaReport(replica_id, frozenset()), 0.0)
+    assert [only(submit(flow, n)).lease.replica_id for n in "abc"] == ["r", "r", "r"]
+
+
+def test_a_full_cache_holds_back_what_does_not_fit_but_an_empty_engine_takes_anything():
+    flow = controller(limits=replace(LIMITS, requests_per_replica=10))
+    metrics = EngineMetrics(running=0, waiting=0, kv_use=0.0, kv_capacity_tokens=1000)
+    for _ in range(2):
+        flow.report(ReplicaReport("r", frozenset(), metrics=metrics), 0.0)
+    flow._pool.replicas["r"].limit._set(10.0)
+    big = {"prompt_tokens": 800, "max_output_tokens": 64, "class_name": "batch"}
+    assert isinstance(only(submit(flow, "a", **big)), Granted)
+    assert submit(flow, "b", **big) == []
+    assert only(flow.close("a", Outcome.COMPLETED, 0.5)).lease.ticket_id == "b"
+
+
+# Classes
+
+
+@pytest.mark.parametrize(
+    ("fields", "highest", "name"),
+    [
+        ({"class_name": "batch"}, "", "batch"),
+        ({"class_name": "unknown"}, "", "standard"),
+        ({"priority": -5}, "", "interactive"),
+        ({"priority": 5}, "", "batch"),
+        ({"class_name": "interactive"}, "standard", "standard"),
+        ({"class_name": "batch"}, "standard", "batch"),
+    ],
+)
+def test_the_class_is_asked_for_by_name_or_priority_and_capped_by_the_tenant(fields, highest, name):
+    ticket = Ticket(**{"ticket_id": "t", "priority": 0, "arrived_s": 0.0, **fields})
+    rank = Ranks(CONFIG).of(ticket, TenantPolicy(highest_class=highest))
+    assert CONFIG.classes[rank].name == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": (CONFIG.classes[0], CONFIG.classes[0])}, "not distinct"),
+        ({"default_class": "x"}, "default_class: 'x'"),
+        ({"tenants": {"a": TenantPolicy(highest_class="x")}}, "highest_class: 'x'"),
+        ({"classes": (ClassPolicy("standard", 0.0, 1.0, 1.0),)}, "minimum shares"),
+    ],
+)
+def test_a_configuration_that_cannot_be_kept_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **changes)
+
+
+def test_forgotten_tenants_leave_no_flow_behind():
+    flow = controller(replace(CONFIG, fairness=FairnessPolicy(max_tenants=1)))
+    for number in range(5):
+        submit(flow, f"t{number}", float(number), tenant=f"tenant-{number}")
+        flow.close(f"t{number}", Outcome.COMPLETED, float(number))
+    flow.tick(5.0)
+    assert list(flow._queue.classes[0].order.flows) == ["tenant-4"]
+
+
+# Promises
+
+
+def test_a_promise_is_kept_for_one_client_about_its_time():
+    book = PromiseBook(AdmissionPolicy())
+    assert book.make(("a", "x"), 10.0)
+    assert not book.make(("a", "x"), 20.0)
+    assert not book.redeem(("a", "x"), 8.0)
+    assert not book.redeem(("a", "y"), 10.0)
+    assert book.redeem(("a", "x"), 9.5)
+    assert not book.redeem(("a", "x"), 9.6)
+    assert len(book) == 0
+
+
+def test_a_tenant_with_two_promises_uses_them_one_by_one():
+    book = PromiseBook(AdmissionPolicy())
+    for name in "xy":
+        book.make(("a", name), 10.0)
+    assert book.redeem(("a", "x"), 10.0)
+    assert len(book) == 1
+    assert book.redeem(("a", "y"), 10.0)
+
+
+def test_a_promise_lapses_and_what_lapses_lowers_what_is_expected():
+    book = PromiseBook(AdmissionPolicy())
+    book.make(("a", "x"), 10.0)
+    before = book.ahead(100.0, 9.0)
+    assert 0 < before <= 1
+    assert book.ahead(100.0, 15.1) == 0.0
+    book.make(("a", "x"), 30.0)
+    assert book.ahead(100.0, 20.0) < before
+
+
+def test_a_redeemed_promise_lapses_without_being_counted_twice():
+    book = PromiseBook(AdmissionPolicy())
+    book.make(("a", "x"), 10.0)
+    book.redeem(("a", "x"), 10.0)
+    book.make(("a", "x"), 30.0)
+    assert book.ahead(100.0, 20.0) > 0
+    assert len(book) == 1
+
+
+def test_places_are_handed_out_at_a_share_of_the_rate():
+    book = PromiseBook(AdmissionPolicy(promise_share=0.5))
+    book.make(("a", "x"), 10.0)
+    assert book.offer_s(3.0, rate_per_s=1.0) == 12.0
+    assert book.offer_s(30.0, rate_per_s=1.0) == 30.0
+
+
+def test_the_book_and_each_tenants_part_of_it_are_bounded():
+    book = PromiseBook(AdmissionPolicy(max_promises=8))
+    made = [book.make(("greedy", str(n)), 10.0 + n) for n in range(20)]
+    assert SPARE_PROMISES <= sum(made) <= 2 * SPARE_PROMISES
+    for number in range(20):
+        book.make((f"t{number}", ""), 40.0)
+    assert len(book) <= 8

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.flow.config import LimitPolicy
+from app.flow.limit import AdaptiveLimit
+from app.flow.ticket import EngineMetrics
+
+CALM = EngineMetrics(running=10, waiting=0, kv_use=0.5, itl_s=0.02, kv_capacity_tokens=10_000)
+
+
+def limit(**changes) -> AdaptiveLimit:
+    return AdaptiveLimit(replace(LimitPolicy(), **changes), 40)
+
+
+def test_it_grows_by_one_only_when_nearly_full_up_to_the_burst():
+    one = limit()
+    one.observe(CALM, 10, 0.0)
+    assert one.requests == 40
+    for second in range(20):
+        one.observe(CALM, one.requests, float(second))
+    assert one.requests == 40 + one.burst == 44
+
+
+def test_the_burst_follows_the_length_of_prompts():
+    one = limit()
+    for _ in range(500):
+        one.granted(8000)
+    assert one.burst == 1
+    for _ in range(500):
+        one.granted(10)
+    assert one.burst == 6  # 15 % of 40
+
+
+def test_it_shrinks_once_a_window_on_each_sign_of_suffering():
+    for sign in ({"preemptions": 1}, {"kv_use": 0.97}, {"itl_s": 0.4}, {"waiting": 9}):
+        one = limit()
+        one.observe(CALM, 40, 0.0)
+        one.observe(replace(CALM, **sign), 40, 1.0)
+        one.observe(replace(CALM, **sign, preemptions=2) if "preemptions" not in sign else CALM, 40, 2.0)
+        assert one.requests in (36, 37, 38), sign
+
+
+def test_preemptions_before_the_first_report_are_not_held_against_it():
+    one = limit()
+    one.observe(replace(CALM, preemptions=7), 1, 0.0)
+    assert one.requests == 40
+
+
+def test_it_never_falls_below_its_floor():
+    one = limit(window_s=0.0)
+    for second in range(100):
+        one.observe(replace(CALM, kv_use=1.0), 40, float(second))
+    assert one.requests == 5
+
+
+def test_stale_metrics_hold_the_limit_and_then_decay_it():
+    one = limit()
+    one.observe(CALM, 40, 0.0)
+    one.observe(None, 40, 2.0)
+    assert one.requests == 41
+    one.observe(None, 40, 4.0)
+    assert one.requests == 36
+
+
+def test_an_engine_that_never_told_its_state_stays_as_set():
+    one = limit()
+    one.observe(None, 40, 100.0)
+    assert (one.requests, one.tokens) == (40, 0)
+
+
+def test_the_token_limit_follows_the_cache_and_the_pressure():
+    one = limit()
+    one.observe(CALM, 40, 0.0)
+    assert one.tokens == 9500
+    one.observe(replace(CALM, kv_use=0.99), 40, 3.0)
+    assert one.tokens < 9000
+
+
+def test_switched_off_it_is_a_constant():
+    one = limit(enabled=False)
+    one.observe(replace(CALM, kv_use=1.0), 40, 0.0)
+    assert (one.requests, one.tokens) == (40, 0)
