@@ -12,11 +12,14 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from app.flow.config import FlowConfig
 from placement.shapes import ModelShape, known_shape
 from placement.topology import Problem, Topology
 
 # Ray refuses an empty bundle, and an amount of nothing.
 _Bundle = Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
+# Of a key's bytes, lower case: `printf %s KEY | sha256sum`.
+_KeyHash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 def _refuse(title: str, problems: Iterable[Problem]) -> None:
@@ -158,7 +161,7 @@ class ReplicasConfig(_Strict):
 class SchedulerConfig(_Strict):
     """Bounds of the one queue."""
 
-    max_queued: int = Field(default=512, ge=1, description="Queued requests, all priorities together.")
+    max_queued: int = Field(default=512, ge=1, description="Queued requests, all classes together.")
     max_queue_wait_s: float = Field(default=60.0, gt=0, description="A queued request is refused after it.")
     requests_per_replica: int | None = Field(
         default=None, ge=1, description="Leases a replica; `engine.max_num_seqs` when absent."
@@ -167,6 +170,11 @@ class SchedulerConfig(_Strict):
     lease_ttl_s: float = Field(default=15.0, gt=0)
     # An engine that has not been heard of for this long gets no more leases.
     replica_ttl_s: float = Field(default=5.0, gt=0)
+    engine_start_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="How long an engine takes to start, until one has; requests that can wait so long do.",
+    )
 
 
 class GatewayConfig(_Strict):
@@ -187,6 +195,13 @@ class ApplicationConfig(_Strict):
     replicas: ReplicasConfig = ReplicasConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     gateway: GatewayConfig = GatewayConfig()
+    flow: FlowConfig = Field(
+        default=FlowConfig(), description="Classes and their promises, tenants and their shares."
+    )
+    api_keys: dict[Annotated[str, Field(min_length=1)], list[_KeyHash]] = Field(
+        default={},
+        description="SHA-256 of each key, by tenant. Without any, everyone is the tenant `default`.",
+    )
     hardware: str | None = Field(
         default=None,
         description="The cluster's GPUs, such as `8xh100` (as for `placement plan --cluster`). Where it is "
@@ -205,8 +220,20 @@ class ApplicationConfig(_Strict):
             layer_partition=parallel.layer_partition,
             shape=self.model.known_shape(),
         )
-        _refuse("ApplicationConfig", [*plan, *self._sequence_parallelism_problems()])
+        problems = [*plan, *self._sequence_parallelism_problems(), *self._tenant_problems()]
+        _refuse("ApplicationConfig", problems)
         return self
+
+    def _tenant_problems(self) -> Iterator[Problem]:
+        owners: dict[str, str] = {}
+        for tenant, hashes in self.api_keys.items():
+            for number, hash_ in enumerate(hashes):
+                if owners.setdefault(hash_, tenant) != tenant:
+                    reason = f"the key is {owners[hash_]!r}'s already"
+                    yield Problem(("api_keys", tenant, number), hash_, reason)
+        for tenant in self.flow.tenants:
+            if self.api_keys and tenant not in self.api_keys:
+                yield Problem(("flow", "tenants", tenant), tenant, "has no key among api_keys")
 
     def _sequence_parallelism_problems(self) -> Iterator[Problem]:
         sequence_parallelism, engine = self.parallel.sequence_parallelism, self.engine

@@ -6,11 +6,19 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from app.flow.outcome import Outcome
-from app.flow.ticket import Ticket
+from app.flow.tenants import RateLimit
+from app.flow.ticket import Ticket, Usage
 
 # Headers of an engine's private port (lower case, as ASGI gives them).
 SECRET_HEADER = "x-engine-secret"
 LEASE_HEADER = "x-engine-lease"
+# vLLM's `priority` of the request: the rank of the class that is served, whatever the body asks for.
+PRIORITY_HEADER = "x-engine-priority"
+
+# Where the scheduler takes a lease back from a request without a first token: DELETE, with the ticket's id.
+LEASES_PATH = "/leases/"
+# What a request is answered whose lease was taken back.
+REVOKED_STATUS = 409
 
 # What a lease may run: the closed list of both doors, the gateway's and an engine's.
 LEASED_PATHS = frozenset(
@@ -39,28 +47,46 @@ class EnginePort:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimits:
+    """A tenant's two limits, as they stand after the scheduler's answer."""
+
+    requests: RateLimit
+    tokens: RateLimit
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """A place on an engine."""
 
     engine: EnginePort
     queue_wait_s: float
+    # The class that is served, and its rank: 0 is the most urgent.
+    class_name: str = ""
+    rank: int = 0
+    # What was predicted on arrival.
+    predicted_ttft_s: float | None = None
+    rate_limits: RateLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No place; `retry_after_s` says when one is expected."""
+    """No place; `retry_after_s` says when one is expected, None that coming back is no use."""
 
     outcome: Outcome
-    retry_after_s: int
+    retry_after_s: int | None
+    predicted_wait_s: float | None = None
+    rate_limits: RateLimits | None = None
 
 
 @dataclass(slots=True)
-class Usage:
-    """What a request cost; tokens, and seconds from its arrival at the engine to its first token."""
+class Metered:
+    """What an engine counts of a request while it runs: tokens, and seconds since the epoch."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
-    ttft_s: float | None = None
+    first_token_at_s: float | None = None
+    # The lease was taken back before the first token: the ticket waits again.
+    revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +109,10 @@ class ControlPlane(Protocol):
         Raises ConnectionError when the scheduler can't be reached.
         """
 
-    async def close(self, ticket_id: str, outcome: Outcome, output_tokens: int) -> None:
-        """The ticket has ended, queued or running."""
+    async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
+        """The ticket has ended, queued or running; None where the engine did not say what it used."""
 
-    async def hold(self, replica_id: str, ticket_id: str) -> Usage:
+    async def hold(self, replica_id: str, ticket_id: str) -> Metered:
         """The open call of a running request. Raises ConnectionError when the replica dies."""
 
     async def replica_unroutable(self, replica_id: str) -> None:

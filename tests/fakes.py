@@ -15,13 +15,19 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from app.contract import EnginePort, Grant, Refusal, SchedulerView, Usage
+from app.contract import EnginePort, Grant, Metered, Refusal, SchedulerView
+from app.flow.config import FlowConfig
 from app.flow.outcome import Outcome
-from app.flow.ticket import Ticket
+from app.flow.ticket import Ticket, Usage
+from app.gateway.requests import Window
+from app.gateway.tiers import Tiers
+from app.gateway.tokens import TokenCounter
 
 # Far more than anything here takes, on a machine that is busy with something else.
 WAIT_S = 10.0
 SECRET = "open sesame"
+# The default configuration's.
+TIERS = Tiers(FlowConfig())
 
 _T = TypeVar("_T")
 
@@ -36,26 +42,31 @@ async def soon(awaitable: Awaitable[_T]) -> _T:
     return work.result()
 
 
+def window(counter: TokenCounter | None = None) -> Window:
+    """A model of 64 tokens; blocks of 8."""
+    return Window("tiny", 64, counter, TIERS, 8)
+
+
 @dataclass(frozen=True, slots=True)
 class Closed:
     """One call of `close`."""
 
     ticket_id: str
     outcome: Outcome
-    output_tokens: int
+    usage: Usage | None
 
 
 class FakeControlPlane:
     """`app.contract.ControlPlane`: answers from a script, queues a ticket when the script has ended.
 
-    Holds end with `usage` at once, or when `engine_settled` is set, where a test has cleared it; those of a
+    Holds end with `metered` at once, or when `engine_settled` is set, where a test has cleared it; those of a
     replica in `dead` fail.
     """
 
     def __init__(self, *script: Grant | Refusal | Exception | None) -> None:
         self.script = deque(script)
         self.state: SchedulerView | None = SchedulerView(0, 0, 0, "", ())
-        self.usage = Usage()
+        self.metered = Metered()
         self.dead: set[str] = set()
         self.scheduler_forgets = False
         self.tickets: list[Ticket] = []
@@ -76,15 +87,15 @@ class FakeControlPlane:
             raise answer
         return answer
 
-    async def close(self, ticket_id: str, outcome: Outcome, output_tokens: int) -> None:
-        self._closes.put_nowait(Closed(ticket_id, outcome, output_tokens))
+    async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
+        self._closes.put_nowait(Closed(ticket_id, outcome, usage))
 
-    async def hold(self, replica_id: str, ticket_id: str) -> Usage:
+    async def hold(self, replica_id: str, ticket_id: str) -> Metered:
         self.held.append((replica_id, ticket_id))
         if replica_id in self.dead:
             raise ConnectionError(f"{replica_id} is dead")
         await self.engine_settled.wait()
-        return self.usage
+        return self.metered
 
     async def replica_unroutable(self, replica_id: str) -> None:
         self.unroutable.append(replica_id)
@@ -201,7 +212,7 @@ class FakeEngine:
 
     @property
     def grant(self) -> Grant:
-        return Grant(self.port, queue_wait_s=0.25)
+        return Grant(self.port, queue_wait_s=0.25, class_name="standard", rank=1)
 
     async def next_request(self) -> EngineRequest:
         """The next request that nobody has asked for yet."""

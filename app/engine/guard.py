@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from contextvars import ContextVar
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.contract import LEASE_HEADER, LEASED_PATHS, SECRET_HEADER, Usage
-from app.engine.leases import LiveLeases
+from app.contract import (
+    LEASE_HEADER,
+    LEASED_PATHS,
+    LEASES_PATH,
+    PRIORITY_HEADER,
+    REVOKED_STATUS,
+    SECRET_HEADER,
+)
+from app.engine.leases import LiveLeases, Run
 
 # Paths that only read, and take no lease.
 OBSERVED_PATHS = frozenset({"/metrics", "/health"})
-# The usage of the request that the current task serves (filled by app/engine/metering.py).
-current_usage: ContextVar[Usage | None] = ContextVar("current_usage", default=None)
+# The request that the current task serves (app/engine/metering.py counts for it).
+current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 
 
 class Guard:
@@ -35,28 +43,79 @@ class Guard:
         elif scope["path"] in OBSERVED_PATHS and scope["method"] == "GET":
             await self._app(scope, receive, send)
         elif scope["path"] in LEASED_PATHS and scope["method"] == "POST":
-            await self._run(headers.get(LEASE_HEADER.encode(), b"").decode("latin-1"), scope, receive, send)
+            await self._run(headers, scope, receive, send)
+        elif scope["path"].startswith(LEASES_PATH) and scope["method"] == "DELETE":
+            revoked = self._leases.revoke(scope["path"].removeprefix(LEASES_PATH))
+            await _respond(send, 200 if revoked else 404, {"revoked": revoked})
         else:
             await _refuse(send, 404, "no such path")
 
     def _knows(self, secret: bytes) -> bool:
         return hmac.compare_digest(secret, self._secret)
 
-    async def _run(self, lease_id: str, scope: Scope, receive: Receive, send: Send) -> None:
-        usage = await self._leases.attach(lease_id) if lease_id else None
-        if usage is None:
+    async def _run(self, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
+        lease_id = headers.get(LEASE_HEADER.encode(), b"").decode("latin-1")
+        priority = int(headers.get(PRIORITY_HEADER.encode(), b"0"))
+        run = await self._leases.attach(lease_id, priority) if lease_id else None
+        if run is None:
             await _refuse(send, 403, "no live lease")
             return
-        token = current_usage.set(usage)
+        token = current_run.set(run)
+        revocable = _Revocable(run, receive, send)
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, revocable.receive, revocable.send)
+        except Exception:
+            # An application whose client leaves amid the body fails in its own way.
+            if not run.metered.revoked:
+                raise
         finally:
-            current_usage.reset(token)
+            current_run.reset(token)
             self._leases.end(lease_id)
+        if run.metered.revoked:
+            await _refuse(send, REVOKED_STATUS, "the lease was taken back")
+
+
+class _Revocable:
+    """A request that can be taken back until its answer begins; the application sees its client leave.
+
+    The head of the answer goes out with the first bytes, so that nothing has been said before.
+    """
+
+    def __init__(self, run: Run, receive: Receive, send: Send) -> None:
+        self._run = run
+        self._receive = receive
+        self._send = send
+        self._head: Message | None = None
+
+    async def receive(self) -> Message:
+        message = asyncio.ensure_future(self._receive())
+        revoked = asyncio.ensure_future(self._run.revoked.wait())
+        try:
+            await asyncio.wait({message, revoked}, return_when=asyncio.FIRST_COMPLETED)
+            return {"type": "http.disconnect"} if revoked.done() else message.result()
+        finally:
+            message.cancel()
+            revoked.cancel()
+
+    async def send(self, message: Message) -> None:
+        if self._run.metered.revoked:
+            return
+        if message["type"] == "http.response.start":
+            self._head = message
+            return
+        if self._head is not None:
+            self._run.answers()
+            head, self._head = self._head, None
+            await self._send(head)
+        await self._send(message)
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:
-    body = json.dumps({"error": {"message": reason, "type": "invalid_request_error"}}).encode()
+    await _respond(send, status, {"error": {"message": reason, "type": "invalid_request_error"}})
+
+
+async def _respond(send: Send, status: int, content: dict[str, object]) -> None:
+    body = json.dumps(content).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

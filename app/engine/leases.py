@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
-from app.contract import Usage
+from app.contract import Metered
 
 # The control call and the request leave the gateway together; the later one is at most a little late.
 ATTACH_TIMEOUT_S = 10.0
@@ -16,7 +17,33 @@ class _Entry:
     held: asyncio.Event = field(default_factory=asyncio.Event)
     attached: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    usage: Usage = field(default_factory=Usage)
+    metered: Metered = field(default_factory=Metered)
+    # Set to end the request before it answers.
+    revoked: asyncio.Event = field(default_factory=asyncio.Event)
+    answering: bool = False
+
+
+class Run:
+    """What a request that runs under a lease tells of itself."""
+
+    def __init__(self, lease_id: str, priority: int, entry: _Entry, leases: LiveLeases) -> None:
+        self.priority = priority
+        self.metered = entry.metered
+        self.revoked = entry.revoked
+        self._lease_id = lease_id
+        self._entry = entry
+        self._leases = leases
+
+    def answers(self) -> None:
+        """Something of the answer is on its way: from now on the lease can't be taken back."""
+        self._entry.answering = True
+
+    def first_token(self) -> None:
+        """The engine has made one; later calls change nothing."""
+        self.answers()
+        if self.metered.first_token_at_s is None:
+            self.metered.first_token_at_s = time.time()
+            self._leases.note_first_token(self._lease_id, self.metered.first_token_at_s)
 
 
 class LiveLeases:
@@ -29,12 +56,30 @@ class LiveLeases:
     def __init__(self, attach_timeout_s: float = ATTACH_TIMEOUT_S) -> None:
         self._attach_timeout_s = attach_timeout_s
         self._entries: dict[str, _Entry] = {}
+        self._first_tokens: list[tuple[str, float]] = []
+        self._news = asyncio.Event()
 
     def ids(self) -> frozenset[str]:
         """Leases that are held: by the control call, with or without their request."""
         return frozenset(id_ for id_, entry in self._entries.items() if entry.held.is_set())
 
-    async def hold(self, lease_id: str) -> Usage:
+    def output_tokens(self) -> dict[str, int]:
+        """Tokens made so far, of those that have begun to answer."""
+        made = ((id_, entry.metered.output_tokens) for id_, entry in self._entries.items())
+        return {id_: tokens for id_, tokens in made if tokens}
+
+    async def first_tokens(self) -> list[tuple[str, float]]:
+        """Waits for news: leases that have begun to answer since the last call, and when (epoch seconds)."""
+        await self._news.wait()
+        self._news.clear()
+        news, self._first_tokens = self._first_tokens, []
+        return news
+
+    def note_first_token(self, lease_id: str, at_s: float) -> None:
+        self._first_tokens.append((lease_id, at_s))
+        self._news.set()
+
+    async def hold(self, lease_id: str) -> Metered:
         """The control call: returns what the request used, once it has ended.
 
         Raises TimeoutError when no request comes, ValueError when the lease is held already.
@@ -47,12 +92,12 @@ class LiveLeases:
             async with asyncio.timeout(self._attach_timeout_s):
                 await entry.attached.wait()
             await entry.ended.wait()
-            return entry.usage
+            return entry.metered
         finally:
             self._entries.pop(lease_id, None)
 
-    async def attach(self, lease_id: str) -> Usage | None:
-        """The HTTP request: a usage to fill when it may run; waits for a control call that is late."""
+    async def attach(self, lease_id: str, priority: int) -> Run | None:
+        """The HTTP request: None when it may not run; waits for a control call that is late."""
         entry = self._entries.setdefault(lease_id, _Entry())
         if entry.attached.is_set():
             return None
@@ -60,12 +105,21 @@ class LiveLeases:
         try:
             async with asyncio.timeout(self._attach_timeout_s):
                 await entry.held.wait()
-            return entry.usage
+            return Run(lease_id, priority, entry, self)
         except TimeoutError:
             return None
         finally:
             if not entry.held.is_set():
                 self._entries.pop(lease_id, None)
+
+    def revoke(self, lease_id: str) -> bool:
+        """Take the lease back from a request that has not begun to answer; False when it is too late."""
+        entry = self._entries.get(lease_id)
+        if entry is None or entry.answering:
+            return False
+        entry.metered.revoked = True
+        entry.revoked.set()
+        return True
 
     def end(self, lease_id: str) -> None:
         """The HTTP request is over, however it ended."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -10,46 +9,53 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from app.contract import Usage
-from app.engine.guard import current_usage
+from app.engine.guard import current_run
+from app.engine.leases import Run
 
 
 class MeteredEngine(AsyncLLM):
-    """vLLM's engine; each generation adds to the usage of the request that asked for it."""
+    """vLLM's engine; each generation counts for the run that asked for it, and has its class's priority."""
 
     async def generate(
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
     ) -> AsyncGenerator[RequestOutput, None]:
-        usage = current_usage.get()
-        outputs = super().generate(prompt, sampling_params, request_id, **options)
-        if usage is None:
-            async for output in outputs:
+        run = current_run.get()
+        if run is None:
+            async for output in super().generate(prompt, sampling_params, request_id, **options):
                 yield output
             return
-        started_s = time.monotonic()
-        meter = _Meter(usage, deltas=sampling_params.output_kind is RequestOutputKind.DELTA)
-        async for output in outputs:
-            meter.add(output, time.monotonic() - started_s)
-            yield output
+        # The body's own priority is the client's wish; what it may have, the scheduler has decided.
+        options["priority"] = run.priority
+        whole = sampling_params.output_kind is RequestOutputKind.FINAL_ONLY
+        if whole and sampling_params.n == 1:
+            # The engine would be silent until the end, and nobody would know when the first token came.
+            sampling_params.output_kind = RequestOutputKind.CUMULATIVE
+        meter = _Meter(run, sampling_params.output_kind)
+        async for output in super().generate(prompt, sampling_params, request_id, **options):
+            meter.add(output)
+            if output.finished or not whole:
+                yield output
 
 
 class _Meter:
-    """Adds one generation's outputs to a usage; a request may have several generations."""
+    """Adds one generation's outputs to a run; a request may have several generations."""
 
-    def __init__(self, usage: Usage, deltas: bool) -> None:
-        self._usage = usage
-        self._deltas = deltas
+    def __init__(self, run: Run, kind: RequestOutputKind) -> None:
+        self._run = run
+        self._kind = kind
         self._counted: dict[int, int] = {}
         self._prompt_counted = False
 
-    def add(self, output: RequestOutput, elapsed_s: float) -> None:
+    def add(self, output: RequestOutput) -> None:
+        metered = self._run.metered
         if not self._prompt_counted and output.prompt_token_ids is not None:
-            self._usage.prompt_tokens += len(output.prompt_token_ids)
+            metered.prompt_tokens += len(output.prompt_token_ids)
             self._prompt_counted = True
         for completion in output.outputs:
             tokens = len(completion.token_ids)
-            if tokens and self._usage.ttft_s is None:
-                self._usage.ttft_s = elapsed_s
-            before = 0 if self._deltas else self._counted.get(completion.index, 0)
-            self._usage.output_tokens += tokens - before
+            # Several whole answers at once come at their end, which says nothing of their first tokens.
+            if tokens and self._kind is not RequestOutputKind.FINAL_ONLY:
+                self._run.first_token()
+            before = 0 if self._kind is RequestOutputKind.DELTA else self._counted.get(completion.index, 0)
+            metered.output_tokens += tokens - before
             self._counted[completion.index] = tokens

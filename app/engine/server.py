@@ -19,16 +19,17 @@ KEEP_ALIVE_S = 120
 
 
 class EngineServer:
-    """A started engine. `port` listens on `host`; `secret` opens it."""
+    """A started engine. `port` listens on `host`, `secret` opens it, `vitals` tell its state."""
 
-    def __init__(self, engine: Any, app: Any, leases: LiveLeases, host: str) -> None:
+    def __init__(self, engine: Any, app: Any, vitals: Any, host: str) -> None:
         self._engine = engine
-        self.leases = leases
+        self.vitals = vitals
+        self.leases = LiveLeases()
         self.host = host
         self.secret = secrets.token_urlsafe(32)
         self._socket = socket.create_server((host, 0), backlog=LISTEN_BACKLOG)
         self.port: int = self._socket.getsockname()[1]
-        self._server = _http_server(Guard(app, leases, self.secret))
+        self._server = _http_server(Guard(app, self.leases, self.secret))
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
 
     @classmethod
@@ -44,6 +45,7 @@ class EngineServer:
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
         from app.engine.metering import MeteredEngine
+        from app.engine.vitals import Vitals
 
         arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(vllm_arguments(config, model_path))
         vllm_config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
@@ -51,13 +53,16 @@ class EngineServer:
         )
         if uses_ray_workers(config):
             vllm_config.parallel_config.placement_group = placement_group
+        vitals = Vitals(vllm_config)
         engine = MeteredEngine.from_vllm_config(
-            vllm_config=vllm_config, usage_context=UsageContext.OPENAI_API_SERVER
+            vllm_config=vllm_config,
+            usage_context=UsageContext.OPENAI_API_SERVER,
+            stat_loggers=[lambda *_: vitals],
         )
         tasks = await engine.get_supported_tasks()
         app = build_app(arguments, tasks, engine.model_config)
         await init_app_state(engine, app.state, arguments, tasks)
-        return cls(engine, app, LiveLeases(), host)
+        return cls(engine, app, vitals, host)
 
     @property
     def healthy(self) -> bool:

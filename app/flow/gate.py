@@ -120,7 +120,7 @@ class Gate:
         raw_s = self._predictor.ttft_s(rank, flow, ticket.prompt_tokens, now_s)
         waited_s = now_s - ticket.arrived_s
         median_s, high_s = self._predictor.corrected(rank, raw_s)
-        if not self._config.admission.enabled or self._idle(now_s):
+        if not self._config.admission.enabled or self._idle(now_s) or self._nothing_known():
             return Entrance(waited_s + raw_s, waited_s + median_s)
         kept_s = self._kept_for_promises(rank, high_s, now_s)
         ttft_s = waited_s + high_s + kept_s
@@ -145,6 +145,10 @@ class Gate:
             if not replica.in_flight and self._pool.reachable(replica, now_s):
                 return True
         return False
+
+    def _nothing_known(self) -> bool:
+        """No replica has been heard of yet, as after a restart: there is nothing to predict from."""
+        return not self._pool.ready and not self._pool.starting
 
     def _late_at_end_s(self, ticket: Ticket, account: Account, policy: ClassPolicy, ttft_s: float) -> float:
         return self._predictor.finish_s(ticket, account, ttft_s) - deadline_s(policy, ticket)

@@ -8,7 +8,8 @@ from typing import Any
 
 from app.gateway.errors import ApiError
 from app.gateway.exchange import ENGINE_LOST_RETRY_AFTER_S, Exchange
-from app.gateway.requests import Window, parse
+from app.gateway.requests import Request, Window, parse
+from app.gateway.tenants import ApiKeys
 
 _DONE = b"[DONE]"
 _DATA = b"data: "
@@ -17,25 +18,32 @@ _DATA = b"data: "
 class CallFace:
     """One method for whole answers, one for streams; both raise ApiError."""
 
-    def __init__(self, exchange: Exchange, window: Window) -> None:
+    def __init__(self, exchange: Exchange, window: Window, keys: ApiKeys) -> None:
         self._exchange = exchange
         self._window = window
+        self._keys = keys
 
-    async def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def call(self, path: str, body: dict[str, Any], api_key: str | None) -> dict[str, Any]:
         """The whole answer."""
-        request = parse(path, _encoded(body, stream=False), self._window)
+        request = self._request(path, body, api_key, stream=False)
         async with self._exchange.answer(request) as answer:
             return json.loads(b"".join([chunk async for chunk in answer.chunks]))
 
-    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def stream(
+        self, path: str, body: dict[str, Any], api_key: str | None
+    ) -> AsyncIterator[dict[str, Any]]:
         """The answer's chunks as they are made."""
-        request = parse(path, _encoded(body, stream=True), self._window)
+        request = self._request(path, body, api_key, stream=True)
         async with self._exchange.answer(request) as answer:
             async for event in sse_events(answer.chunks):
                 payload = json.loads(event)
                 if "error" in payload:
                     raise _from_event(payload["error"])
                 yield payload
+
+    def _request(self, path: str, body: dict[str, Any], api_key: str | None, stream: bool) -> Request:
+        tenant = self._keys.tenant(api_key)
+        return parse(path, _encoded(body, stream), self._window, tenant)
 
 
 def _encoded(body: dict[str, Any], stream: bool) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from app.flow.outcome import Outcome
+from app.contract import RateLimits, Refusal
+from app.gateway.headers import rate_limit_headers
 
 _TYPE_BY_STATUS = {401: "authentication_error", 429: "rate_limit_error"}
 
@@ -13,7 +14,9 @@ _TYPE_BY_STATUS = {401: "authentication_error", 429: "rate_limit_error"}
 class ApiError(Exception):
     """A request that is not answered. Crosses process borders whole.
 
-    `status` is the HTTP status; `param` names the field at fault; `retry_after_s` says when to come back.
+    `status` is the HTTP status; `param` names the field at fault; `retry_after_s` says when to come back,
+    `predicted_wait_s` for how long the first token would have been waited for; `retryable` is False where
+    the same request will not do better later.
     """
 
     def __init__(
@@ -23,13 +26,21 @@ class ApiError(Exception):
         message: str,
         param: str | None = None,
         retry_after_s: int | None = None,
+        predicted_wait_s: float | None = None,
+        rate_limits: RateLimits | None = None,
+        retryable: bool = True,
     ) -> None:
-        super().__init__(status, code, message, param, retry_after_s)
+        super().__init__(
+            status, code, message, param, retry_after_s, predicted_wait_s, rate_limits, retryable
+        )
         self.status = status
         self.code = code
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.predicted_wait_s = predicted_wait_s
+        self.rate_limits = rate_limits
+        self.retryable = retryable
 
     def __str__(self) -> str:
         return f"{self.status} {self.code}: {self.message}"
@@ -42,6 +53,8 @@ class ApiError(Exception):
 
     def payload(self) -> dict[str, Any]:
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        if self.predicted_wait_s is not None:
+            return {"error": {**error, "predicted_wait_s": round(self.predicted_wait_s, 3)}}
         return {"error": error}
 
     def body(self) -> bytes:
@@ -55,6 +68,11 @@ class ApiError(Exception):
         headers = [(b"content-type", b"application/json")]
         if self.retry_after_s is not None:
             headers.append((b"retry-after", str(self.retry_after_s).encode()))
+        if not self.retryable:
+            # OpenAI's client would try again all the same.
+            headers.append((b"x-should-retry", b"false"))
+        if self.rate_limits is not None:
+            headers += rate_limit_headers(self.rate_limits)
         return headers
 
 
@@ -63,14 +81,20 @@ def invalid(param: str, value: object, reason: str, code: str = "invalid_value")
     return ApiError(400, code, f"{param}: {shorten(value)} {reason}", param)
 
 
-def refused(outcome: Outcome, retry_after_s: int) -> ApiError:
+def refused(refusal: Refusal) -> ApiError:
     """The scheduler's refusal, with its own status."""
+    outcome, retry_after_s = refusal.outcome, refusal.retry_after_s
     assert outcome.status is not None
+    retryable = outcome.retryable and retry_after_s is not None
+    hint = f"Try again in {retry_after_s} s." if retryable else "Trying again will not help."
     return ApiError(
         outcome.status,
         outcome.label,
-        f"{outcome.reason} Try again in {retry_after_s} s.",
-        retry_after_s=retry_after_s,
+        f"{outcome.reason} {hint}",
+        retry_after_s=retry_after_s if retryable else None,
+        predicted_wait_s=refusal.predicted_wait_s,
+        rate_limits=refusal.rate_limits,
+        retryable=retryable,
     )
 
 

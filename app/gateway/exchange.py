@@ -14,27 +14,40 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import aiohttp
 
-from app.contract import LEASE_HEADER, SECRET_HEADER, ControlPlane, Grant, Refusal, Usage
+from app.contract import (
+    LEASE_HEADER,
+    PRIORITY_HEADER,
+    REVOKED_STATUS,
+    SECRET_HEADER,
+    ControlPlane,
+    Grant,
+    Metered,
+    Refusal,
+)
 from app.flow.outcome import Outcome
-from app.flow.ticket import Ticket
+from app.flow.ticket import Ticket, Usage
 from app.gateway.engine_errors import from_engine
 from app.gateway.errors import ApiError, engine_lost, refused
 from app.gateway.requests import Request
+from app.gateway.tiers import Tiers, with_tier
 
 T = TypeVar("T")
 
 logger = logging.getLogger("ray.serve")
 
-# A request that has produced nothing may move to another engine this often.
+# A request that has produced nothing may move to another engine this often, its engine lost or its lease
+# taken back (which the scheduler does once at most).
 ENGINE_ATTEMPTS = 3
 # A scheduler that restarts is back within seconds; each attempt waits a little longer.
 SCHEDULER_ATTEMPTS = 8
 SCHEDULER_RETRY_S = 0.25
+# Answers that tell the tier in their body, as OpenAI's do.
+TIER_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 # How long an engine may take to say that a finished or aborted request has ended.
 SETTLE_TIMEOUT_S = 10.0
 # A call to a dead replica fails sooner than this; one that waits longer never reached a replica.
@@ -49,7 +62,7 @@ class Answer:
 
     request_id: str
     content_type: str
-    queue_wait_s: float
+    grant: Grant
     chunks: AsyncIterator[bytes]
 
 
@@ -57,9 +70,9 @@ class Answer:
 class _Run:
     """A request on an engine."""
 
-    ticket_id: str
+    ticket: Ticket
     grant: Grant
-    held: asyncio.Future[Usage]
+    held: asyncio.Future[Metered]
     response: aiohttp.ClientResponse | None = None
     # What the ticket is closed with; a client that leaves is the rule until the answer is complete.
     outcome: Outcome = Outcome.CANCELLED
@@ -69,6 +82,10 @@ class _EngineLostError(Exception):
     """Nothing of the answer has been seen: the request may run elsewhere."""
 
 
+class _RevokedError(Exception):
+    """The scheduler took the lease back before the first token, and has queued the ticket again."""
+
+
 class Exchange:
     """Carries requests to engines. One a gateway replica; `http` is its connection pool."""
 
@@ -76,11 +93,13 @@ class Exchange:
         self,
         control: ControlPlane,
         http: aiohttp.ClientSession,
+        tiers: Tiers,
         silence_s: float,
         scheduler_retry_s: float = SCHEDULER_RETRY_S,
     ) -> None:
         self._control = control
         self.http = http
+        self._tiers = tiers
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=silence_s)
         self._scheduler_retry_s = scheduler_retry_s
         self._closing: set[asyncio.Task[None]] = set()
@@ -95,43 +114,60 @@ class Exchange:
         assert run.response is not None
         try:
             yield Answer(
-                run.ticket_id,
+                run.ticket.ticket_id,
                 run.response.content_type,
-                run.grant.queue_wait_s,
-                self._chunks(run, request.stream),
+                run.grant,
+                self._chunks(run, request),
             )
         finally:
             self._finish(run)
 
     async def _start(self, request: Request) -> _Run:
-        request_id, arrived_s = uuid.uuid4().hex, time.time()
-        for attempt in range(ENGINE_ATTEMPTS):
-            ticket_id = f"{request_id}-{attempt}" if attempt else request_id
-            grant = await self._lease(Ticket(ticket_id, request.priority, arrived_s))
-            held = self._task(self._control.hold(grant.engine.replica_id, ticket_id))
-            run = _Run(ticket_id, grant, held)
+        """A run that has begun to answer: engines send the head of an answer with its first token."""
+        first_id = uuid.uuid4().hex
+        ticket = replace(request.ticket, ticket_id=first_id, arrived_s=time.time())
+        for attempt in range(1, ENGINE_ATTEMPTS + 1):
+            grant = await self._lease(ticket)
+            run = _Run(
+                ticket, grant, self._task(self._control.hold(grant.engine.replica_id, ticket.ticket_id))
+            )
             try:
                 await self._send(run, request)
                 return run
+            except _RevokedError:
+                await self._let_go(run)
             except _EngineLostError:
                 run.outcome = Outcome.FAILED
                 self._finish(run, LOST_TIMEOUT_S)
                 # Advice only: a scheduler that restarts hears of its replicas anew.
                 with contextlib.suppress(ConnectionError):
                     await self._task(self._control.replica_unroutable(grant.engine.replica_id))
+                ticket = replace(ticket, ticket_id=f"{first_id}-{attempt}")
             except BaseException:
                 self._finish(run)
                 raise
         raise engine_lost(ENGINE_LOST_RETRY_AFTER_S)
 
+    async def _let_go(self, run: _Run) -> None:
+        """Until the engine has ended the hold it would turn the same ticket away."""
+        assert run.response is not None
+        run.response.release()
+        try:
+            await asyncio.wait_for(run.held, SETTLE_TIMEOUT_S)
+        except (ConnectionError, TimeoutError):
+            pass
+        except BaseException:
+            self._in_background(self._control.close(run.ticket.ticket_id, Outcome.CANCELLED, None))
+            raise
+
     async def _lease(self, ticket: Ticket) -> Grant:
         try:
             reply = await self._acquire(ticket)
         except BaseException:
-            self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, 0))
+            self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, None))
             raise
         if isinstance(reply, Refusal):
-            raise refused(reply.outcome, reply.retry_after_s)
+            raise refused(reply)
         return reply
 
     async def _acquire(self, ticket: Ticket) -> Grant | Refusal:
@@ -145,7 +181,7 @@ class Exchange:
             if reply is not None:
                 return reply
         # It may have been granted and the answer lost.
-        self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, 0))
+        self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, None))
         return Refusal(Outcome.REJECTED_NO_ENGINE, ENGINE_LOST_RETRY_AFTER_S)
 
     async def _send(self, run: _Run, request: Request) -> None:
@@ -157,7 +193,8 @@ class Exchange:
                 headers={
                     "content-type": "application/json",
                     SECRET_HEADER: engine.secret,
-                    LEASE_HEADER: run.ticket_id,
+                    LEASE_HEADER: run.ticket.ticket_id,
+                    PRIORITY_HEADER: str(run.grant.rank),
                 },
                 timeout=self._timeout,
             )
@@ -165,6 +202,8 @@ class Exchange:
             raise _EngineLostError from error
         if run.response.status == 403:
             raise _EngineLostError
+        if run.response.status == REVOKED_STATUS:
+            raise _RevokedError
         if run.response.status >= 500:
             run.outcome = Outcome.FAILED
             raise ApiError(500, "engine_error", "The engine failed on this request.")
@@ -173,19 +212,24 @@ class Exchange:
             run.outcome = Outcome.COMPLETED
             raise from_engine(run.response.status, body)
 
-    async def _chunks(self, run: _Run, stream: bool) -> AsyncIterator[bytes]:
+    async def _chunks(self, run: _Run, request: Request) -> AsyncIterator[bytes]:
         """The body. A stream whose engine dies ends with an error event, never silently."""
         assert run.response is not None
+        tier = self._tiers.served(request.service_tier, run.grant.class_name)
         try:
-            if stream:
-                async for chunk in run.response.content.iter_any():
+            if request.stream:
+                content = run.response.content
+                if request.path in TIER_PATHS and (head := await content.readany()):
+                    yield with_tier(head, tier)
+                async for chunk in content.iter_any():
                     yield chunk
             else:
-                yield await run.response.read()
+                body = await run.response.read()
+                yield with_tier(body, tier) if request.path in TIER_PATHS else body
         except (aiohttp.ClientError, TimeoutError):
             run.outcome = Outcome.FAILED
             lost = engine_lost(ENGINE_LOST_RETRY_AFTER_S)
-            if not stream:
+            if not request.stream:
                 raise lost from None
             yield lost.sse_event()
             return
@@ -202,15 +246,15 @@ class Exchange:
         self._in_background(self._close(run, settle_timeout_s))
 
     async def _close(self, run: _Run, settle_timeout_s: float) -> None:
-        usage = Usage()
+        usage = None
         try:
-            usage = await asyncio.wait_for(run.held, settle_timeout_s)
+            usage = _used(await asyncio.wait_for(run.held, settle_timeout_s), run.ticket)
         except ConnectionError:
             await self._control.replica_unroutable(run.grant.engine.replica_id)
         except TimeoutError:
-            logger.warning("No usage for %s: its engine did not answer.", run.ticket_id)
+            logger.warning("No usage for %s: its engine did not answer.", run.ticket.ticket_id)
         finally:
-            await self._control.close(run.ticket_id, run.outcome, usage.output_tokens)
+            await self._control.close(run.ticket.ticket_id, run.outcome, usage)
 
     def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return asyncio.get_running_loop().create_task(work, context=self._context)
@@ -228,3 +272,9 @@ class Exchange:
             logger.warning("A ticket was not closed: %s", error)
         elif error is not None:
             logger.error("A ticket was not closed.", exc_info=error)
+
+
+def _used(metered: Metered, ticket: Ticket) -> Usage:
+    first_s = metered.first_token_at_s
+    ttft_s = None if first_s is None else first_s - ticket.arrived_s
+    return Usage(metered.prompt_tokens, metered.output_tokens, ttft_s)

@@ -13,10 +13,11 @@ from starlette.types import Receive, Scope, Send
 from app.contract import ControlPlane, SchedulerView
 from app.gateway.errors import ApiError
 from app.gateway.exchange import Answer, Exchange
+from app.gateway.headers import Headers, grant_headers
 from app.gateway.metrics import engine_metrics
 from app.gateway.requests import SCHEMAS, Request, Window, parse
+from app.gateway.tenants import ApiKeys, bearer
 
-Headers = list[tuple[bytes, bytes]]
 _JSON: Headers = [(b"content-type", b"application/json")]
 
 
@@ -24,11 +25,17 @@ class HttpFace:
     """ASGI application of one gateway replica."""
 
     def __init__(
-        self, exchange: Exchange, control: ControlPlane, window: Window, max_body_bytes: int
+        self,
+        exchange: Exchange,
+        control: ControlPlane,
+        window: Window,
+        keys: ApiKeys,
+        max_body_bytes: int,
     ) -> None:
         self._exchange = exchange
         self._control = control
         self._window = window
+        self._keys = keys
         self._max_body_bytes = max_body_bytes
         self._started_s = int(time.time())
         self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
@@ -51,7 +58,7 @@ class HttpFace:
         path, method = scope["path"], scope["method"]
         if path in SCHEMAS:
             _allow(method, "POST")
-            await self._infer(path, receive, send)
+            await self._infer(scope, receive, send)
         elif path in self._reads:
             _allow(method, "GET")
             await self._reads[path](send)
@@ -61,15 +68,16 @@ class HttpFace:
         else:
             raise ApiError(404, "unknown_path", f"path: {path!r} is not served here", "path")
 
-    async def _infer(self, path: str, receive: Receive, send: Send) -> None:
+    async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, tenant = scope["path"], self._keys.tenant(_api_key(scope))
         body = await _read_body(receive, self._max_body_bytes)
         if body is None:
             return
         # Counting the tokens of a long prompt takes milliseconds: not on the event loop.
         if len(body) > self._window.max_model_len:
-            request = await asyncio.to_thread(parse, path, body, self._window)
+            request = await asyncio.to_thread(parse, path, body, self._window, tenant)
         else:
-            request = parse(path, body, self._window)
+            request = parse(path, body, self._window, tenant)
         answering = asyncio.ensure_future(self._answer(request, send))
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:
@@ -143,11 +151,16 @@ def _allow(method: str, allowed: str) -> None:
         )
 
 
+def _api_key(scope: Scope) -> str | None:
+    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    return bearer(given[0].decode("latin-1")) if given else None
+
+
 def _answer_headers(answer: Answer) -> Headers:
     return [
         (b"content-type", answer.content_type.encode()),
         (b"x-request-id", answer.request_id.encode()),
-        (b"x-queue-wait-ms", f"{answer.queue_wait_s * 1000:.0f}".encode()),
+        *grant_headers(answer.grant),
     ]
 
 

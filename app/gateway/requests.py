@@ -6,19 +6,30 @@ The body itself goes to the engine as it came.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
+from app.flow.ticket import Ticket
 from app.gateway.errors import ApiError, invalid, shorten
+from app.gateway.prompt import Part, part_of, prompt_of
+from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
 
 # OpenAI's own code for it.
 CONTEXT_EXCEEDED = "context_length_exceeded"
 # vLLM's own default; lower is more urgent.
 DEFAULT_PRIORITY = 0
+# OpenAI's default for completions.
+COMPLETION_TOKENS = 16
+# What a chat template puts around a message.
+TOKENS_A_MESSAGE = 4
+# A key is compared, not stored for long; OpenAI's own are far shorter.
+MAX_CACHE_KEY_CHARS = 256
 
 
 class _Common(BaseModel):
@@ -28,6 +39,13 @@ class _Common(BaseModel):
     stream: StrictBool | None = None
     # vLLM's engine takes no more than 64 bits.
     priority: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
+    # OpenAI's names or a class's; what it may not have, a tenant is not given.
+    service_tier: StrictStr | None = None
+    # Requests of one key prefer one engine.
+    prompt_cache_key: Annotated[StrictStr, Field(max_length=MAX_CACHE_KEY_CHARS)] | None = None
+    # Promises that are asked for, in seconds from arrival: they can only tighten the class's own.
+    ttft_budget_s: Annotated[float, Field(strict=True, gt=0)] | None = None
+    deadline_s: Annotated[float, Field(strict=True, gt=0)] | None = None
     n: Annotated[StrictInt, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(strict=True, ge=0)] | None = None
     top_p: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
@@ -76,21 +94,25 @@ SCHEMAS: dict[str, type[_Common]] = {
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that is worth a lease."""
+    """A request that is worth a lease; its ticket has yet to get an id and a time of arrival."""
 
     path: str
     body: bytes
     stream: bool
-    priority: int
+    ticket: Ticket
+    # As the client put it.
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What the served model accepts."""
+    """What the served model accepts, and how its prompts are counted."""
 
     model: str
     max_model_len: int
     counter: TokenCounter | None
+    tiers: Tiers
+    tokens_per_block: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +123,7 @@ class _Output:
     tokens: int
 
 
-def parse(path: str, body: bytes, window: Window) -> Request:
+def parse(path: str, body: bytes, window: Window, tenant: str) -> Request:
     """Raises ApiError (400, 404) naming the field and the value."""
     schema = SCHEMAS.get(path)
     if schema is None:
@@ -110,8 +132,104 @@ def parse(path: str, body: bytes, window: Window) -> Request:
     if fields.model != window.model:
         reason = f"is not served; {window.model!r} is"
         raise ApiError(404, "model_not_found", f"model: {shorten(fields.model)} {reason}", "model")
-    _check_length(fields, window)
-    return Request(path, body, bool(fields.stream), fields.priority or DEFAULT_PRIORITY)
+    class_name = _class_asked(fields, window.tiers)
+    parts = _parts(fields, window)
+    _check_length(fields, parts, window)
+    ticket = _ticket(fields, parts, body, window, tenant, class_name)
+    return Request(path, body, bool(fields.stream), ticket, fields.service_tier)
+
+
+def _class_asked(fields: _Common, tiers: Tiers) -> str:
+    """Empty where nothing is asked for."""
+    tier = fields.service_tier
+    if tier is None:
+        return ""
+    # The engine knows OpenAI's names only, and looks at them in responses.
+    known = tiers.openai_names if isinstance(fields, _Responses) else tiers.names
+    class_name = tiers.class_of(tier) if tier in known else None
+    if class_name is None:
+        raise invalid("service_tier", tier, f"is none of {', '.join(known)}")
+    return class_name
+
+
+def _ticket(
+    fields: _Common, parts: list[Part], body: bytes, window: Window, tenant: str, class_name: str
+) -> Ticket:
+    overhead = TOKENS_A_MESSAGE * len(fields.messages) if isinstance(fields, _Chat) else 0
+    prompt = prompt_of(parts, overhead, salt=tenant, block=window.tokens_per_block)
+    session = fields.prompt_cache_key
+    return Ticket(
+        ticket_id="",
+        priority=fields.priority or DEFAULT_PRIORITY,
+        arrived_s=0.0,
+        tenant=tenant,
+        class_name=class_name,
+        prompt_tokens=prompt.tokens,
+        max_output_tokens=_output_bound(fields),
+        prefix_blocks=prompt.blocks,
+        # A key of one tenant's says nothing of another's.
+        session_id=f"{tenant}:{session}" if session else "",
+        ttft_budget_s=fields.ttft_budget_s,
+        deadline_s=fields.deadline_s,
+        size_bytes=len(body),
+        fingerprint=hashlib.blake2b(body, digest_size=16).hexdigest(),
+        # The engine sees the first token of every request but those with several whole answers.
+        revocable=bool(fields.stream) or (fields.n or 1) == 1,
+    )
+
+
+def _output_bound(fields: _Common) -> int:
+    """Tokens of all choices together; 0 when neither the client nor the API bounds them."""
+    choices = fields.n or 1
+    if isinstance(fields, _Chat):
+        return choices * (fields.max_completion_tokens or fields.max_tokens or 0)
+    if isinstance(fields, _Completion):
+        bound = COMPLETION_TOKENS if fields.max_tokens is None else fields.max_tokens
+        return choices * len(_prompts("prompt", fields.prompt)) * max(1, bound)
+    if isinstance(fields, _Responses):
+        return fields.max_output_tokens or 0
+    # Embeddings and token counts: one step.
+    return 1
+
+
+def _parts(fields: _Common, window: Window) -> list[Part]:
+    """All texts of a prompt, counted, in order."""
+    field, values = _prompt(fields)
+    return [part_of(_encodable(field, value), window.counter, window.max_model_len) for value in values]
+
+
+def _prompt(fields: _Common) -> tuple[str, list[str | list[int]]]:
+    """The field that holds the prompt, and the texts or token ids in it."""
+    if isinstance(fields, _Chat):
+        contents = [(message.model_extra or {}).get("content") for message in fields.messages]
+        return "messages", [text for content in contents for text in _texts(content)]
+    if isinstance(fields, _Completion):
+        return "prompt", _prompts("prompt", fields.prompt)
+    if isinstance(fields, _Responses):
+        return "input", list(_texts(fields.input))
+    if isinstance(fields, _Embedding):
+        return "input", _prompts("input", fields.input)
+    return "", []
+
+
+def _texts(content: object) -> Iterator[str]:
+    """Of a message's content: a text, or a list of parts with one each."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            if isinstance(part, dict):
+                yield from _texts(part.get("text") or part.get("content"))
+
+
+def _encodable(field: str, prompt: str | list[int]) -> str | list[int]:
+    try:
+        if isinstance(prompt, str):
+            prompt.encode()
+    except UnicodeEncodeError as error:
+        character = prompt[error.start : error.end]
+        raise invalid(field, character, "is half of a surrogate pair, not a character") from None
+    return prompt
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
@@ -146,25 +264,21 @@ def _as_api_error(error: ValidationError) -> ApiError:
     return invalid(field, first["input"], f"is refused: {first['msg']}")
 
 
-def _check_length(fields: _Common, window: Window) -> None:
-    """Refuses what is empty and what can't fit, as far as that is known without the chat template."""
+def _check_length(fields: _Common, parts: list[Part], window: Window) -> None:
+    """Refuses what can't fit, as far as that is known without the chat template."""
     if isinstance(fields, _Chat):
-        contents = [(message.model_extra or {}).get("content") for message in fields.messages]
-        texts = [content for content in contents if isinstance(content, str)]
         named = "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens"
         output = _Output(named, fields.max_completion_tokens or fields.max_tokens or 1)
-        tokens = sum(_least_tokens("messages", text, window) for text in texts)
-        _check_fits("messages", tokens, output, window)
+        _check_fits("messages", sum(part.at_least for part in parts), output, window)
     elif isinstance(fields, _Completion):
-        for prompt in _prompts("prompt", fields.prompt):
-            tokens = _least_tokens("prompt", prompt, window)
-            _check_fits("prompt", tokens, _Output("max_tokens", fields.max_tokens or 1), window)
-    elif isinstance(fields, _Responses) and isinstance(fields.input, str):
+        for part in parts:
+            _check_fits("prompt", part.at_least, _Output("max_tokens", fields.max_tokens or 1), window)
+    elif isinstance(fields, _Responses):
         output = _Output("max_output_tokens", fields.max_output_tokens or 1)
-        _check_fits("input", _least_tokens("input", fields.input, window), output, window)
-    elif isinstance(fields, _Embedding):
-        for prompt in _prompts("input", fields.input):
-            _check_fits("input", _least_tokens("input", prompt, window), _Output("input", 0), window)
+        _check_fits("input", sum(part.at_least for part in parts), output, window)
+    else:
+        for part in parts:
+            _check_fits("input", part.at_least, _Output("input", 0), window)
 
 
 def _prompts(field: str, value: object) -> list[str | list[int]]:
@@ -182,20 +296,6 @@ def _prompts(field: str, value: object) -> list[str | list[int]]:
 
 def _is_tokens(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
-
-
-def _least_tokens(field: str, prompt: str | list[int], window: Window) -> int:
-    """A lower bound; 0 where a text is too short to matter (a token is at least one byte)."""
-    if isinstance(prompt, list):
-        return len(prompt)
-    try:
-        size_bytes = len(prompt.encode())
-    except UnicodeEncodeError as error:
-        character = prompt[error.start : error.end]
-        raise invalid(field, character, "is half of a surrogate pair, not a character") from None
-    if window.counter is None or size_bytes <= window.max_model_len // 2:
-        return 0
-    return window.counter.at_least(prompt, window.max_model_len)
 
 
 def _check_fits(field: str, prompt_tokens: int, output: _Output, window: Window) -> None:

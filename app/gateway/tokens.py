@@ -24,7 +24,8 @@ class TokenCounter:
             raise FileNotFoundError(path)
         return cls(Tokenizer.from_file(str(path)))
 
-    def at_least(self, text: str, window: int) -> int:
-        """A lower bound of the tokens in `text`, exact up to about twice the window."""
+    def ids(self, text: str, window: int) -> list[int]:
+        """The tokens of `text`, all of them up to about twice the window."""
         counted = text[: window * COUNTED_BYTES_PER_TOKEN]
-        return len(self._tokenizer.encode(counted, add_special_tokens=False).ids)
+        ids: list[int] = self._tokenizer.encode(counted, add_special_tokens=False).ids
+        return ids

@@ -8,9 +8,9 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from app.contract import Grant, Refusal, SchedulerView, Usage
+from app.contract import Grant, Metered, Refusal, SchedulerView
 from app.flow.outcome import Outcome
-from app.flow.ticket import Ticket
+from app.flow.ticket import Ticket, Usage
 
 
 class ServeControlPlane:
@@ -23,10 +23,10 @@ class ServeControlPlane:
     async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
         return await _answer(self._scheduler.acquire.remote(ticket))
 
-    async def close(self, ticket_id: str, outcome: Outcome, output_tokens: int) -> None:
-        await _answer(self._scheduler.close.remote(ticket_id, outcome, output_tokens))
+    async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
+        await _answer(self._scheduler.close.remote(ticket_id, outcome, usage))
 
-    async def hold(self, replica_id: str, ticket_id: str) -> Usage:
+    async def hold(self, replica_id: str, ticket_id: str) -> Metered:
         return await _answer(self._engine.hold.remote(replica_id, ticket_id))
 
     async def replica_unroutable(self, replica_id: str) -> None:

@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.util import get_current_placement_group
 
 from app.config import ApplicationConfig
-from app.contract import EnginePort, Usage
+from app.contract import EnginePort, Metered
 from app.engine import models
 from app.engine.server import EngineServer, point_at_cluster
 from app.flow.ticket import ReplicaReport
@@ -22,6 +22,8 @@ from app.flow.ticket import ReplicaReport
 logger = logging.getLogger("ray.serve")
 
 REPORT_INTERVAL_S = 1.0
+# First tokens are told together when they come closer than this: one call, not one a request.
+NEWS_INTERVAL_S = 0.02
 # A scheduler that is restarting answers none of them; the next report tells it all.
 REPORT_TIMEOUT_S = 3.0
 SCHEDULER_RESTARTS = (RayError, RayServeException, TimeoutError)
@@ -36,6 +38,8 @@ class EngineReplica:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._scheduler = scheduler
         self._queue_depth = 0.0
+        with contextlib.suppress(*SCHEDULER_RESTARTS):
+            await asyncio.wait_for(self._scheduler.starting.remote(self._replica_id), REPORT_TIMEOUT_S)
         point_at_cluster(ray.get_runtime_context().gcs_address)
         self._server = await EngineServer.start(
             config,
@@ -44,8 +48,9 @@ class EngineReplica:
             placement_group=get_current_placement_group(),
         )
         self._reporting = asyncio.create_task(self._report_for_ever())
+        self._telling = asyncio.create_task(self._tell_first_tokens())
 
-    async def hold(self, replica_id: str, lease_id: str) -> Usage:
+    async def hold(self, replica_id: str, lease_id: str) -> Metered:
         """The open call of a running request; `replica_id` is for the router."""
         return await self._server.leases.hold(lease_id)
 
@@ -53,7 +58,7 @@ class EngineReplica:
         """Raises when the engine core or a worker is dead; being busy is not being ill."""
         if not self._server.healthy:
             raise RuntimeError("engine: the engine core or one of its workers has died")
-        if self._reporting.done():
+        if self._reporting.done() or self._telling.done():
             raise RuntimeError("engine: the reports to the scheduler have ended")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -70,15 +75,23 @@ class EngineReplica:
 
     async def _report(self) -> None:
         server = self._server
-        report = ReplicaReport(self._replica_id, server.leases.ids())
+        report = ReplicaReport(self._replica_id, server.leases.ids(), metrics=server.vitals.metrics())
         port = EnginePort(self._replica_id, server.host, server.port, server.secret)
-        self._queue_depth = await self._scheduler.report.remote(report, port)
+        self._queue_depth = await self._scheduler.report.remote(report, port, server.leases.output_tokens())
+
+    async def _tell_first_tokens(self) -> None:
+        while True:
+            news = await self._server.leases.first_tokens()
+            with contextlib.suppress(*SCHEDULER_RESTARTS):
+                await asyncio.wait_for(self._scheduler.first_tokens.remote(news), REPORT_TIMEOUT_S)
+            await asyncio.sleep(NEWS_INTERVAL_S)
 
     async def __del__(self) -> None:
         """Serve calls it when the replica has drained."""
-        if not hasattr(self, "_reporting"):
+        if not hasattr(self, "_telling"):
             return  # It did not start.
         self._reporting.cancel()
+        self._telling.cancel()
         try:
             with contextlib.suppress(*SCHEDULER_RESTARTS):
                 farewell = self._scheduler.replica_gone.remote(self._replica_id)

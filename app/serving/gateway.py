@@ -17,6 +17,8 @@ from app.gateway.calls import CallFace
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
 from app.gateway.requests import Window
+from app.gateway.tenants import ApiKeys
+from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
 from app.serving.control import ServeControlPlane
 
@@ -41,33 +43,43 @@ class GatewayReplica:
         self._control = ServeControlPlane(scheduler, engine)
         # One connection a running request: the scheduler bounds them.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
-        self._exchange = Exchange(self._control, self._http, config.gateway.engine_silence_s)
+        tiers = Tiers(config.flow)
+        self._exchange = Exchange(self._control, self._http, tiers, config.gateway.engine_silence_s)
         self._window = Window(
-            config.model.name, config.engine.max_model_len, _token_counter(config.model.source)
+            config.model.name,
+            config.engine.max_model_len,
+            _token_counter(config.model.source),
+            tiers,
+            config.flow.route.tokens_per_block,
         )
-        self._calls = CallFace(self._exchange, self._window)
+        self._keys = ApiKeys(config.api_keys)
+        self._calls = CallFace(self._exchange, self._window, self._keys)
         self._max_body_bytes = config.gateway.max_body_bytes
 
     async def __serve_build_asgi_app__(self) -> HttpFace:
         """Serve's hook: the ASGI application, built inside the replica."""
-        return HttpFace(self._exchange, self._control, self._window, self._max_body_bytes)
+        return HttpFace(self._exchange, self._control, self._window, self._keys, self._max_body_bytes)
 
-    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A chat completion. `body` as for OpenAI's API. Raises ApiError."""
-        return await self._calls.call(_CHAT, body)
+    async def chat(self, body: dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
+        """A chat completion. `body` as for OpenAI's API; the key as in HTTP's header. Raises ApiError."""
+        return await self._calls.call(_CHAT, body, api_key)
 
-    async def chat_stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def chat_stream(
+        self, body: dict[str, Any], api_key: str | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
         """Its chunks as they are made; call it with `handle.options(stream=True)`. Raises ApiError."""
-        async for chunk in self._calls.stream(_CHAT, body):
+        async for chunk in self._calls.stream(_CHAT, body, api_key):
             yield chunk
 
-    async def completions(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def completions(self, body: dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
         """A text completion. Raises ApiError."""
-        return await self._calls.call(_COMPLETIONS, body)
+        return await self._calls.call(_COMPLETIONS, body, api_key)
 
-    async def completions_stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def completions_stream(
+        self, body: dict[str, Any], api_key: str | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
         """Its chunks as they are made. Raises ApiError."""
-        async for chunk in self._calls.stream(_COMPLETIONS, body):
+        async for chunk in self._calls.stream(_COMPLETIONS, body, api_key):
             yield chunk
 
     async def __del__(self) -> None:

@@ -3,61 +3,98 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import aiohttp
 
 from app.config import ApplicationConfig
-from app.contract import EnginePort, Grant, Refusal, SchedulerView
+from app.contract import LEASES_PATH, SECRET_HEADER, EnginePort, Grant, RateLimits, Refusal, SchedulerView
+from app.flow.config import FlowConfig
 from app.flow.controller import FlowController, Limits
+from app.flow.estimate import RunningMean
 from app.flow.outcome import Outcome
-from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Ticket
+from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
 from app.serving.scheduler_metrics import SchedulerMetrics
+
+logger = logging.getLogger("ray.serve")
 
 # How late an expiry may be noticed.
 TICK_INTERVAL_S = 0.1
+# An engine that does not take a lease back within this answers its request instead.
+REVOKE_TIMEOUT_S = 2.0
+# Starts differ by what is in the machine's caches: the last few count.
+START_SMOOTHING = 0.3
+
+# A start that has taken this long has failed.
+MAX_START_S = 3600.0
 
 
 class SchedulerReplica:
     """Turns calls into events and the core's actions into answers."""
 
     def __init__(self, config: ApplicationConfig) -> None:
-        self._flow = FlowController(
-            Limits(
-                max_queued=config.scheduler.max_queued,
-                max_queue_wait_s=config.scheduler.max_queue_wait_s,
-                requests_per_replica=config.requests_per_replica(),
-                lease_ttl_s=config.scheduler.lease_ttl_s,
-                replica_ttl_s=config.scheduler.replica_ttl_s,
-            )
-        )
+        flow = flow_config(config)
+        self._ranks = {policy.name: rank for rank, policy in enumerate(flow.classes)}
+        self._flow = FlowController(limits(config), flow, random.random)
         self._metrics = SchedulerMetrics()
-        self._waiting: dict[str, asyncio.Future[Grant | Refusal | None]] = {}
+        self._waiting: dict[str, tuple[Ticket, asyncio.Future[Grant | Refusal | None]]] = {}
         self._ports: dict[str, EnginePort] = {}
+        self._starts: dict[str, float] = {}
+        self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
+        self._revoking: set[asyncio.Task[None]] = set()
         self._ticking = asyncio.get_running_loop().create_task(self._tick_for_ever())
 
     async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
         """A place for the ticket, when its turn has come; None when it was closed while it waited.
 
-        A ticket that is submitted again (its first call was lost) takes over the earlier wait.
+        A ticket that is submitted again (its first call was lost, its lease was taken back) takes over the
+        earlier wait.
         """
         self._settle(ticket.ticket_id, None)
         answer: asyncio.Future[Grant | Refusal | None] = asyncio.get_running_loop().create_future()
-        self._waiting[ticket.ticket_id] = answer
+        self._waiting[ticket.ticket_id] = (ticket, answer)
         self._perform(self._flow.submit(ticket, time.time()))
         return await answer
 
-    async def close(self, ticket_id: str, outcome: Outcome, output_tokens: int = 0) -> None:
+    async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None = None) -> None:
         """The request has ended, in the queue or on an engine."""
-        self._perform(self._flow.close(ticket_id, outcome, time.time()))
-        self._metrics.add_output_tokens(output_tokens)
+        self._perform(self._flow.close(ticket_id, outcome, time.time(), usage))
+        if usage is not None:
+            self._metrics.add_output_tokens(usage.output_tokens)
         self._settle(ticket_id, None)
 
-    async def report(self, report: ReplicaReport, port: EnginePort) -> float:
-        """An engine's sign of life; answers with the queue depth, for Serve's autoscaling."""
+    async def starting(self, replica_id: str) -> None:
+        """An engine has begun to start: requests may wait for it."""
+        now_s = time.time()
+        self._starts = {id_: at_s for id_, at_s in self._starts.items() if now_s - at_s < MAX_START_S}
+        self._starts[replica_id] = now_s
+        self._perform(self._flow.capacity_starting(replica_id, now_s + self._start_s.value, now_s))
+
+    async def report(
+        self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]
+    ) -> float:
+        """An engine's sign of life, and what its requests have made; answers with the queue depth, for
+        Serve's autoscaling."""
+        now_s = time.time()
+        started_s = self._starts.pop(report.replica_id, None)
+        if started_s is not None:
+            self._start_s.add(now_s - started_s)
         self._ports[report.replica_id] = port
-        self._perform(self._flow.report(report, time.time()))
-        snapshot = self._flow.snapshot(time.time())
+        self._perform(self._flow.report(report, now_s))
+        for ticket_id, tokens in output_tokens.items():
+            self._perform(self._flow.progress(ticket_id, tokens, now_s))
+        snapshot = self._flow.snapshot(now_s)
         self._ports = {id_: self._ports[id_] for id_ in snapshot.in_flight_by_replica}
         return float(snapshot.queued)
+
+    async def first_tokens(self, first_tokens: Sequence[tuple[str, float]]) -> None:
+        """Requests that have begun to answer, and when."""
+        for ticket_id, at_s in first_tokens:
+            self._perform(self._flow.first_token(ticket_id, at_s))
 
     async def replica_gone(self, replica_id: str) -> None:
         """An engine has died or is about to stop."""
@@ -94,14 +131,65 @@ class SchedulerReplica:
             if isinstance(action, Granted):
                 self._grant(action)
             elif isinstance(action, Refused):
-                self._settle(action.ticket_id, Refusal(action.outcome, action.retry_after_s))
+                self._refuse(action)
+            else:
+                revoking = asyncio.get_running_loop().create_task(self._revoke(action))
+                self._revoking.add(revoking)
+                revoking.add_done_callback(self._revoking.discard)
 
     def _grant(self, action: Granted) -> None:
-        self._metrics.observe_queue_wait(action.queue_wait_s)
-        port = self._ports[action.lease.replica_id]
-        self._settle(action.lease.ticket_id, Grant(port, action.queue_wait_s))
+        ticket_id = action.lease.ticket_id
+        self._metrics.observe_queue_wait(action.class_name, action.queue_wait_s)
+        grant = Grant(
+            self._ports[action.lease.replica_id],
+            action.queue_wait_s,
+            action.class_name,
+            self._ranks.get(action.class_name, 0),
+            self._flow.predicted_ttft_s(ticket_id),
+            self._rate_limits(ticket_id),
+        )
+        self._settle(ticket_id, grant)
+
+    def _refuse(self, action: Refused) -> None:
+        limits_ = self._rate_limits(action.ticket_id)
+        refusal = Refusal(action.outcome, action.retry_after_s, action.predicted_wait_s, limits_)
+        self._settle(action.ticket_id, refusal)
+
+    def _rate_limits(self, ticket_id: str) -> RateLimits | None:
+        waiting = self._waiting.get(ticket_id)
+        if waiting is None:
+            return None
+        return RateLimits(*self._flow.rate_limits(waiting[0].tenant, time.time()))
+
+    async def _revoke(self, action: Revoke) -> None:
+        """Ask the engine to take the lease back; if it does not, its first token gives the lease again."""
+        port = self._ports[action.replica_id]
+        timeout = aiohttp.ClientTimeout(total=REVOKE_TIMEOUT_S)
+        url, headers = port.url(LEASES_PATH + action.ticket_id), {SECRET_HEADER: port.secret}
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as http, http.delete(url, headers=headers):
+                pass
+        except (aiohttp.ClientError, TimeoutError) as error:
+            logger.warning("A lease was not taken back from %s: %s", action.replica_id, error)
 
     def _settle(self, ticket_id: str, answer: Grant | Refusal | None) -> None:
-        waiting = self._waiting.pop(ticket_id, None)
+        _, waiting = self._waiting.pop(ticket_id, (None, None))
         if waiting is not None and not waiting.done():
             waiting.set_result(answer)
+
+
+def limits(config: ApplicationConfig) -> Limits:
+    """The core's bounds from the application's."""
+    return Limits(
+        max_queued=config.scheduler.max_queued,
+        max_queue_wait_s=config.scheduler.max_queue_wait_s,
+        requests_per_replica=config.requests_per_replica(),
+        lease_ttl_s=config.scheduler.lease_ttl_s,
+        replica_ttl_s=config.scheduler.replica_ttl_s,
+    )
+
+
+def flow_config(config: ApplicationConfig) -> FlowConfig:
+    """The policies, with what the engine's own settings decide."""
+    limit = replace(config.flow.limit, batched_tokens=config.engine.max_num_batched_tokens)
+    return replace(config.flow, limit=limit)

@@ -16,10 +16,14 @@ class SchedulerMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._queued = self._gauge("promiseserve_queue_depth", "Tickets that wait for an engine.")
+        self._queued = self._gauge("promiseserve_queue_depth", "Tickets that wait for an engine.", "class")
+        self._backlog = self._gauge("promiseserve_backlog_tokens", "Prompt tokens that wait for an engine.")
+        self._drain_s = self._gauge("promiseserve_drain_seconds", "Predicted time to empty the queue.")
+        self._starting = self._gauge("promiseserve_replicas_starting", "Engines that are on their way.")
         self._in_flight = self._gauge("promiseserve_leases", "Leases that are held.")
         self._ready = self._gauge("promiseserve_replicas_ready", "Engines that may get leases.")
         self._by_replica = self._gauge("promiseserve_replica_leases", "Leases of an engine.", "replica")
+        self._limits = self._gauge("promiseserve_replica_limit", "Leases an engine may have.", "replica")
         self._ended = Counter(
             "promiseserve_requests_ended", "Requests by outcome.", ["outcome"], registry=self._registry
         )
@@ -30,24 +34,32 @@ class SchedulerMetrics:
         self._queue_wait_s = Histogram(
             "promiseserve_queue_wait_seconds",
             "From a request's arrival to its lease.",
+            ["class"],
             buckets=QUEUE_WAIT_BUCKETS_S,
             registry=self._registry,
         )
 
-    def observe_queue_wait(self, seconds: float) -> None:
-        self._queue_wait_s.observe(max(0.0, seconds))
+    def observe_queue_wait(self, class_name: str, seconds: float) -> None:
+        self._queue_wait_s.labels(class_name).observe(max(0.0, seconds))
 
     def add_output_tokens(self, tokens: int) -> None:
         self._output_tokens.inc(tokens)
 
     def observe(self, snapshot: Snapshot) -> None:
         """Takes over the core's own counts, just before they are read."""
-        self._queued.set(snapshot.queued)
+        for class_name, queued in snapshot.queued_by_class.items():
+            self._queued.labels(class_name).set(queued)
+        self._backlog.set(snapshot.backlog_tokens)
+        self._drain_s.set(snapshot.drain_s)
+        self._starting.set(snapshot.replicas_starting)
         self._in_flight.set(snapshot.in_flight)
         self._ready.set(snapshot.replicas_ready)
         self._by_replica.clear()
         for replica_id, leases in snapshot.in_flight_by_replica.items():
             self._by_replica.labels(replica_id).set(leases)
+        self._limits.clear()
+        for replica_id, limit in snapshot.limit_by_replica.items():
+            self._limits.labels(replica_id).set(limit)
         for outcome, count in snapshot.ended.items():
             self._ended.labels(outcome.label).inc(count - self._ended_before.get(outcome, 0))
         self._ended_before = dict(snapshot.ended)

@@ -7,8 +7,15 @@ import asyncio
 import httpx
 import pytest
 
-from app.contract import LEASE_HEADER, LEASED_PATHS, SECRET_HEADER
-from app.engine.guard import OBSERVED_PATHS, Guard, current_usage
+from app.contract import (
+    LEASE_HEADER,
+    LEASED_PATHS,
+    LEASES_PATH,
+    PRIORITY_HEADER,
+    REVOKED_STATUS,
+    SECRET_HEADER,
+)
+from app.engine.guard import OBSERVED_PATHS, Guard, current_run
 from app.engine.leases import LiveLeases
 from app.gateway.requests import SCHEMAS
 from tests.fakes import SECRET, soon
@@ -24,18 +31,37 @@ class Inside:
 
     def __init__(self) -> None:
         self.reached: list[str] = []
-        self.fails = False
+        self.priorities: list[int] = []
+        self.fails = self.stumbles = False
+        # As vLLM does, it says the head of a stream before it has a token, and stops when its client leaves.
+        self.token: asyncio.Event | None = None
+        self.waits = asyncio.Event()
 
     async def __call__(self, scope, receive, send) -> None:
         self.reached.append(scope.get("path", scope["type"]))
         if self.fails:
             raise RuntimeError("the engine is dead")
-        usage = current_usage.get()
-        if usage is not None:
-            usage.output_tokens += 5
+        run = current_run.get()
+        if run is not None:
+            run.metered.output_tokens += 5
+            self.priorities.append(run.priority)
         if scope["type"] == "http":
             await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"inside"})
+            if self.token is None or await self._has_token(receive):
+                await send({"type": "http.response.body", "body": b"inside"})
+
+    async def _has_token(self, receive) -> bool:
+        """False when the client has left first."""
+        assert (await receive())["type"] == "http.request"
+        self.waits.set()
+        token, left = asyncio.ensure_future(self.token.wait()), asyncio.ensure_future(receive())
+        await soon(asyncio.wait({token, left}, return_when=asyncio.FIRST_COMPLETED))
+        assert token.done() or left.result() == {"type": "http.disconnect"}
+        token.cancel()
+        left.cancel()
+        if self.stumbles:
+            raise ConnectionError("the client has left")
+        return not left.done()
 
 
 class Door:
@@ -61,7 +87,7 @@ async def test_a_request_with_the_secret_and_a_live_lease_runs_and_fills_its_usa
     response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
     assert (response.status_code, response.content) == (200, b"inside")
     assert (await soon(holding)).output_tokens == 5
-    assert current_usage.get() is None
+    assert current_run.get() is None
 
 
 @pytest.mark.parametrize("path", sorted(LEASED_PATHS | OBSERVED_PATHS | {"/docs"}))
@@ -140,7 +166,53 @@ async def test_a_request_that_fails_ends_its_lease(door):
     with pytest.raises(RuntimeError, match="the engine is dead"):
         await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
     await soon(holding)
-    assert current_usage.get() is None
+    assert current_run.get() is None
+
+
+async def test_a_request_runs_with_the_priority_of_its_lease(door):
+    for lease_id, priority in (("a", {PRIORITY_HEADER: "2"}), ("b", {})):
+        holding = asyncio.create_task(door.leases.hold(lease_id))
+        await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: lease_id}, **priority)
+        await soon(holding)
+    assert door.inside.priorities == [2, 0]
+
+
+async def test_a_lease_is_taken_back_before_the_answer_begins_and_nothing_of_it_is_sent(door):
+    door.inside.token = asyncio.Event()
+    holding = asyncio.create_task(door.leases.hold("a"))
+    knocking = asyncio.create_task(door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"}))
+    await soon(door.inside.waits.wait())
+    taken = await door.knock("DELETE", LEASES_PATH + "a", **KEY)
+    assert (taken.status_code, taken.json()) == (200, {"revoked": True})
+    assert (await soon(knocking)).status_code == REVOKED_STATUS
+    assert (await soon(holding)).revoked
+    assert door.leases.ids() == frozenset()
+
+
+async def test_an_application_that_fails_because_its_lease_was_taken_back_is_not_at_fault(door):
+    door.inside.token = asyncio.Event()
+    door.inside.stumbles = True
+    holding = asyncio.create_task(door.leases.hold("a"))
+    knocking = asyncio.create_task(door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"}))
+    await soon(door.inside.waits.wait())
+    await door.knock("DELETE", LEASES_PATH + "a", **KEY)
+    assert (await soon(knocking)).status_code == REVOKED_STATUS
+    assert (await soon(holding)).revoked
+
+
+async def test_a_lease_is_not_taken_back_once_the_answer_has_begun(door):
+    holding = asyncio.create_task(door.leases.hold("a"))
+    run = await door.leases.attach("a", priority=0)
+    run.first_token()
+    taken = await door.knock("DELETE", LEASES_PATH + "a", **KEY)
+    assert (taken.status_code, taken.json()) == (404, {"revoked": False})
+    door.leases.end("a")
+    assert not (await soon(holding)).revoked
+
+
+async def test_nobody_takes_a_lease_back_without_the_secret_or_one_that_is_not_there(door):
+    assert (await door.knock("DELETE", LEASES_PATH + "a")).status_code == 401
+    assert (await door.knock("DELETE", LEASES_PATH + "a", **KEY)).status_code == 404
 
 
 async def test_the_applications_own_start_and_end_pass(door):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -25,17 +26,17 @@ async def test_a_lease_is_live_from_the_control_call_to_the_end_of_its_request()
     leases = LiveLeases()
     assert leases.ids() == frozenset()
     holding = await held(leases, "a")
-    usage = await leases.attach("a")
-    usage.output_tokens = 5
+    run = await leases.attach("a", priority=0)
+    run.metered.output_tokens = 5
     assert leases.ids() == {"a"}
     leases.end("a")
-    assert await soon(holding) is usage
+    assert await soon(holding) is run.metered
     assert leases.ids() == frozenset()
 
 
 async def test_a_request_waits_for_a_control_call_that_is_late():
     leases = LiveLeases()
-    attaching = asyncio.create_task(leases.attach("a"))
+    attaching = asyncio.create_task(leases.attach("a", priority=0))
     await asyncio.sleep(0)
     assert leases.ids() == frozenset()
     holding = await held(leases, "a")
@@ -46,7 +47,7 @@ async def test_a_request_waits_for_a_control_call_that_is_late():
 
 async def test_a_request_that_ended_before_its_control_call_was_seen_to_start_ends_it():
     leases = LiveLeases()
-    attaching = asyncio.create_task(leases.attach("a"))
+    attaching = asyncio.create_task(leases.attach("a", priority=0))
     await asyncio.sleep(0)
     holding = asyncio.create_task(leases.hold("a"))
     await soon(attaching)
@@ -58,8 +59,8 @@ async def test_a_request_that_ended_before_its_control_call_was_seen_to_start_en
 async def test_a_second_request_with_the_same_lease_is_turned_away_at_once():
     leases = LiveLeases()
     holding = await held(leases, "a")
-    assert await leases.attach("a") is not None
-    assert await leases.attach("a") is None
+    assert await leases.attach("a", priority=0) is not None
+    assert await leases.attach("a", priority=0) is None
     leases.end("a")
     await soon(holding)
 
@@ -67,15 +68,15 @@ async def test_a_second_request_with_the_same_lease_is_turned_away_at_once():
 async def test_a_lease_that_has_ended_admits_nobody():
     leases = LiveLeases(BRIEF_S)
     holding = await held(leases, "a")
-    await leases.attach("a")
+    await leases.attach("a", priority=0)
     leases.end("a")
     await soon(holding)
-    assert await soon(leases.attach("a")) is None
+    assert await soon(leases.attach("a", priority=0)) is None
 
 
 async def test_a_request_without_a_control_call_is_turned_away_in_time():
     leases = LiveLeases(BRIEF_S)
-    assert await soon(leases.attach("a")) is None
+    assert await soon(leases.attach("a", priority=0)) is None
 
 
 async def test_a_control_call_without_a_request_expires():
@@ -88,7 +89,7 @@ async def test_a_control_call_without_a_request_expires():
 async def test_a_running_request_does_not_expire():
     leases = LiveLeases(BRIEF_S)
     holding = await held(leases, "a")
-    await leases.attach("a")
+    await leases.attach("a", priority=0)
     done, _ = await asyncio.wait({holding}, timeout=3 * BRIEF_S)
     assert not done
     leases.end("a")
@@ -101,7 +102,7 @@ async def test_a_lease_is_held_by_one_control_call():
     with pytest.raises(ValueError, match="lease: a is held already"):
         await leases.hold("a")
     assert leases.ids() == {"a"}
-    await leases.attach("a")
+    await leases.attach("a", priority=0)
     leases.end("a")
     await soon(holding)
 
@@ -116,7 +117,7 @@ async def test_a_control_call_that_is_cancelled_gives_the_lease_up():
 
 async def test_a_client_that_leaves_while_its_control_call_is_late_leaves_nothing_behind():
     leases = LiveLeases(BRIEF_S)
-    attaching = asyncio.create_task(leases.attach("a"))
+    attaching = asyncio.create_task(leases.attach("a", priority=0))
     await asyncio.sleep(0)
     attaching.cancel()
     await asyncio.wait({attaching})
@@ -127,11 +128,56 @@ async def test_a_client_that_leaves_while_its_control_call_is_late_leaves_nothin
 async def test_leases_do_not_touch_each_other_and_an_unknown_one_can_end():
     leases = LiveLeases()
     first, second = await held(leases, "a"), await held(leases, "b")
-    await leases.attach("a")
+    await leases.attach("a", priority=0)
     leases.end("a")
     leases.end("never seen")
     await soon(first)
     assert leases.ids() == {"b"}
-    await leases.attach("b")
+    await leases.attach("b", priority=0)
     leases.end("b")
     await soon(second)
+
+
+async def test_first_tokens_are_told_once_together_and_in_order():
+    leases = LiveLeases()
+    telling = asyncio.create_task(leases.first_tokens())
+    holding = [await held(leases, lease_id) for lease_id in "ab"]
+    runs = [await leases.attach(lease_id, priority=0) for lease_id in "ab"]
+    await asyncio.sleep(0)
+    assert not telling.done()
+    before_s = time.time()
+    for run in [*runs, runs[0]]:
+        run.first_token()
+    news = await soon(telling)
+    assert [lease_id for lease_id, _ in news] == ["a", "b"]
+    assert before_s <= news[0][1] <= news[1][1] <= time.time()
+    assert runs[0].metered.first_token_at_s == news[0][1]
+    for lease_id in "ab":
+        leases.end(lease_id)
+    await soon(asyncio.gather(*holding))
+
+
+async def test_what_has_been_made_so_far_is_known_of_those_that_have_begun():
+    leases = LiveLeases()
+    holding = [await held(leases, lease_id) for lease_id in "ab"]
+    run = await leases.attach("a", priority=0)
+    await leases.attach("b", priority=0)
+    run.metered.output_tokens = 7
+    assert leases.output_tokens() == {"a": 7}
+    for lease_id in "ab":
+        leases.end(lease_id)
+    await soon(asyncio.gather(*holding))
+
+
+async def test_a_lease_can_be_taken_back_until_its_request_answers():
+    leases = LiveLeases()
+    assert not leases.revoke("never seen")
+    holding = [await held(leases, lease_id) for lease_id in "ab"]
+    answering, silent = [await leases.attach(lease_id, priority=0) for lease_id in "ab"]
+    answering.answers()
+    assert (leases.revoke("a"), leases.revoke("b")) == (False, True)
+    assert (answering.revoked.is_set(), silent.revoked.is_set()) == (False, True)
+    for lease_id in "ab":
+        leases.end(lease_id)
+    ends = await soon(asyncio.gather(*holding))
+    assert [metered.revoked for metered in ends] == [False, True]

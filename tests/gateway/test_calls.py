@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from hashlib import sha256
 
 import aiohttp
 import pytest
@@ -15,12 +16,11 @@ from app.flow.outcome import Outcome
 from app.gateway.calls import CallFace, sse_events
 from app.gateway.errors import ApiError
 from app.gateway.exchange import Exchange
-from app.gateway.requests import Window
-from tests.fakes import FakeControlPlane, FakeEngine, soon
+from app.gateway.tenants import ApiKeys
+from tests.fakes import TIERS, FakeControlPlane, FakeEngine, soon, window
 
 PATH = "/v1/completions"
 BODY = {"model": "tiny", "prompt": "Hi"}
-WINDOW = Window("tiny", 64, None)
 
 payloads = st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=2), max_size=5)
 
@@ -37,8 +37,8 @@ async def http():
         yield http
 
 
-def face_over(control: FakeControlPlane, http: aiohttp.ClientSession) -> CallFace:
-    return CallFace(Exchange(control, http, 60.0), WINDOW)
+def face_over(control: FakeControlPlane, http: aiohttp.ClientSession, **keys: list[str]) -> CallFace:
+    return CallFace(Exchange(control, http, TIERS, 60.0), window(), ApiKeys(keys))
 
 
 @settings(deadline=None)  # A machine that is busy with something else.
@@ -68,7 +68,7 @@ def _result(coroutine):
 
 async def test_a_call_answers_with_the_whole_answer(engine, http):
     face = face_over(FakeControlPlane(engine.grant), http)
-    calling = asyncio.create_task(face.call(PATH, {**BODY, "stream": True}))
+    calling = asyncio.create_task(face.call(PATH, {**BODY, "stream": True}, None))
     request = await engine.next_request()
     assert json.loads(request.body) == {**BODY, "stream": False}
     request.answer(200, b'{"text": "Ho"}')
@@ -77,7 +77,7 @@ async def test_a_call_answers_with_the_whole_answer(engine, http):
 
 async def test_a_stream_gives_each_chunk_as_it_comes(engine, http):
     face = face_over(FakeControlPlane(engine.grant), http)
-    stream = face.stream(PATH, BODY)
+    stream = face.stream(PATH, BODY, None)
     first = asyncio.ensure_future(anext(stream))
     request = await engine.next_request()
     assert json.loads(request.body)["stream"] is True
@@ -91,7 +91,7 @@ async def test_a_stream_gives_each_chunk_as_it_comes(engine, http):
 
 async def test_a_stream_that_breaks_raises_after_what_had_come(engine, http):
     face = face_over(FakeControlPlane(engine.grant), http)
-    stream = face.stream(PATH, BODY)
+    stream = face.stream(PATH, BODY, None)
     first = asyncio.ensure_future(anext(stream))
     request = await engine.next_request()
     request.begin()
@@ -106,7 +106,7 @@ async def test_a_stream_that_breaks_raises_after_what_had_come(engine, http):
 
 async def test_an_error_event_of_the_engines_own_is_raised(engine, http):
     face = face_over(FakeControlPlane(engine.grant), http)
-    stream = face.stream(PATH, BODY)
+    stream = face.stream(PATH, BODY, None)
     first = asyncio.ensure_future(anext(stream))
     request = await engine.next_request()
     request.begin()
@@ -118,7 +118,7 @@ async def test_an_error_event_of_the_engines_own_is_raised(engine, http):
 
 async def test_a_caller_that_stops_reading_breaks_the_engines_connection(engine, http):
     control = FakeControlPlane(engine.grant)
-    stream = face_over(control, http).stream(PATH, BODY)
+    stream = face_over(control, http).stream(PATH, BODY, None)
     first = asyncio.ensure_future(anext(stream))
     request = await engine.next_request()
     request.begin()
@@ -132,7 +132,7 @@ async def test_a_caller_that_stops_reading_breaks_the_engines_connection(engine,
 async def test_refusals_are_the_same_as_over_http(http):
     control = FakeControlPlane(Refusal(Outcome.REJECTED_FULL, 7))
     with pytest.raises(ApiError) as caught:
-        await face_over(control, http).call(PATH, BODY)
+        await face_over(control, http).call(PATH, BODY, None)
     assert (caught.value.status, caught.value.retry_after_s) == (429, 7)
 
 
@@ -150,8 +150,21 @@ async def test_bad_input_takes_no_lease(http, body, param):
     control = FakeControlPlane()
     face = face_over(control, http)
     with pytest.raises(ApiError) as caught:
-        await face.call(PATH, body)
+        await face.call(PATH, body, None)
     with pytest.raises(ApiError):
-        await anext(face.stream(PATH, body))
+        await anext(face.stream(PATH, body, None))
     assert (caught.value.status, caught.value.param) == (400, param)
     assert control.tickets == []
+
+
+async def test_a_call_needs_the_same_key_as_over_http(engine, http):
+    control = FakeControlPlane(engine.grant)
+    face = face_over(control, http, blue=[sha256(b"blue's").hexdigest()])
+    for key in (None, "red's"):
+        with pytest.raises(ApiError) as caught:
+            await face.call(PATH, BODY, key)
+        assert caught.value.status == 401
+    calling = asyncio.create_task(face.call(PATH, BODY, "blue's"))
+    (await engine.next_request()).answer(200, b"{}")
+    await soon(calling)
+    assert [ticket.tenant for ticket in control.tickets] == ["blue"]

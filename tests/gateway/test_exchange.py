@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 
 import aiohttp
 import pytest
 
-from app.contract import LEASE_HEADER, SECRET_HEADER, Grant, Refusal, Usage
+from app.contract import (
+    LEASE_HEADER,
+    PRIORITY_HEADER,
+    REVOKED_STATUS,
+    SECRET_HEADER,
+    Grant,
+    Metered,
+    Refusal,
+)
 from app.flow.outcome import Outcome
+from app.flow.ticket import Ticket, Usage
 from app.gateway.errors import ApiError
 from app.gateway.exchange import ENGINE_ATTEMPTS, SCHEDULER_ATTEMPTS, Exchange
 from app.gateway.requests import Request
-from tests.fakes import SECRET, Closed, FakeControlPlane, FakeEngine, dead_port, soon
+from tests.fakes import SECRET, TIERS, Closed, FakeControlPlane, FakeEngine, dead_port, soon
 
-STREAM = Request("/v1/completions", b'{"stream": true}', stream=True, priority=2)
-WHOLE = Request("/v1/completions", b"{}", stream=False, priority=0)
+TICKET = Ticket("", priority=2, arrived_s=0.0, tenant="blue", prompt_tokens=3)
+STREAM = Request("/v1/completions", b'{"stream": true}', stream=True, ticket=TICKET)
+WHOLE = Request("/v1/completions", b"{}", stream=False, ticket=TICKET)
 FULL = Refusal(Outcome.REJECTED_FULL, 7)
 NOBODY_THERE = Grant(dead_port(), 0.0)
 
@@ -34,7 +46,7 @@ async def engine():
 @asynccontextmanager
 async def exchange_over(control: FakeControlPlane, silence_s: float = 60.0):
     async with aiohttp.ClientSession() as http:
-        yield Exchange(control, http, silence_s, scheduler_retry_s=0.001)
+        yield Exchange(control, http, TIERS, silence_s, scheduler_retry_s=0.001)
 
 
 async def drained(exchange: Exchange, request: Request, first: asyncio.Event | None = None) -> bytes:
@@ -50,7 +62,7 @@ async def drained(exchange: Exchange, request: Request, first: asyncio.Event | N
 
 async def test_a_lease_lets_the_bytes_through_and_the_ticket_is_closed_with_its_usage(engine):
     control = FakeControlPlane(engine.grant)
-    control.usage = Usage(prompt_tokens=3, output_tokens=5)
+    control.metered = Metered(prompt_tokens=3, output_tokens=5)
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, STREAM))
         request = await engine.next_request()
@@ -63,9 +75,12 @@ async def test_a_lease_lets_the_bytes_through_and_the_ticket_is_closed_with_its_
         assert (request.path, request.body) == (STREAM.path, STREAM.body)
         assert request.headers[SECRET_HEADER] == SECRET
         assert request.headers[LEASE_HEADER] == ticket.ticket_id
-        assert ticket.priority == STREAM.priority
+        assert request.headers[PRIORITY_HEADER] == "1"
+        assert ticket == replace(TICKET, ticket_id=ticket.ticket_id, arrived_s=ticket.arrived_s)
+        assert ticket.ticket_id
+        assert time.time() - 60 < ticket.arrived_s <= time.time()
         assert control.held == [("engine-1", ticket.ticket_id)]
-        assert await control.next_close() == Closed(ticket.ticket_id, Outcome.COMPLETED, 5)
+        assert await control.next_close() == Closed(ticket.ticket_id, Outcome.COMPLETED, Usage(3, 5))
     assert control.all_closes_seen
     assert not request.abandoned.is_set()
 
@@ -79,7 +94,7 @@ async def test_a_whole_answer_comes_with_what_a_client_is_told_of_its_way(engine
         assert body == b'{"text": "Hi"}'
         assert answer.request_id == control.tickets[0].ticket_id
         assert answer.content_type == "application/json"
-        assert answer.queue_wait_s == engine.grant.queue_wait_s
+        assert answer.grant == engine.grant
         assert (await control.next_close()).outcome is Outcome.COMPLETED
 
 
@@ -115,9 +130,9 @@ class NotingControlPlane(FakeControlPlane):
         self.seen.append(client.get())
         return await super().hold(replica_id, ticket_id)
 
-    async def close(self, ticket_id, outcome, output_tokens):
+    async def close(self, ticket_id, outcome, usage):
         self.seen.append(client.get())
-        await super().close(ticket_id, outcome, output_tokens)
+        await super().close(ticket_id, outcome, usage)
 
 
 async def test_control_calls_are_made_outside_the_context_of_the_client(engine):
@@ -147,7 +162,7 @@ async def test_a_client_that_leaves_the_queue_closes_its_ticket():
         answering = asyncio.create_task(drained(exchange, STREAM))
         await soon(control.queued.wait())
         await _leave(answering)
-        assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.CANCELLED, 0)
+        assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.CANCELLED, None)
     assert control.held == []
 
 
@@ -165,7 +180,7 @@ async def test_a_client_that_leaves_before_the_first_token_breaks_the_engines_co
 
 async def test_a_client_that_leaves_mid_stream_breaks_the_engines_connection_and_pays_what_was_made(engine):
     control, first = FakeControlPlane(engine.grant), asyncio.Event()
-    control.usage = Usage(output_tokens=1)
+    control.metered = Metered(prompt_tokens=3, output_tokens=1)
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, STREAM, first))
         request = await engine.next_request()
@@ -175,7 +190,7 @@ async def test_a_client_that_leaves_mid_stream_breaks_the_engines_connection_and
         await _leave(answering)
         await soon(request.abandoned.wait())
         ticket_id = control.tickets[0].ticket_id
-        assert await control.next_close() == Closed(ticket_id, Outcome.CANCELLED, 1)
+        assert await control.next_close() == Closed(ticket_id, Outcome.CANCELLED, Usage(3, 1))
 
 
 async def test_a_client_that_leaves_amid_a_whole_answer_breaks_the_engines_connection(engine):
@@ -214,12 +229,12 @@ async def test_an_engine_that_dies_before_it_answers_is_replaced_and_the_request
         assert await soon(answering) == b"{}"
         first, second = control.tickets
         assert first.ticket_id != second.ticket_id
-        assert (first.arrived_s, first.priority) == (second.arrived_s, second.priority)
+        assert replace(first, ticket_id="") == replace(second, ticket_id="")
         assert control.unroutable == ["engine-1"]
         closes = {await control.next_close(), await control.next_close()}
     assert closes == {
-        Closed(first.ticket_id, Outcome.FAILED, 0),
-        Closed(second.ticket_id, Outcome.COMPLETED, 0),
+        Closed(first.ticket_id, Outcome.FAILED, Usage(0, 0)),
+        Closed(second.ticket_id, Outcome.COMPLETED, Usage(0, 0)),
     }
 
 
@@ -323,7 +338,7 @@ async def test_a_replica_whose_control_call_fails_is_unroutable(engine):
         answering = asyncio.create_task(drained(exchange, WHOLE))
         (await engine.next_request()).answer(200, b"{}")
         await soon(answering)
-        assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.COMPLETED, 0)
+        assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.COMPLETED, None)
     assert control.unroutable == ["engine-1"]
 
 
@@ -373,3 +388,69 @@ async def test_a_scheduler_that_stays_away_is_asked_a_bounded_number_of_times():
     assert (caught.value.status, caught.value.code) == (503, "rejected_no_engine")
     assert caught.value.retry_after_s
     assert len(control.tickets) == SCHEDULER_ATTEMPTS
+
+
+async def test_a_lease_that_is_taken_back_is_waited_for_again_by_the_same_ticket(engine):
+    control = FakeControlPlane(engine.grant, engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, STREAM))
+        (await engine.next_request()).answer(REVOKED_STATUS, b"{}")
+        (await engine.next_request()).answer(200, b"data: 1")
+        assert await soon(answering) == b"data: 1"
+        ticket = control.tickets[0]
+        assert control.tickets == [ticket, ticket]
+        assert await control.next_close() == Closed(ticket.ticket_id, Outcome.COMPLETED, Usage(0, 0))
+    assert control.all_closes_seen
+    assert control.unroutable == []
+
+
+async def test_the_engine_lets_go_of_a_lease_that_is_taken_back_before_it_is_asked_for_again(engine):
+    control = FakeControlPlane(engine.grant, engine.grant)
+    control.engine_settled.clear()
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(REVOKED_STATUS, b"{}")
+        await asyncio.wait({answering}, timeout=0.05)
+        assert len(control.tickets) == 1
+        control.engine_settled.set()
+        (await engine.next_request()).answer(200, b"{}")
+        await soon(answering)
+
+
+async def test_a_client_that_leaves_while_its_lease_is_taken_back_closes_its_ticket(engine):
+    control = FakeControlPlane(engine.grant)
+    control.engine_settled.clear()
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(REVOKED_STATUS, b"{}")
+        await asyncio.wait({answering}, timeout=0.05)
+        await _leave(answering)
+        assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.CANCELLED, None)
+
+
+async def test_the_time_to_the_first_token_counts_from_the_arrival(engine):
+    control = FakeControlPlane(engine.grant)
+    control.engine_settled.clear()
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        request = await engine.next_request()
+        control.metered = Metered(3, 5, first_token_at_s=control.tickets[0].arrived_s + 0.5)
+        request.answer(200, b"{}")
+        await soon(answering)
+        control.engine_settled.set()
+        assert (await control.next_close()).usage.ttft_s == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "echoed"), [(None, b"default"), ("auto", b"default"), ("standard", b"standard")]
+)
+async def test_the_tier_that_is_served_is_echoed_in_the_words_of_the_client(engine, asked, echoed):
+    control = FakeControlPlane(*[engine.grant] * 2)
+    async with exchange_over(control) as exchange:
+        whole = asyncio.create_task(drained(exchange, replace(WHOLE, service_tier=asked)))
+        (await engine.next_request()).answer(200, b'{"id":"x","service_tier":null}')
+        assert await soon(whole) == b'{"id":"x","service_tier":"' + echoed + b'"}'
+        stream = asyncio.create_task(drained(exchange, replace(STREAM, service_tier=asked)))
+        (await engine.next_request()).answer(200, b'data: {"id":"x"}\n\ndata: {"id":"x"}\n\n')
+        first = b'data: {"service_tier":"' + echoed + b'","id":"x"}\n\n'
+        assert await soon(stream) == first + b'data: {"id":"x"}\n\n'

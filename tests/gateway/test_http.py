@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
+from hashlib import sha256
 
 import aiohttp
 import pytest
 
-from app.contract import Refusal, SchedulerView
+from app.contract import RateLimits, Refusal, SchedulerView
 from app.flow.outcome import Outcome
+from app.flow.tenants import RateLimit
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
-from app.gateway.requests import SCHEMAS, Window
-from tests.fakes import FakeControlPlane, FakeEngine, soon
+from app.gateway.requests import SCHEMAS
+from app.gateway.tenants import ApiKeys
+from tests.fakes import TIERS, FakeControlPlane, FakeEngine, soon, window
 
 CHAT = "/v1/chat/completions"
 MAX_BODY_BYTES = 2000
@@ -25,7 +29,9 @@ READY = SchedulerView(2, queued=3, in_flight=4, metrics="# the scheduler's\n", e
 class Visit:
     """One request to an ASGI application, and what its client sees; with `cut` the body never ends."""
 
-    def __init__(self, app: HttpFace, method: str, path: str, *parts: bytes, cut: bool = False) -> None:
+    def __init__(
+        self, app: HttpFace, method: str, path: str, *parts: bytes, cut: bool = False, key: str | None = None
+    ) -> None:
         self._messages = [
             {"type": "http.request", "body": part, "more_body": cut or number < len(parts)}
             for number, part in enumerate(parts or [b""], start=1)
@@ -36,7 +42,8 @@ class Visit:
         self.headers: dict[str, str] = {}
         self.body = b""
         self.complete = False
-        scope = {"type": "http", "method": method, "path": path, "headers": []}
+        headers = [] if key is None else [(b"authorization", key.encode())]
+        scope = {"type": "http", "method": method, "path": path, "headers": headers}
         self._done = asyncio.create_task(app(scope, self._receive, self._send))
 
     def leave(self) -> None:
@@ -71,14 +78,15 @@ class Visit:
 class Site:
     """The face over a scripted control plane."""
 
-    def __init__(self, http: aiohttp.ClientSession) -> None:
+    def __init__(self, http: aiohttp.ClientSession, **keys: list[str]) -> None:
         self.control = FakeControlPlane()
-        window = Window("tiny", 64, None)
-        exchange = Exchange(self.control, http, 60.0, scheduler_retry_s=0.001)
-        self.face = HttpFace(exchange, self.control, window, MAX_BODY_BYTES)
+        exchange = Exchange(self.control, http, TIERS, 60.0, scheduler_retry_s=0.001)
+        self.face = HttpFace(exchange, self.control, window(), ApiKeys(keys), MAX_BODY_BYTES)
 
-    def visit(self, method: str, path: str, *parts: bytes, cut: bool = False) -> Visit:
-        return Visit(self.face, method, path, *parts, cut=cut)
+    def visit(
+        self, method: str, path: str, *parts: bytes, cut: bool = False, key: str | None = None
+    ) -> Visit:
+        return Visit(self.face, method, path, *parts, cut=cut, key=key)
 
 
 @pytest.fixture
@@ -105,6 +113,7 @@ async def test_a_whole_answer_comes_with_its_headers(site, engine):
         "content-type": "application/json",
         "content-length": "14",
         "x-request-id": site.control.tickets[0].ticket_id,
+        "x-service-class": "standard",
         "x-queue-wait-ms": "250",
     }
 
@@ -235,3 +244,42 @@ async def test_the_metrics_are_the_schedulers_and_the_engines(site, engine):
     assert visit.headers["content-type"].startswith("text/plain")
     assert visit.body.startswith(READY.metrics.encode())
     assert b'vllm:running{replica="engine-1"} 2.0' in visit.body
+
+
+async def test_an_answer_tells_what_was_predicted_and_what_is_left_of_the_tenants_limits(site, engine):
+    limits = RateLimits(RateLimit(60, 59, 1.0), RateLimit(None, None, 0.0))
+    site.control.script.append(replace(engine.grant, predicted_ttft_s=0.1234, rate_limits=limits))
+    visit = site.visit("POST", CHAT, WHOLE)
+    (await engine.next_request()).answer(200, b"{}")
+    await visit.done()
+    told = {name: value for name, value in visit.headers.items() if name.startswith(("x-pre", "x-rate"))}
+    assert told == {
+        "x-predicted-ttft-ms": "123",
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "59",
+        "x-ratelimit-reset-requests": "1s",
+    }
+
+
+async def test_with_keys_only_their_owners_are_served_and_a_header_names_no_tenant(engine):
+    async with aiohttp.ClientSession() as http:
+        site = Site(http, blue=[sha256(b"blue's").hexdigest()], red=[sha256(b"red's").hexdigest()])
+        for key in (None, "", "Bearer", "Bearer ", "Bearer green's", "Basic blue's", "blue's"):
+            visit = await site.visit("POST", CHAT, WHOLE, key=key).done()
+            assert (visit.status, visit.error["type"]) == (401, "authentication_error")
+            assert "green" not in visit.error["message"]
+        assert site.control.tickets == []
+        for key in ("Bearer red's", "bearer blue's"):
+            site.control.script.append(engine.grant)
+            visit = site.visit("POST", CHAT, WHOLE, key=key)
+            (await engine.next_request()).answer(200, b"{}")
+            await visit.done()
+        assert [ticket.tenant for ticket in site.control.tickets] == ["red", "blue"]
+
+
+async def test_without_keys_everyone_is_one_tenant(site, engine):
+    site.control.script.append(engine.grant)
+    visit = site.visit("POST", CHAT, WHOLE, key="Bearer anything")
+    (await engine.next_request()).answer(200, b"{}")
+    await visit.done()
+    assert site.control.tickets[0].tenant == "default"

@@ -7,16 +7,19 @@ import json
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from app.flow.ticket import Ticket
 from app.gateway.errors import ApiError
-from app.gateway.requests import SCHEMAS, Window, parse
+from app.gateway.requests import SCHEMAS, Request, Window
+from app.gateway.requests import parse as parse_for
 from app.gateway.tokens import TokenCounter
+from tests.fakes import window
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 RESPONSES = "/v1/responses"
 EMBEDDINGS = "/v1/embeddings"
 # 64 tokens; a word is a token.
-WINDOW = Window("tiny", 64, None)
+WINDOW = window()
 SURROGATE = "\ud800"
 
 MINIMAL = {
@@ -36,7 +39,11 @@ def words() -> TokenCounter:
     return TokenCounter(tokenizer)
 
 
-COUNTING = Window("tiny", 64, words())
+COUNTING = window(words())
+
+
+def parse(path: str, body: bytes, window: Window) -> Request:
+    return parse_for(path, body, window, "blue")
 
 
 def encoded(path: str, **fields: object) -> bytes:
@@ -55,18 +62,18 @@ def refusal(path: str, body: bytes, window: Window = WINDOW) -> ApiError:
 def test_the_smallest_request_of_every_path_goes_on_with_its_body_untouched(path):
     body = b" " + encoded(path)
     request = parse(path, body, WINDOW)
-    assert (request.path, request.body, request.stream, request.priority) == (path, body, False, 0)
+    assert (request.path, request.body, request.stream, request.ticket.priority) == (path, body, False, 0)
 
 
 def test_what_the_gateway_acts_on_is_read_and_unknown_fields_are_left_to_the_engine():
     request = parse(CHAT, encoded(CHAT, stream=True, priority=-3, logit_bias={"5": 1}, future={}), WINDOW)
-    assert (request.stream, request.priority) == (True, -3)
+    assert (request.stream, request.ticket.priority) == (True, -3)
 
 
 @pytest.mark.parametrize("field", ["stream", "priority", "n", "temperature", "top_p", "max_tokens"])
 def test_null_means_the_default(field):
     request = parse(CHAT, encoded(CHAT, **{field: None}), WINDOW)
-    assert (request.stream, request.priority) == (False, 0)
+    assert (request.stream, request.ticket.priority) == (False, 0)
 
 
 @pytest.mark.parametrize(
@@ -280,3 +287,103 @@ def test_a_text_far_beyond_the_window_is_refused_by_its_first_part():
 def test_a_tokenizer_that_is_not_there_is_an_oserror(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         TokenCounter.from_file(tmp_path / "tokenizer.json")
+
+
+def ticket_of(path: str, window: Window = COUNTING, **fields: object) -> Ticket:
+    return parse(path, encoded(path, **fields), window).ticket
+
+
+def test_a_ticket_says_who_pays_and_how_large_the_request_is():
+    body = encoded(COMPLETIONS, prompt="word " * 10, max_tokens=7)
+    ticket = parse(COMPLETIONS, body, COUNTING).ticket
+    assert (ticket.tenant, ticket.prompt_tokens, ticket.max_output_tokens) == ("blue", 10, 7)
+    assert (ticket.size_bytes, ticket.class_name, ticket.session_id) == (len(body), "", "")
+    assert (ticket.ttft_budget_s, ticket.deadline_s, ticket.revocable) == (None, None, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "tokens"),
+    [
+        (CHAT, {}, 0),
+        (CHAT, {"max_tokens": 5}, 5),
+        (CHAT, {"max_tokens": 5, "max_completion_tokens": 6, "n": 2}, 12),
+        (COMPLETIONS, {}, 16),
+        (COMPLETIONS, {"max_tokens": 0}, 1),
+        (COMPLETIONS, {"prompt": ["Hi", "Ho"], "max_tokens": 5, "n": 3}, 30),
+        (RESPONSES, {"max_output_tokens": 9}, 9),
+        (EMBEDDINGS, {}, 1),
+        ("/tokenize", {}, 1),
+    ],
+)
+def test_the_bound_of_the_output_is_that_of_all_choices(path, fields, tokens):
+    assert ticket_of(path, **fields).max_output_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "tokens"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "word " * 9}] * 2}, 2 * (9 + 4)),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "word " * 9}]}]}, 13),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}, "?"]}]}, 4),
+        (COMPLETIONS, {"prompt": ["word word", [1, 2, 3]]}, 5),
+        (RESPONSES, {"input": [{"role": "user", "content": "word word"}]}, 2),
+        (EMBEDDINGS, {"input": "word"}, 1),
+    ],
+)
+def test_a_prompt_is_counted_whatever_its_shape(path, fields, tokens):
+    assert ticket_of(path, **fields).prompt_tokens == tokens
+
+
+def test_without_a_tokenizer_a_prompt_is_estimated_by_its_bytes():
+    assert ticket_of(COMPLETIONS, WINDOW, prompt="x" * 400).prompt_tokens == 100
+
+
+def test_equal_beginnings_of_one_tenant_have_equal_blocks():
+    long, longer = [*range(20)], [*range(16), 99, 98, 97, 96, 95, 94, 93, 92]
+    first, second = (ticket_of(COMPLETIONS, prompt=ids).prefix_blocks for ids in (long, longer))
+    assert (len(first), len(second), first) == (2, 3, second[:2])
+    changed = ticket_of(COMPLETIONS, prompt=[7, *long[1:]]).prefix_blocks
+    assert not set(changed) & set(first)
+    body = encoded(COMPLETIONS, prompt=long)
+    assert not set(parse_for(COMPLETIONS, body, COUNTING, "red").ticket.prefix_blocks) & set(first)
+
+
+def test_a_retry_has_the_fingerprint_of_the_first_try():
+    same = [ticket_of(COMPLETIONS, prompt="Hi").fingerprint for _ in range(2)]
+    assert same[0] == same[1] != ticket_of(COMPLETIONS, prompt="Ho").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("tier", "class_name"),
+    [("auto", "standard"), ("default", "standard"), ("flex", "batch"), ("priority", "interactive")]
+    + [(name, name) for name in ("interactive", "standard", "batch")],
+)
+def test_a_tier_asks_for_a_class(tier, class_name):
+    request = parse(CHAT, encoded(CHAT, service_tier=tier), WINDOW)
+    assert (request.ticket.class_name, request.service_tier) == (class_name, tier)
+
+
+@pytest.mark.parametrize(("path", "tier"), [(CHAT, "gold"), (CHAT, ""), (RESPONSES, "interactive")])
+def test_a_tier_that_does_not_exist_is_refused_with_those_that_do(path, tier):
+    error = refusal(path, encoded(path, service_tier=tier))
+    assert (error.status, error.param) == (400, "service_tier")
+    assert error.message.startswith(f"service_tier: {tier!r} is none of auto, default, ") or (
+        error.message.startswith(f"service_tier: {tier!r} is none of interactive, standard, batch, auto")
+    )
+
+
+def test_a_request_can_ask_for_tighter_promises_and_for_its_sessions_engine():
+    ticket = ticket_of(CHAT, ttft_budget_s=0.5, deadline_s=3, prompt_cache_key="talk")
+    assert (ticket.ttft_budget_s, ticket.deadline_s, ticket.session_id) == (0.5, 3, "blue:talk")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("ttft_budget_s", 0), ("deadline_s", -1), ("prompt_cache_key", "x" * 300)]
+)
+def test_a_promise_or_a_key_that_makes_no_sense_is_refused(field, value):
+    assert refusal(CHAT, encoded(CHAT, **{field: value})).param == field
+
+
+def test_several_whole_answers_at_once_keep_their_lease():
+    assert not ticket_of(CHAT, n=2).revocable
+    assert ticket_of(CHAT, n=2, stream=True).revocable

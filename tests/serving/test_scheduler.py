@@ -10,7 +10,7 @@ import pytest
 from app.config import ApplicationConfig
 from app.contract import EnginePort, Grant, Refusal
 from app.flow.outcome import Outcome
-from app.flow.ticket import ReplicaReport, Ticket
+from app.flow.ticket import ReplicaReport, Ticket, Usage
 from app.serving.scheduler import SchedulerReplica
 from tests.fakes import soon
 
@@ -34,7 +34,7 @@ def ticket(ticket_id: str, priority: int = 0) -> Ticket:
 
 
 async def report(replica: SchedulerReplica, *leases: str, port: EnginePort = PORT) -> float:
-    return await replica.report(ReplicaReport(port.replica_id, frozenset(leases)), port)
+    return await replica.report(ReplicaReport(port.replica_id, frozenset(leases)), port, {})
 
 
 async def waiting(replica: SchedulerReplica, *tickets: Ticket) -> list[asyncio.Task]:
@@ -173,15 +173,15 @@ async def test_what_was_served_is_counted():
     replica = scheduler()
     await report(replica)
     await soon(replica.acquire(ticket("a")))
-    await replica.close("a", Outcome.COMPLETED, output_tokens=40)
+    await replica.close("a", Outcome.COMPLETED, Usage(3, 40))
     await soon(replica.acquire(ticket("b")))
-    await replica.close("b", Outcome.CANCELLED, output_tokens=2)
+    await replica.close("b", Outcome.CANCELLED, Usage(3, 2))
     for _ in range(2):
         metrics = (await replica.view()).metrics
         assert "promiseserve_output_tokens_total 42.0" in metrics
         assert 'promiseserve_requests_ended_total{outcome="completed"} 1.0' in metrics
         assert 'promiseserve_requests_ended_total{outcome="cancelled"} 1.0' in metrics
-        assert "promiseserve_queue_wait_seconds_count 2.0" in metrics
+        assert 'promiseserve_queue_wait_seconds_count{class="standard"} 2.0' in metrics
 
 
 async def test_the_view_names_the_engines_that_can_be_asked_for_their_figures():

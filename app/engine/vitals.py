@@ -1,0 +1,61 @@
+"""What an engine says of its own state, from the statistics that vLLM hands to its loggers.
+
+`SchedulerStats` and `IterationStats` are not a stable interface of vLLM: this is the only file that reads
+them, and tests/engine/test_vitals.py holds them against the pinned version.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from app.flow.ticket import EngineMetrics
+
+# An engine with work that has not finished a step for so long has no known state.
+STALE_S = 3.0
+
+
+class Vitals(StatLoggerBase):
+    """Keeps the newest figures; one an engine."""
+
+    def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
+        self._config = vllm_config
+        self._running = self._waiting = self._preemptions = 0
+        self._kv_use = 0.0
+        self._gaps_s = 0.0
+        self._gaps = 0
+        self._recorded_s = time.monotonic()
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+        """vLLM calls it after every step."""
+        self._recorded_s = time.monotonic()
+        if scheduler_stats is not None:
+            self._running = scheduler_stats.num_running_reqs
+            self._waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+            self._kv_use = scheduler_stats.kv_cache_usage
+        if iteration_stats is not None:
+            self._preemptions += iteration_stats.num_preempted_reqs
+            self._gaps_s += sum(iteration_stats.inter_token_latencies_iter)
+            self._gaps += len(iteration_stats.inter_token_latencies_iter)
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""
+
+    def metrics(self) -> EngineMetrics | None:
+        """The state now, the inter-token latency since the last call; None when it is not known."""
+        if self._running and time.monotonic() - self._recorded_s > STALE_S:
+            return None
+        itl_s = self._gaps_s / self._gaps if self._gaps else 0.0
+        self._gaps_s, self._gaps = 0.0, 0
+        cache = self._config.cache_config
+        return EngineMetrics(
+            running=self._running,
+            waiting=self._waiting,
+            kv_use=self._kv_use,
+            preemptions=self._preemptions,
+            itl_s=itl_s,
+            kv_capacity_tokens=(cache.num_gpu_blocks or 0) * cache.block_size,
+        )
