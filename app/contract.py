@@ -100,6 +100,10 @@ class SchedulerView:
     engines: tuple[EnginePort, ...]
 
 
+class ReplicaDiedError(ConnectionError):
+    """The engine replica's process has ended; its id does not come back."""
+
+
 class ControlPlane(Protocol):
     """What a gateway asks of the scheduler and of engine replicas: Serve's handles, or a test's fake."""
 
@@ -113,10 +117,14 @@ class ControlPlane(Protocol):
         """The ticket has ended, queued or running; None where the engine did not say what it used."""
 
     async def hold(self, replica_id: str, ticket_id: str) -> Metered:
-        """The open call of a running request. Raises ConnectionError when the replica dies."""
+        """The open call of a running request. Raises ReplicaDiedError when the replica dies under it, another
+        ConnectionError when it can't be reached."""
+
+    async def replica_gone(self, replica_id: str) -> None:
+        """The replica has died."""
 
     async def replica_unroutable(self, replica_id: str) -> None:
-        """A call could not reach the replica: it is dead, or Serve is stopping or starting it."""
+        """A call could not reach the replica: Serve is starting or stopping it, or has yet to see its end."""
 
     async def view(self) -> SchedulerView:
         """Raises ConnectionError when the scheduler can't be reached."""

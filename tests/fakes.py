@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from app.contract import EnginePort, Grant, Metered, Refusal, SchedulerView
+from app.contract import EnginePort, Grant, Metered, Refusal, ReplicaDiedError, SchedulerView
 from app.flow.config import FlowConfig
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
@@ -60,7 +60,7 @@ class FakeControlPlane:
     """`app.contract.ControlPlane`: answers from a script, queues a ticket when the script has ended.
 
     Holds end with `metered` at once, or when `engine_settled` is set, where a test has cleared it; those of a
-    replica in `dead` fail.
+    replica in `dead` or `unreachable` fail.
     """
 
     def __init__(self, *script: Grant | Refusal | Exception | None) -> None:
@@ -68,9 +68,11 @@ class FakeControlPlane:
         self.state: SchedulerView | None = SchedulerView(0, 0, 0, "", ())
         self.metered = Metered()
         self.dead: set[str] = set()
+        self.unreachable: set[str] = set()
         self.scheduler_forgets = False
         self.tickets: list[Ticket] = []
         self.held: list[tuple[str, str]] = []
+        self.gone: list[str] = []
         self.unroutable: list[str] = []
         self.queued = asyncio.Event()
         self.engine_settled = asyncio.Event()
@@ -93,9 +95,14 @@ class FakeControlPlane:
     async def hold(self, replica_id: str, ticket_id: str) -> Metered:
         self.held.append((replica_id, ticket_id))
         if replica_id in self.dead:
-            raise ConnectionError(f"{replica_id} is dead")
+            raise ReplicaDiedError(f"{replica_id} is dead")
+        if replica_id in self.unreachable:
+            raise ConnectionError(f"{replica_id} can't be reached")
         await self.engine_settled.wait()
         return self.metered
+
+    async def replica_gone(self, replica_id: str) -> None:
+        self.gone.append(replica_id)
 
     async def replica_unroutable(self, replica_id: str) -> None:
         self.unroutable.append(replica_id)
@@ -191,6 +198,8 @@ class FakeEngine:
     def __init__(self, port: EnginePort) -> None:
         self.port = port
         self.metrics = ""
+        # Leases that were asked back.
+        self.revoked: asyncio.Queue[str] = asyncio.Queue()
         self._arrived: asyncio.Queue[EngineRequest] = asyncio.Queue()
 
     @classmethod
@@ -201,6 +210,7 @@ class FakeEngine:
         runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         engine = cls(EnginePort(replica_id, "127.0.0.1", 0, SECRET))
         application.router.add_get("/metrics", engine._show_metrics)
+        application.router.add_delete("/leases/{lease}", engine._revoke)
         application.router.add_post("/{path:.*}", engine._receive)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -226,6 +236,10 @@ class FakeEngine:
         except (asyncio.CancelledError, ConnectionError):
             received.abandoned.set()
             raise
+
+    async def _revoke(self, request: web.Request) -> web.StreamResponse:
+        self.revoked.put_nowait(request.match_info["lease"])
+        return web.json_response({"revoked": True})
 
     async def _show_metrics(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("x-engine-secret") != SECRET:

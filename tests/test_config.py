@@ -13,6 +13,7 @@ from app.config import ApplicationConfig
 from app.config_file import ConfigFileError, load_applications, problem_lines
 from placement.commands.show import plan_of
 
+HASH = "0123456789abcdef" * 4
 FILES = sorted((Path(__file__).parents[1] / "serve_configs").glob("*.yaml"))
 
 
@@ -211,6 +212,20 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"replicas": {"min": 2, "max": 1}}, "replicas.max: 1: below min (2)"),
     (
+        {"api_keys": {"blue": [HASH], "red": [HASH]}},
+        f"api_keys.red.0: '{HASH}': the key is 'blue''s already",
+    ),
+    (
+        {"api_keys": {"blue": ["sk-plain"]}},
+        "api_keys.blue.0: 'sk-plain': String should match pattern '^[0-9a-f]{64}$'",
+    ),
+    (
+        {"api_keys": {"blue": [HASH]}, "flow": {"tenants": {"red": {"weight": 2}}}},
+        "flow.tenants.red: 'red': has no key among api_keys",
+    ),
+    ({"flow": {"admision": {}}}, "flow.admision: {}: Unexpected keyword argument"),
+    ({"flow": {"admission": {"enabled": "x"}}}, "flow.admission.enabled: 'x': Input should be a valid"),
+    (
         {"scheduler": {"max_queued": 0}},
         "scheduler.max_queued: 0: Input should be greater than or equal to 1",
     ),
@@ -219,7 +234,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("sections", "line"), REFUSALS, ids=[line.split(":")[0] for _, line in REFUSALS])
 def test_what_cannot_work_is_refused_with_field_value_and_reason(sections, line):
-    assert line in refusals(minimal(**sections))
+    assert any(told.startswith(line) for told in refusals(minimal(**sections)))
 
 
 def test_all_problems_of_a_plan_are_told_at_once():

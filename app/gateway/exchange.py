@@ -28,6 +28,7 @@ from app.contract import (
     Grant,
     Metered,
     Refusal,
+    ReplicaDiedError,
 )
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
@@ -76,6 +77,8 @@ class _Run:
     response: aiohttp.ClientResponse | None = None
     # What the ticket is closed with; a client that leaves is the rule until the answer is complete.
     outcome: Outcome = Outcome.CANCELLED
+    # The engine could not be reached, or has broken off before it answered.
+    lost: bool = False
 
 
 class _EngineLostError(Exception):
@@ -137,11 +140,9 @@ class Exchange:
             except _RevokedError:
                 await self._let_go(run)
             except _EngineLostError:
-                run.outcome = Outcome.FAILED
-                self._finish(run, LOST_TIMEOUT_S)
-                # Advice only: a scheduler that restarts hears of its replicas anew.
-                with contextlib.suppress(ConnectionError):
-                    await self._task(self._control.replica_unroutable(grant.engine.replica_id))
+                run.outcome, run.lost = Outcome.FAILED, True
+                # The scheduler must know what became of the engine before another is asked for.
+                await asyncio.wait({self._finish(run, LOST_TIMEOUT_S)})
                 ticket = replace(ticket, ticket_id=f"{first_id}-{attempt}")
             except BaseException:
                 self._finish(run)
@@ -235,7 +236,7 @@ class Exchange:
             return
         run.outcome = Outcome.COMPLETED
 
-    def _finish(self, run: _Run, settle_timeout_s: float = SETTLE_TIMEOUT_S) -> None:
+    def _finish(self, run: _Run, settle_timeout_s: float = SETTLE_TIMEOUT_S) -> asyncio.Task[None]:
         """Lets go of the engine now and closes the ticket in the background."""
         if run.response is not None:
             if run.outcome is Outcome.COMPLETED:
@@ -243,26 +244,34 @@ class Exchange:
             else:
                 # Breaking the connection is what makes the engine abort.
                 run.response.close()
-        self._in_background(self._close(run, settle_timeout_s))
+        return self._in_background(self._close(run, settle_timeout_s))
 
     async def _close(self, run: _Run, settle_timeout_s: float) -> None:
-        usage = None
+        usage, replica_id = None, run.grant.engine.replica_id
         try:
             usage = _used(await asyncio.wait_for(run.held, settle_timeout_s), run.ticket)
+        except ReplicaDiedError:
+            run.lost = False
+            await self._control.replica_gone(replica_id)
         except ConnectionError:
-            await self._control.replica_unroutable(run.grant.engine.replica_id)
+            run.lost = True
         except TimeoutError:
             logger.warning("No usage for %s: its engine did not answer.", run.ticket.ticket_id)
         finally:
+            if run.lost:
+                # Advice only: a scheduler that restarts hears of its replicas anew.
+                with contextlib.suppress(ConnectionError):
+                    await self._control.replica_unroutable(replica_id)
             await self._control.close(run.ticket.ticket_id, run.outcome, usage)
 
     def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return asyncio.get_running_loop().create_task(work, context=self._context)
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._task(work)
         self._closing.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._closing.discard(task)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from app.contract import Grant, Metered, Refusal, SchedulerView
+from app.contract import Grant, Metered, Refusal, ReplicaDiedError, SchedulerView
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
 
@@ -29,6 +29,9 @@ class ServeControlPlane:
     async def hold(self, replica_id: str, ticket_id: str) -> Metered:
         return await _answer(self._engine.hold.remote(replica_id, ticket_id))
 
+    async def replica_gone(self, replica_id: str) -> None:
+        await _answer(self._scheduler.replica_gone.remote(replica_id))
+
     async def replica_unroutable(self, replica_id: str) -> None:
         await _answer(self._scheduler.replica_unroutable.remote(replica_id))
 
@@ -41,5 +44,7 @@ async def _answer(call: Any) -> Any:
         return await call
     except RayTaskError:
         raise  # The replica lives and has raised: the method's own error.
+    except ActorDiedError as error:
+        raise ReplicaDiedError(str(error)) from error
     except (RayError, RayServeException) as error:
         raise ConnectionError(str(error)) from error

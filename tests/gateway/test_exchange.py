@@ -331,15 +331,29 @@ async def test_an_engine_that_falls_silent_mid_stream_is_lost(engine):
         assert (await control.next_close()).outcome is Outcome.FAILED
 
 
-async def test_a_replica_whose_control_call_fails_is_unroutable(engine):
+@pytest.mark.parametrize(
+    ("dead", "gone", "unroutable"), [(True, ["engine-1"], []), (False, [], ["engine-1"])]
+)
+async def test_a_replica_whose_control_call_fails_is_gone_or_unroutable(engine, dead, gone, unroutable):
     control = FakeControlPlane(engine.grant)
-    control.dead = {"engine-1"}
+    (control.dead if dead else control.unreachable).add("engine-1")
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, WHOLE))
         (await engine.next_request()).answer(200, b"{}")
         await soon(answering)
         assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.COMPLETED, None)
-    assert control.unroutable == ["engine-1"]
+    assert (control.gone, control.unroutable) == (gone, unroutable)
+
+
+async def test_the_scheduler_knows_that_an_engine_has_died_before_another_is_asked_for(engine):
+    control = FakeControlPlane(engine.grant, Refusal(Outcome.EVICTED_NO_ENGINE, 3))
+    control.dead = {"engine-1"}
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).break_connection()
+        with pytest.raises(ApiError, match="503 evicted_no_engine"):
+            await soon(answering)
+    assert (control.gone, control.unroutable) == (["engine-1"], [])
 
 
 async def test_the_engines_refusal_is_retold_and_counts_as_an_answer(engine):

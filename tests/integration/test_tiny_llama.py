@@ -24,6 +24,10 @@ MODEL = "tiny-llama"
 # Leases a replica: few, so that a queue is easy to make.
 LIMIT = 8
 MAX_QUEUED = 128
+PATIENT = [
+    {"name": name, "boost_s": boost_s, "min_share": 0.0, "ttft_budget_s": 300}
+    for name, boost_s in (("interactive", 600), ("standard", 300), ("batch", 0))
+]
 # The bar: an abandoned request has left the engine after this.
 ABORT_WITHIN_S = 2.0
 # Seconds of work, within the window.
@@ -49,6 +53,8 @@ def app(cluster: Cluster):
             # A second engine takes about a minute to start: what waits for it must not be evicted.
             "max_queue_wait_s": 300,
         },
+        # What is tested here by hand waits for as long as it has to.
+        flow={"classes": PATIENT, "limit": {"enabled": False}},
         replicas={"min": 1, "max": 2, "target_queue_depth": 40, "upscale_delay_s": 10, "drain_s": 20},
     )
     yield cluster
@@ -360,7 +366,7 @@ class TestDeath:
     def test_killed_replicas_leave_no_process_and_come_back(self, app: Cluster):
         wait_until(lambda: app.is_ready(), 180, "ready again", 0.5)
         answer = httpx.post(f"{app.url}/v1/completions", json=raw("back", 4), timeout=60)
-        assert answer.status_code == 200
+        assert answer.status_code == 200, answer.text
         cores = app.processes("EngineCore")
         parents = {process.ppid() for process in cores}
         assert all(parent != 1 for parent in parents), "an engine core outlived its replica"

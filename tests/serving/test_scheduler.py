@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
 from app.config import ApplicationConfig
 from app.contract import EnginePort, Grant, Refusal
 from app.flow.outcome import Outcome
-from app.flow.ticket import ReplicaReport, Ticket, Usage
-from app.serving.scheduler import SchedulerReplica
-from tests.fakes import soon
+from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
+from app.serving.scheduler import SchedulerReplica, flow_config, limits
+from tests.fakes import FakeEngine, soon
 
 PORT = EnginePort("r1", "127.0.0.1", 8001, "secret")
 # Long enough to be waited for, short enough to be waited out.
 BRIEF_S = 0.2
 
 
-def scheduler(**settings: float) -> SchedulerReplica:
+def scheduler(flow: dict[str, object] | None = None, **settings: float) -> SchedulerReplica:
     """One lease a replica and a queue of two, unless `settings` say otherwise."""
     bounds = {"requests_per_replica": 1, "max_queued": 2, **settings}
     model = {"name": "tiny", "source": "somebody/tiny"}
     engine = {"device": "cpu", "max_model_len": 64}
     return SchedulerReplica(
-        ApplicationConfig.model_validate({"model": model, "engine": engine, "scheduler": bounds})
+        ApplicationConfig.model_validate(
+            {"model": model, "engine": engine, "scheduler": bounds, "flow": flow or {}}
+        )
     )
 
 
@@ -202,3 +205,117 @@ async def test_it_is_healthy_while_its_clock_runs():
     await asyncio.wait({clock})
     with pytest.raises(RuntimeError, match="the tick task has ended"):
         await replica.check_health()
+
+
+async def test_while_an_engine_starts_a_ticket_waits_for_it_and_says_so_in_the_figures():
+    replica = scheduler(engine_start_s=5.0)
+    await replica.starting("r1")
+    [call] = await waiting(replica, ticket("a"))
+    assert "promiseserve_replicas_starting 1.0" in (await replica.view()).metrics
+    await report(replica)
+    assert isinstance(await soon(call), Grant)
+    assert "promiseserve_replicas_starting 0.0" in (await replica.view()).metrics
+
+
+async def test_a_ticket_does_not_wait_for_an_engine_that_comes_too_late_for_it():
+    replica = scheduler(engine_start_s=50.0)
+    await replica.starting("r1")
+    refusal = await soon(replica.acquire(ticket("a")))
+    assert refusal.outcome is Outcome.REJECTED_DEADLINE
+    assert refusal.predicted_wait_s == pytest.approx(50, abs=1)
+
+
+async def test_a_start_that_was_measured_is_what_the_next_is_expected_to_take():
+    replica = scheduler(engine_start_s=50.0)
+    for number in range(4):
+        await replica.starting(f"r{number}")
+        await report(replica, port=EnginePort(f"r{number}", "127.0.0.1", 8001, "secret"))
+        await replica.replica_gone(f"r{number}")
+    await replica.starting("next")
+    await waiting(replica, ticket("a"))
+
+
+async def test_a_grant_says_what_is_served_what_was_predicted_and_what_is_left_of_the_limits():
+    replica = scheduler(flow={"tenant": {"requests_per_minute": 60}})
+    await report(replica)
+    grant = await soon(replica.acquire(ticket("a", priority=1)))
+    assert (grant.class_name, grant.rank) == ("batch", 2)
+    assert 0 <= grant.predicted_ttft_s < 60
+    assert (grant.rate_limits.requests.limit, grant.rate_limits.requests.remaining) == (60, 59)
+    assert grant.rate_limits.tokens.limit is None
+
+
+async def test_a_refusal_says_what_is_left_of_the_limits():
+    replica = scheduler(flow={"tenant": {"requests_per_minute": 1}})
+    await report(replica)
+    await soon(replica.acquire(ticket("a")))
+    refusal = await soon(replica.acquire(ticket("b")))
+    assert (refusal.outcome, refusal.rate_limits.requests.remaining) == (Outcome.REJECTED_REQUEST_RATE, 0)
+    assert 1 <= refusal.retry_after_s <= 66
+
+
+async def test_an_engine_that_preempts_gets_fewer_leases():
+    replica = scheduler(requests_per_replica=10)
+    for preemptions in (0, 5):
+        metrics = EngineMetrics(running=10, waiting=0, kv_use=0.5, preemptions=preemptions)
+        await replica.report(ReplicaReport("r1", frozenset(), metrics=metrics), PORT, {})
+    assert 'promiseserve_replica_limit{replica="r1"} 9.0' in (await replica.view()).metrics
+
+
+async def test_an_urgent_ticket_takes_the_place_of_one_without_a_first_token():
+    async with FakeEngine.started("r1") as engine:
+        replica = scheduler(flow={"preempt": {"risk_share": 0.0}})
+        await report(replica, port=engine.port)
+        batch = replace(ticket("batch", priority=1), revocable=True)
+        assert isinstance(await soon(replica.acquire(batch)), Grant)
+        # Another one, that answers already, would keep its place.
+        urgent = await soon(replica.acquire(ticket("urgent", priority=-1)))
+        assert urgent.class_name == "interactive"
+        assert await soon(engine.revoked.get()) == "batch"
+        [again] = await waiting(replica, batch)
+        await replica.close("urgent", Outcome.COMPLETED)
+        assert isinstance(await soon(again), Grant)
+
+
+async def test_a_first_token_protects_its_lease():
+    async with FakeEngine.started("r1") as engine:
+        replica = scheduler(flow={"preempt": {"risk_share": 0.0}})
+        await report(replica, port=engine.port)
+        batch = replace(ticket("batch", priority=1), revocable=True)
+        await soon(replica.acquire(batch))
+        await replica.first_tokens([("batch", time.time())])
+        await waiting(replica, ticket("urgent", priority=-1))
+        assert engine.revoked.empty()
+
+
+async def test_an_engine_that_can_not_be_asked_for_a_lease_back_does_no_harm():
+    replica = scheduler(flow={"preempt": {"risk_share": 0.0}})
+    await report(replica, port=EnginePort("r1", "127.0.0.1", 1, "secret"))
+    await soon(replica.acquire(replace(ticket("batch", priority=1), revocable=True)))
+    assert isinstance(await soon(replica.acquire(ticket("urgent", priority=-1))), Grant)
+    await asyncio.sleep(BRIEF_S)
+    await replica.check_health()
+
+
+async def test_what_streams_have_made_is_charged_while_they_run():
+    replica = scheduler(requests_per_replica=1, max_queued=4)
+    await report(replica)
+    await soon(replica.acquire(replace(ticket("long"), tenant="blue", max_output_tokens=10)))
+    await replica.report(ReplicaReport("r1", frozenset({"long"})), PORT, {"long": 5000})
+    blue, red = await waiting(
+        replica, replace(ticket("b"), tenant="blue"), replace(ticket("r"), tenant="red")
+    )
+    await replica.close("long", Outcome.CANCELLED)
+    assert isinstance(await soon(red), Grant)
+    assert not blue.done()
+
+
+def test_the_engines_step_decides_the_burst_that_it_is_kept_fed_with():
+    application = ApplicationConfig.model_validate(
+        {
+            "model": {"name": "tiny", "source": "somebody/tiny"},
+            "engine": {"device": "cpu", "max_model_len": 64, "max_num_batched_tokens": 256},
+        }
+    )
+    assert flow_config(application).limit.batched_tokens == 256
+    assert limits(application).requests_per_replica == application.engine.max_num_seqs
