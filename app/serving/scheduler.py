@@ -167,8 +167,11 @@ class SchedulerReplica:
         timeout = aiohttp.ClientTimeout(total=REVOKE_TIMEOUT_S)
         url, headers = port.url(LEASES_PATH + action.ticket_id), {SECRET_HEADER: port.secret}
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as http, http.delete(url, headers=headers):
-                pass
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as http,
+                http.delete(url, headers=headers) as response,
+            ):
+                self._metrics.count_revoke(taken=response.status == 200)
         except (aiohttp.ClientError, TimeoutError) as error:
             logger.warning("A lease was not taken back from %s: %s", action.replica_id, error)
 

@@ -31,6 +31,12 @@ class SchedulerMetrics:
         self._output_tokens = Counter(
             "promiseserve_output_tokens", "Tokens that engines made.", registry=self._registry
         )
+        self._revokes = Counter(
+            "promiseserve_revokes",
+            "Leases asked back for something urgent; taken is false where the answer had begun.",
+            ["taken"],
+            registry=self._registry,
+        )
         self._queue_wait_s = Histogram(
             "promiseserve_queue_wait_seconds",
             "From a request's arrival to its lease.",
@@ -41,6 +47,9 @@ class SchedulerMetrics:
 
     def observe_queue_wait(self, class_name: str, seconds: float) -> None:
         self._queue_wait_s.labels(class_name).observe(max(0.0, seconds))
+
+    def count_revoke(self, taken: bool) -> None:
+        self._revokes.labels(str(taken).lower()).inc()
 
     def add_output_tokens(self, tokens: int) -> None:
         self._output_tokens.inc(tokens)

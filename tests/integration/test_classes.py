@@ -161,7 +161,7 @@ def test_what_can_not_be_in_time_is_refused_at_once_and_told_when_to_come_back(a
 def test_an_urgent_request_takes_the_place_of_one_without_a_first_token_and_nobody_sees_an_error(
     app: Cluster,
 ):
-    aborted = app.metric("vllm:request_success_total", finished_reason="abort")
+    taken = app.metric("promiseserve_revokes_total", taken="true")
     batch = Fillers(app, LIMIT, prompt=SLOW_PROMPT, extra_body={"service_tier": "flex"})
     wait_until(lambda: app.metric("promiseserve_leases") == LIMIT, 30, "engine full", 0.01)
     urgent = client(app, "gold").completions.with_raw_response.create(
@@ -169,7 +169,7 @@ def test_an_urgent_request_takes_the_place_of_one_without_a_first_token_and_nobo
     )
     assert urgent.headers["x-service-class"] == "interactive"
     assert all(isinstance(answer, str) for answer in batch.join())
-    assert app.metric("vllm:request_success_total", finished_reason="abort") > aborted
+    assert app.metric("promiseserve_revokes_total", taken="true") > taken
     wait_until(lambda: app.metric("promiseserve_leases") == 0, 10, "at rest")
 
 

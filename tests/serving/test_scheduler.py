@@ -272,6 +272,8 @@ async def test_an_urgent_ticket_takes_the_place_of_one_without_a_first_token():
         urgent = await soon(replica.acquire(ticket("urgent", priority=-1)))
         assert urgent.class_name == "interactive"
         assert await soon(engine.revoked.get()) == "batch"
+        await asyncio.wait({*replica._revoking}, timeout=BRIEF_S)
+        assert 'promiseserve_revokes_total{taken="true"} 1.0' in (await replica.view()).metrics
         [again] = await waiting(replica, batch)
         await replica.close("urgent", Outcome.COMPLETED)
         assert isinstance(await soon(again), Grant)
