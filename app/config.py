@@ -120,6 +120,14 @@ class EngineConfig(_Strict):
     )
     # 1: every token leaves the engine as it is made.
     stream_interval: int = Field(default=1, ge=1)
+    # Under 50 ms a stream still looks smooth.
+    coalesce_ms: int = Field(
+        default=40,
+        ge=0,
+        le=1000,
+        description="While eight or more requests run, the tokens of a stream that come within this time go "
+        "out together, the first one at once: a token may be this late, and costs less. 0: never.",
+    )
     seed: int = 0
 
     @model_validator(mode="after")

@@ -34,6 +34,11 @@ class Run:
         self._entry = entry
         self._leases = leases
 
+    @property
+    def crowd(self) -> int:
+        """Requests that are on the engine, this one included."""
+        return len(self._leases)
+
     def answers(self) -> None:
         """Something of the answer is on its way: from now on the lease can't be taken back."""
         self._entry.answering = True
@@ -58,6 +63,9 @@ class LiveLeases:
         self._entries: dict[str, _Entry] = {}
         self._first_tokens: list[tuple[str, float]] = []
         self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def ids(self) -> frozenset[str]:
         """Leases that are held: by the control call, with or without their request."""

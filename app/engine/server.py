@@ -59,6 +59,7 @@ class EngineServer:
             usage_context=UsageContext.OPENAI_API_SERVER,
             stat_loggers=[lambda *_: vitals],
         )
+        engine.coalesce_s = config.engine.coalesce_ms / 1000
         tasks = await engine.get_supported_tasks()
         app = build_app(arguments, tasks, engine.model_config)
         await init_app_state(engine, app.state, arguments, tasks)

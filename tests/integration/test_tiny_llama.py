@@ -169,28 +169,31 @@ class TestAnswers:
     async def test_64_streams_keep_to_themselves(self, app: Cluster):
         async with httpx.AsyncClient(timeout=300) as http:
             answers = await asyncio.gather(*(self._echoed(app, http, n) for n in range(64)))
-        for number, (text, tokens, finish) in enumerate(answers):
+        for number, (text, tokens, finish, _) in enumerate(answers):
             assert text.startswith(f"Request number {number}:")
             assert (tokens, finish) == (64, "length")
+        # Eight at a time are a crowd: several tokens an event.
+        assert sum(events for *_, events in answers) < 0.75 * 64 * 64
         wait_until(lambda: at_rest(app), 5, "at rest after the streams")
 
     async def _echoed(self, app: Cluster, http: httpx.AsyncClient, number: int):
         """The prompt comes back before the tokens: an answer shows whose it is."""
         body = raw(f"Request number {number}:", 64, stream=True, echo=True)
         body["stream_options"] = {"include_usage": True}
-        text, finish, tokens = "", None, 0
+        text, finish, tokens, events = "", None, 0, 0
         async with http.stream("POST", f"{app.url}/v1/completions", json=body) as response:
             assert response.status_code == 200
             async for line in response.aiter_lines():
                 if not line.startswith("data: {"):
                     continue
                 event = json.loads(line.removeprefix("data: "))
+                events += 1
                 for choice in event["choices"]:
                     text += choice["text"]
                     finish = choice["finish_reason"] or finish
                 if event.get("usage"):
                     tokens = event["usage"]["completion_tokens"]
-        return text, tokens, finish
+        return text, tokens, finish, events
 
 
 class TestRefusals:
