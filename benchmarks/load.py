@@ -82,9 +82,7 @@ class OpenLoop:
 
 
 async def _sleep_until(due_s: float) -> None:
-    # Event loops round to milliseconds, down too.
-    while (left_s := due_s - time.perf_counter()) > 0:
-        await asyncio.sleep(left_s)
+    await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
 
 
 def run_load(url: str, loop: ClosedLoop | OpenLoop) -> Load:
