@@ -10,11 +10,12 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import fit_engine, flow, null, overload, parity, simulation
+from benchmarks import fit_engine, flow, null, overhead, overload, parity, simulation
 
 COMMANDS = {
     "parity": (parity, "start and token gaps beside bare vLLM"),
     "overload": (overload, "goodput beside its peers, above capacity"),
+    "overhead": (overhead, "cost between client and engine, beside bare vLLM"),
     "null": (null, "ceiling of the load client"),
     "flow": (flow, "cost of the decision core"),
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),

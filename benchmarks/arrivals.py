@@ -12,11 +12,24 @@ from placement.simulation.workload import Mix, Request, spread
 
 # Each is one token of SmolLM2's vocabulary when a space precedes it.
 WORDS = (
-    "time year people way day man thing woman life child world school state family student group country "
-    "problem hand part place case week company system program question work government number night point "
-    "home water room mother area money story fact month lot right study book eye job word business issue "
-    "side kind head house service friend father power hour game line end member law car city community"
-).split()
+    *("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school"),
+    *("state", "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week"),
+    *(
+        "company",
+        "system",
+        "program",
+        "question",
+        "work",
+        "number",
+        "night",
+        "point",
+        "home",
+        "water",
+        "room",
+    ),
+    *("mother", "area", "money", "story", "fact", "month", "lot", "right", "study", "book", "eye", "job"),
+    *("word", "business", "issue", "side", "kind", "head", "house", "service", "friend", "father", "power"),
+)
 # The beginning of a chat and its role markers.
 TEMPLATE_TOKENS = 32
 

@@ -1,10 +1,10 @@
-"""Beside its peers above capacity: an open loop on a real model, whose clients want their first token in time.
+"""Beside its peers above capacity: an open loop on a real model, and promises for the first token.
 
-The capacity is measured first, by a closed loop on bare vLLM that keeps every engine full; the offered load is
-a multiple of it. Every system sees the same requests at the same times (same seeds): Poisson arrivals, 30 %
-interactive, 40 % standard, 30 % batch, tenants by Zipf, every prompt unique. One server runs at a time; the
-order of the systems turns by one each round; what arrives in the first `--warm-up-s` of a run is sent and not
-counted. A request is kept when its first token came within its class's budget and the others at the pace
+The capacity is measured first, by a closed loop on bare vLLM that keeps every engine full; the offered load
+is a multiple of it. Every system sees the same requests at the same times (same seeds): Poisson arrivals,
+30 % interactive, 40 % standard, 30 % batch, tenants by Zipf, every prompt unique. One server runs at a time;
+the order of the systems turns by one each round; what arrives in the first `--warm-up-s` of a run is sent and
+not counted. A request is kept when its first token came within its class's budget and the others at the pace
 that the simulation asks for. The peers ignore `service_tier` and the keys, which is their setting.
 """
 
@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from app.config_file import load_applications
 from app.flow.config import default_classes
 from benchmarks.arrivals import Lengths, api_keys, at_once, calls, poisson
+from benchmarks.configs import changed
 from benchmarks.load import ClosedLoop, OpenLoop, run_load
 from benchmarks.scoring import Json, Run, score
 from benchmarks.streams import COMPLETED, PATHS, Answer
@@ -33,6 +32,7 @@ from placement.simulation.workload import Mix, Request
 
 CLASSES = tuple(policy.name for policy in default_classes())
 SHARES = (0.3, 0.4, 0.3)
+LENGTHS = Lengths()
 # A server's queue and the client's clean-up are empty after it, and the estimates of one load do not decide
 # about the next.
 SETTLE_S = 5.0
@@ -95,8 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--endpoint", choices=list(PATHS), default="completions")
     parser.add_argument("--returns", action="store_true", help="refused clients return once, as told")
-    parser.add_argument("--prompt-tokens", type=int, default=Lengths.prompt_median, help="median")
-    parser.add_argument("--output-tokens", type=int, default=Lengths.output_median, help="median")
+    parser.add_argument("--prompt-tokens", type=int, default=LENGTHS.prompt_median, help="median")
+    parser.add_argument("--output-tokens", type=int, default=LENGTHS.output_median, help="median")
     parser.add_argument(
         "--without-flow", action="store_true", help="ours without its sections `flow` and `api_keys`"
     )
@@ -185,14 +185,8 @@ class _Overload:
         return {"flow": flow, "api_keys": api_keys(tenants)}
 
     def _configured(self, name: str, sections: Json) -> Path:
-        document = yaml.safe_load(self._options.config.read_text())
-        (application,) = document["applications"]
-        replicas = application["args"].get("replicas", {})
-        replicas |= {"min": self._options.replicas, "max": self._options.replicas}
-        application["args"] |= {"replicas": replicas, **sections}
-        file = self._folder / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(document))
-        return file
+        engines = {"min": self._options.replicas, "max": self._options.replicas}
+        return changed(self._options.config, self._folder, name, {"replicas": engines, **sections})
 
     def _capacity(self) -> float:
         """Requests a second with every engine full, after the warm-up."""
@@ -222,7 +216,7 @@ class _Overload:
 
     def _offer(self, name: str, url: str, load: float, capacity: float, number: int) -> Run:
         options = self._options
-        seed = f"{options.seed}.{number}"
+        seed = f"{options.seed}.{number}.{load}"
         requests = poisson(options.duration_s, load * capacity, seed, self._lengths, self._mix)
         loop = OpenLoop(self._calls(requests), options.client_timeout_s, options.returns)
         answers = run_load(url, loop).answers

@@ -18,7 +18,7 @@ from app.config_file import load_applications
 from app.engine.arguments import vllm_arguments
 from app.engine.models import prepare
 
-# What `ray.serve.llm` imports beside what is installed here. `ray[llm]` brings it too, and vLLM's GPU package.
+# What `ray.serve.llm` imports beside what is here. `ray[llm]` brings it too, and vLLM's GPU package.
 PACKAGES = ("pyarrow",)
 # Logical: it asks for a CPU for each of its two ingress replicas, its router and the engine's two actors.
 LOGICAL_CPUS = 16
