@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> Json:
         for number in range(options.pairs):
             for name in measured:
                 bare, other = (_visit(every[one], config, options) for one in (BARE, name))
-                print(f"pair {number + 1} of {options.pairs}: {name}", flush=True)
+                print(f"pair {number + 1} of {options.pairs}: {name}", file=sys.stderr)
                 for streams in options.streams:
                     pairs[name][streams].append((bare[streams], other[streams]))
     figures = _figures(pairs) | {
@@ -181,7 +182,8 @@ def table(figures: Json) -> str:
 
 def _row(figures: Json, name: str, streams: str) -> str:
     def of(figure: str) -> float:
-        return figures[figure][name][streams]
+        value: float = figures[figure][name][streams]
+        return value
 
     def interval(figure: str, digits: int) -> str:
         if name == BARE:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from benchmarks.arrivals import Lengths, api_keys, at_once, calls, poisson
 from benchmarks.configs import changed
 from benchmarks.load import ClosedLoop, OpenLoop, run_load
 from benchmarks.scoring import Json, Run, score
-from benchmarks.streams import COMPLETED, PATHS, Answer
+from benchmarks.streams import COMPLETED, PATHS, Answer, Call
 from benchmarks.systems import System, systems
 from placement.simulation.summary import Promise
 from placement.simulation.workload import Mix, Request
@@ -43,6 +44,11 @@ CAPACITY_REQUESTS_PER_STREAM = 200
 # Before the open loop, requests a stream that are sent and not counted.
 WARM_UP_REQUESTS_PER_STREAM = 2
 OURS = "ours"
+# The options that the figures repeat.
+STATED = (
+    *("loads", "rounds", "duration_s", "warm_up_s", "client_timeout_s", "replicas", "engine_threads"),
+    *("tenants", "zipf", "seed", "endpoint", "returns", "prompt_tokens", "output_tokens"),
+)
 
 ABLATIONS: dict[str, Json] = {
     "no-admission": {"admission": {"enabled": False}},
@@ -126,7 +132,7 @@ class _Overload:
     def run(self) -> Json:
         absent = {name: self._systems[name].missing() for name in self._options.systems}
         contestants = [one for one in self._contestants() if not absent.get(one.name)]
-        capacity = self._options.capacity or self._capacity()
+        capacity: float = self._options.capacity or self._capacity()
         runs: dict[tuple[str, float], list[Run]] = {}
         for number in range(self._options.rounds):
             for contestant in _turned(contestants, number):
@@ -144,19 +150,12 @@ class _Overload:
         }
 
     def _offered(self) -> Json:
-        names = (
-            "loads",
-            "rounds",
-            "duration_s",
-            "warm_up_s",
-            "client_timeout_s",
-            "replicas",
-            "engine_threads",
-        )
-        names += ("tenants", "zipf", "seed", "endpoint", "returns", "prompt_tokens", "output_tokens")
-        shares = dict(zip(CLASSES, SHARES, strict=True))
-        stated = {name: getattr(self._options, name) for name in names}
-        return {**stated, "classes": shares, "ttft_budgets_s": self._budgets_s}
+        stated = {name: getattr(self._options, name) for name in STATED}
+        return {
+            **stated,
+            "classes": dict(zip(CLASSES, SHARES, strict=True)),
+            "ttft_budgets_s": self._budgets_s,
+        }
 
     def _contestants(self) -> Iterator[Contestant]:
         plain = self._configured("config", {})
@@ -197,11 +196,11 @@ class _Overload:
             self._configured("capacity", {}), self._options.engine_threads
         ) as server:
             answers = run_load(server.url, loop).answers
-        start_s = min(answer.due_s for answer in answers) + duration_s * CAPACITY_WARM_UP_SHARE
-        end_s = min(answer.due_s for answer in answers) + duration_s
+        began_s = min(answer.due_s for answer in answers)
+        start_s, end_s = began_s + duration_s * CAPACITY_WARM_UP_SHARE, began_s + duration_s
         ends_s = [one.due_s + one.ended_s for one in answers if one.outcome == COMPLETED]
-        rate = sum(start_s <= ended_s < end_s for ended_s in ends_s) / (end_s - start_s)
-        print(f"capacity: {rate:.2f} requests a second", flush=True)
+        rate: float = sum(start_s <= ended_s < end_s for ended_s in ends_s) / (end_s - start_s)
+        print(f"capacity: {rate:.2f} requests a second", file=sys.stderr)
         return rate
 
     def _visit(self, contestant: Contestant, capacity: float, number: int) -> Iterator[tuple[float, Run]]:
@@ -221,10 +220,10 @@ class _Overload:
         loop = OpenLoop(self._calls(requests), options.client_timeout_s, options.returns)
         answers = run_load(url, loop).answers
         completed = sum(one.outcome == COMPLETED for one in answers)
-        print(f"{name}, load {load}: {completed} of {len(requests)} completed", flush=True)
+        print(f"{name}, load {load}: {completed} of {len(requests)} completed", file=sys.stderr)
         return Run({one.request_id: one for one in requests}, answers, options.warm_up_s)
 
-    def _calls(self, requests: Iterable[Request]) -> list[Any]:
+    def _calls(self, requests: Iterable[Request]) -> list[Call]:
         return calls(requests, self._model, self._options.endpoint)
 
 

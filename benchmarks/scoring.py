@@ -29,8 +29,7 @@ class Run:
         request = self.requests[answer.request_id]
         completed = answer.outcome == COMPLETED
         if completed:
-            counts = {"prompt_tokens": answer.prompt_tokens, "output_tokens": answer.output_tokens}
-            request = replace(request, **counts)
+            request = replace(request, prompt_tokens=answer.prompt_tokens, output_tokens=answer.output_tokens)
         return Record(
             request,
             granted_s=answer.ttft_s,

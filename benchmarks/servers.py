@@ -55,7 +55,7 @@ def bare_vllm(
     (port,) = free_ports(1)
     arguments = [*vllm_arguments(application.args, prepare(application.args.model.source)), *extra]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", f"--port={port}", *arguments]
-    given = environment(application.args) | variables
+    given = {**environment(application.args), **variables}
     with _started(command, given, f"http://127.0.0.1:{port}", "/health") as server:
         yield server
 
@@ -71,7 +71,7 @@ def ours(config: Path, variables: Mapping[str, str] = NOTHING) -> Iterator[Serve
         file.write_text(yaml.safe_dump(document))
         command = [sys.executable, "-m", "app.serving.launch", str(file)]
         command += ["--port", str(ray_port), "--dashboard-port", str(dashboard)]
-        given = serve_ports() | variables
+        given = {**serve_ports(), **variables}
         with _started(command, given, f"http://127.0.0.1:{port}", "/ready") as server:
             yield server
 
@@ -82,7 +82,7 @@ def ray_serve_llm(config: Path, variables: Mapping[str, str] = NOTHING) -> Itera
     (application,) = load_applications(config)
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "benchmarks.ray_serve_llm", str(config), "--port", str(port)]
-    given = environment(application.args) | serve_ports() | variables
+    given = {**environment(application.args), **serve_ports(), **variables}
     # Behind HAProxy nothing but the application answers; its model list is there once the engine is.
     with _started(command, given, f"http://127.0.0.1:{port}", "/v1/models") as server:
         yield server

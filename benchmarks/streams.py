@@ -18,6 +18,7 @@ import httptools
 
 # What servers answer when they shed load: there is capacity and it is contended, or there is none.
 REFUSALS = (429, 503)
+HTTP_PORT = 80
 COMPLETED, REFUSED, GAVE_UP, BROKEN, FAILED, UNREACHABLE = (
     "completed",
     "refused",
@@ -107,11 +108,12 @@ async def send(url: str, call: Call, due_s: float, timeout_s: float, returned: b
     answer = Answer(call.request_id, call.tenant, call.class_name, due_s, returned=returned)
     answer.sent_late_s = time.perf_counter() - due_s
     address = urlsplit(url)
+    host, port = address.hostname or "", address.port or HTTP_PORT
     exchange = _Exchange(call.head(address.netloc) + call.body)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s - answer.sent_late_s):
-            await loop.create_connection(lambda: exchange, address.hostname, address.port)
+            await loop.create_connection(lambda: exchange, host, port)
             await exchange.done
         answer.outcome = FAILED
     except TimeoutError:
