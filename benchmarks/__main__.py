@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def main() -> int:
             "--json", nargs="?", const=STDOUT, metavar="FILE", help="figures to FILE, or instead of the table"
         )
     options = parser.parse_args()
+    # So that an ended benchmark ends its servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     benchmark, _ = COMMANDS[options.name]
     figures = benchmark.run(options)
     text = json.dumps(figures, indent=2)

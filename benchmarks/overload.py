@@ -89,10 +89,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warm-up-s", type=float, default=30.0, help="of arrivals that do not count")
     parser.add_argument("--ttft-budgets-s", type=float, nargs=3, default=[1.0, 5.0, 60.0], metavar="S")
     parser.add_argument("--capacity", type=float, metavar="REQUESTS_PER_S", help="instead of measuring it")
-    parser.add_argument("--capacity-s", type=float, default=60.0, help="for which it is measured")
+    parser.add_argument("--capacity-s", type=float, default=120.0, help="for which it is measured")
     parser.add_argument("--client-timeout-s", type=float, default=90.0, help="after which a client gives up")
     parser.add_argument("--replicas", type=int, default=1, help="engines, of each system")
-    parser.add_argument("--engine-threads", type=int, default=os.cpu_count(), help="of one engine")
+    parser.add_argument("--engine-threads", type=int, help="of one engine; its share of the cores")
     parser.add_argument(
         "--vllm-max-queued", type=int, help="for vllm-queue-limit; twice what the engines run at a time"
     )
@@ -109,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Json:
+    options.engine_threads = options.engine_threads or max(1, (os.cpu_count() or 1) // options.replicas)
     with tempfile.TemporaryDirectory() as folder:
         return _Overload(options, Path(folder)).run()
 
