@@ -42,7 +42,7 @@ CAPACITY_WARM_UP_SHARE = 1 / 3
 # Requests a stream that no capacity measurement comes to the end of.
 CAPACITY_REQUESTS_PER_STREAM = 200
 # Before the open loop, requests a stream that are sent and not counted.
-WARM_UP_REQUESTS_PER_STREAM = 2
+WARM_UP_REQUESTS_PER_STREAM = 1
 OURS = "ours"
 # The options that the figures repeat.
 STATED = (
