@@ -24,7 +24,7 @@ from benchmarks.configs import changed
 from benchmarks.load import ClosedLoop, Load, run_load
 from benchmarks.processes import cpu_outside_engine_s, spent_between_s
 from benchmarks.resampling import median_with_interval
-from benchmarks.servers import Server
+from benchmarks.servers import Server, StartError
 from benchmarks.streams import COMPLETED, PATHS, Call
 from benchmarks.systems import System, systems
 from placement.plot import Series, scatter
@@ -73,17 +73,24 @@ def run(options: argparse.Namespace) -> Json:
         config = _config(options, Path(folder))
         for number in range(options.pairs):
             for name in measured:
-                bare, other = (_visit(every[one], config, options) for one in (BARE, name))
+                try:
+                    bare, other = (_visit(every[one], config, options) for one in (BARE, name))
+                except StartError as error:
+                    # The other systems' pairs are worth more than an early end.
+                    print(error, file=sys.stderr)
+                    absent[name] = str(error).splitlines()[0]
+                    continue
                 print(f"pair {number + 1} of {options.pairs}: {name}", file=sys.stderr)
                 for streams in options.streams:
                     pairs[name][streams].append((bare[streams], other[streams]))
+    pairs = {name: by_streams for name, by_streams in pairs.items() if all(by_streams.values())}
     figures = _figures(pairs) | {
-        "systems": {name: every[name].settings for name in [BARE, *measured]},
+        "systems": {name: every[name].settings for name in [BARE, *pairs]},
         "missing": {name: why for name, why in absent.items() if why},
         "pairs": options.pairs,
         "engine_threads": options.engine_threads,
     }
-    if options.picture and measured:
+    if options.picture and pairs:
         options.picture.write_text(picture(figures))
     return figures
 

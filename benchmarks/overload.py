@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchmarks.arrivals import Lengths, api_keys, at_once, calls, poisson
 from benchmarks.configs import changed
 from benchmarks.load import ClosedLoop, OpenLoop, run_load
 from benchmarks.scoring import Json, Run, score
+from benchmarks.servers import StartError
 from benchmarks.streams import COMPLETED, PATHS, Answer, Call
 from benchmarks.systems import System, systems
 from placement.simulation.summary import Promise
@@ -137,8 +139,13 @@ class _Overload:
         runs: dict[tuple[str, float], list[Run]] = {}
         for number in range(self._options.rounds):
             for contestant in _turned(contestants, number):
-                for load, one in self._visit(contestant, capacity, number):
-                    runs.setdefault((contestant.name, load), []).append(one)
+                try:
+                    for load, one in self._visit(contestant, capacity, number):
+                        runs.setdefault((contestant.name, load), []).append(one)
+                except StartError as error:
+                    # Hours of the others' runs are worth more than an early end.
+                    print(error, file=sys.stderr)
+                    absent[contestant.name] = str(error).splitlines()[0]
         return {
             "capacity_requests_per_s": capacity,
             "offered": self._offered(),
@@ -201,6 +208,9 @@ class _Overload:
         start_s, end_s = began_s + duration_s * CAPACITY_WARM_UP_SHARE, began_s + duration_s
         ends_s = [one.due_s + one.ended_s for one in answers if one.outcome == COMPLETED]
         rate: float = sum(start_s <= ended_s < end_s for ended_s in ends_s) / (end_s - start_s)
+        if not rate:
+            outcomes = dict(Counter(one.outcome for one in answers))
+            raise RuntimeError(f"capacity: nothing completed in time ({outcomes}); --capacity-s is too short")
         print(f"capacity: {rate:.2f} requests a second", file=sys.stderr)
         return rate
 

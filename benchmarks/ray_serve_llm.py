@@ -65,7 +65,8 @@ def serve_until_told(config: ApplicationConfig, port: int) -> None:
     from ray import serve
     from ray.serve.llm import build_openai_app
 
-    ray.init(num_cpus=LOGICAL_CPUS, include_dashboard=False, log_to_driver=True)
+    # Never somebody else's cluster that runs on this machine.
+    ray.init("local", num_cpus=LOGICAL_CPUS, include_dashboard=False, log_to_driver=True)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(build_openai_app({"llm_configs": [llm_config(config)]}))
     signal.sigwait({signal.SIGTERM, signal.SIGINT})

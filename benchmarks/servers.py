@@ -30,6 +30,10 @@ POLL_S = 0.05
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+class StartError(RuntimeError):
+    """The server has ended, or does not answer in time; the message ends with its log."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A server that answers; `start_s` from the start of its first process to its first 200.
@@ -118,7 +122,7 @@ def _started(command: list[str], variables: Mapping[str, str], url: str, path: s
             while not _answers(url + path):
                 if process.poll() is not None or time.monotonic() - started_s > START_TIMEOUT_S:
                     log.seek(0)
-                    raise RuntimeError(f"{command[2]} did not start:\n{log.read()[-4000:].decode()}")
+                    raise StartError(f"{command[2]} did not start:\n{log.read()[-4000:].decode()}")
                 time.sleep(POLL_S)
             yield Server(url, time.monotonic() - started_s, process.pid)
         finally:
