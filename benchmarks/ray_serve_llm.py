@@ -22,8 +22,8 @@ from app.engine.models import prepare
 PACKAGES = ("pyarrow",)
 # Logical: it asks for a CPU for each of its two ingress replicas, its router and the engine's two actors.
 LOGICAL_CPUS = 16
-# Ray Serve LLM sets these itself.
-_ITS_OWN = ("model", "served_model_name", "distributed_executor_backend")
+# Ray Serve LLM sets these itself; the bound of the engine's queue is our application's.
+_NOT_GIVEN = ("model", "served_model_name", "distributed_executor_backend", "max_num_queued_reqs")
 
 
 def missing() -> str | None:
@@ -39,7 +39,7 @@ def engine_kwargs(arguments: list[str]) -> dict[str, Any]:
         name, _, value = argument.removeprefix("--").partition("=")
         negated = name.startswith("no-")
         kwargs[name.removeprefix("no-").replace("-", "_")] = _value(value) if value else not negated
-    return {name: value for name, value in kwargs.items() if name not in _ITS_OWN}
+    return {name: value for name, value in kwargs.items() if name not in _NOT_GIVEN}
 
 
 def _value(text: str) -> Any:
@@ -60,7 +60,8 @@ def llm_config(config: ApplicationConfig) -> dict[str, Any]:
     }
 
 
-def serve_until_told(config: ApplicationConfig, port: int) -> None:
+def serve_until_told(config: ApplicationConfig, port: int, ready: Path) -> None:
+    """Makes the file `ready` when every replica runs: the ingress answers before the engine can."""
     import ray
     from ray import serve
     from ray.serve.llm import build_openai_app
@@ -69,6 +70,7 @@ def serve_until_told(config: ApplicationConfig, port: int) -> None:
     ray.init("local", num_cpus=LOGICAL_CPUS, include_dashboard=False, log_to_driver=True)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(build_openai_app({"llm_configs": [llm_config(config)]}))
+    ready.touch()
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     serve.shutdown()
     ray.shutdown()
@@ -78,9 +80,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.ray_serve_llm")
     parser.add_argument("config", type=Path)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--ready", type=Path, required=True, help="a file to make then")
     options = parser.parse_args()
     (application,) = load_applications(options.config)
-    serve_until_told(application.args, options.port)
+    serve_until_told(application.args, options.port, options.ready)
 
 
 if __name__ == "__main__":

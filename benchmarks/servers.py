@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,10 +57,11 @@ def bare_vllm(
     """vLLM's own OpenAI server with the arguments that the application gives its engine, then `extra`."""
     (application,) = load_applications(config)
     (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
     arguments = [*vllm_arguments(application.args, prepare(application.args.model.source)), *extra]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", f"--port={port}", *arguments]
     given = {**environment(application.args), **variables}
-    with _started(command, given, f"http://127.0.0.1:{port}", "/health") as server:
+    with _started(command, given, url, lambda: _answers(f"{url}/health")) as server:
         yield server
 
 
@@ -68,6 +69,7 @@ def bare_vllm(
 def ours(config: Path, variables: Mapping[str, str] = NOTHING) -> Iterator[Server]:
     """What `scripts/serve CONFIG` runs once everything is installed, Ray included."""
     port, ray_port, dashboard = free_ports(3)
+    url = f"http://127.0.0.1:{port}"
     document = yaml.safe_load(config.read_text())
     document["http_options"]["port"] = port
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +78,7 @@ def ours(config: Path, variables: Mapping[str, str] = NOTHING) -> Iterator[Serve
         command = [sys.executable, "-m", "app.serving.launch", str(file)]
         command += ["--port", str(ray_port), "--dashboard-port", str(dashboard)]
         given = {**serve_ports(), **variables}
-        with _started(command, given, f"http://127.0.0.1:{port}", "/ready") as server:
+        with _started(command, given, url, lambda: _answers(f"{url}/ready")) as server:
             yield server
 
 
@@ -85,11 +87,13 @@ def ray_serve_llm(config: Path, variables: Mapping[str, str] = NOTHING) -> Itera
     """Ray's own application for language models, its engine given the arguments of ours."""
     (application,) = load_applications(config)
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "benchmarks.ray_serve_llm", str(config), "--port", str(port)]
     given = {**environment(application.args), **serve_ports(), **variables}
-    # Behind HAProxy nothing but the application answers; its model list is there once the engine is.
-    with _started(command, given, f"http://127.0.0.1:{port}", "/v1/models") as server:
-        yield server
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready"
+        command = [sys.executable, "-m", "benchmarks.ray_serve_llm", str(config)]
+        command += [f"--port={port}", f"--ready={ready}"]
+        with _started(command, given, f"http://127.0.0.1:{port}", ready.exists) as server:
+            yield server
 
 
 def serve_ports() -> dict[str, str]:
@@ -112,14 +116,16 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _started(command: list[str], variables: Mapping[str, str], url: str, path: str) -> Iterator[Server]:
+def _started(
+    command: list[str], variables: Mapping[str, str], url: str, ready: Callable[[], bool]
+) -> Iterator[Server]:
     started_s = time.monotonic()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, env={**os.environ, **variables}, stdout=log, stderr=log, preexec_fn=_adopt_orphans
         )
         try:
-            while not _answers(url + path):
+            while not ready():
                 if process.poll() is not None or time.monotonic() - started_s > START_TIMEOUT_S:
                     log.seek(0)
                     raise StartError(f"{command[2]} did not start:\n{log.read()[-4000:].decode()}")

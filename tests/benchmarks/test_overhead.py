@@ -62,7 +62,13 @@ def test_cpu_time_is_of_the_whole_tree():
 
 
 def test_arguments_become_keywords():
-    line = ["--model=/m", "--max-num-seqs=32", '--compilation-config={"mode": 2}', "--dtype=float32"]
+    line = [
+        "--model=/m",
+        "--max-num-seqs=32",
+        "--max-num-queued-reqs=64",
+        '--compilation-config={"mode": 2}',
+        "--dtype=float32",
+    ]
     flags = ["--enable-prefix-caching", "--no-enable-chunked-prefill", "--distributed-executor-backend=mp"]
     assert engine_kwargs(line + flags) == {
         "max_num_seqs": 32,
