@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
-from benchmarks import fit_engine, flow, parity, simulation
+from benchmarks import fit_engine, flow, null, overhead, overload, parity, simulation
 
 COMMANDS = {
     "parity": (parity, "start and token gaps beside bare vLLM"),
+    "overload": (overload, "goodput beside its peers, above capacity"),
+    "overhead": (overhead, "cost between client and engine, beside bare vLLM"),
+    "null": (null, "ceiling of the load client"),
     "flow": (flow, "cost of the decision core"),
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),
     "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),
@@ -31,6 +35,8 @@ def main() -> int:
             "--json", nargs="?", const=STDOUT, metavar="FILE", help="figures to FILE, or instead of the table"
         )
     options = parser.parse_args()
+    # So that an ended benchmark ends its servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     benchmark, _ = COMMANDS[options.name]
     figures = benchmark.run(options)
     text = json.dumps(figures, indent=2)

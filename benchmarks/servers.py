@@ -1,8 +1,9 @@
-"""The systems that are measured: each is started as its user would, and ended with all it started."""
+"""Servers: each is started as its user would, and ended with all it started."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,31 +27,49 @@ from app.engine.models import prepare
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 90.0
 POLL_S = 0.05
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class StartError(RuntimeError):
+    """The server has ended, or does not answer in time; the message ends with its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that answers; `start_s` from the start of its first process to its first 200."""
+    """A server that answers; `start_s` from the start of its first process to its first 200.
+
+    `pid` is the root of all its processes.
+    """
 
     url: str
     start_s: float
+    pid: int
+
+
+# What a benchmark adds to a server's environment.
+NOTHING: Mapping[str, str] = {}
 
 
 @contextlib.contextmanager
-def bare_vllm(config: Path) -> Iterator[Server]:
-    """vLLM's own OpenAI server with the arguments that the application gives its engine."""
+def bare_vllm(
+    config: Path, variables: Mapping[str, str] = NOTHING, extra: Sequence[str] = ()
+) -> Iterator[Server]:
+    """vLLM's own OpenAI server with the arguments that the application gives its engine, then `extra`."""
     (application,) = load_applications(config)
     (port,) = free_ports(1)
-    arguments = vllm_arguments(application.args, prepare(application.args.model.source))
+    url = f"http://127.0.0.1:{port}"
+    arguments = [*vllm_arguments(application.args, prepare(application.args.model.source)), *extra]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", f"--port={port}", *arguments]
-    with _started(command, environment(application.args), f"http://127.0.0.1:{port}", "/health") as server:
+    given = {**environment(application.args), **variables}
+    with _started(command, given, url, lambda: _answers(f"{url}/health")) as server:
         yield server
 
 
 @contextlib.contextmanager
-def ours(config: Path) -> Iterator[Server]:
+def ours(config: Path, variables: Mapping[str, str] = NOTHING) -> Iterator[Server]:
     """What `scripts/serve CONFIG` runs once everything is installed, Ray included."""
-    port, ray_port, dashboard, metrics, stats = free_ports(5)
+    port, ray_port, dashboard = free_ports(3)
+    url = f"http://127.0.0.1:{port}"
     document = yaml.safe_load(config.read_text())
     document["http_options"]["port"] = port
     with tempfile.TemporaryDirectory() as folder:
@@ -58,9 +77,36 @@ def ours(config: Path) -> Iterator[Server]:
         file.write_text(yaml.safe_dump(document))
         command = [sys.executable, "-m", "app.serving.launch", str(file)]
         command += ["--port", str(ray_port), "--dashboard-port", str(dashboard)]
-        ports = {"RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics), "RAY_SERVE_HAPROXY_STATS_PORT": str(stats)}
-        with _started(command, ports, f"http://127.0.0.1:{port}", "/ready") as server:
+        given = {**serve_ports(), **variables}
+        with _started(command, given, url, lambda: _answers(f"{url}/ready")) as server:
             yield server
+
+
+@contextlib.contextmanager
+def ray_serve_llm(config: Path, variables: Mapping[str, str] = NOTHING) -> Iterator[Server]:
+    """Ray's own application for language models, its engine given the arguments of ours."""
+    (application,) = load_applications(config)
+    (port,) = free_ports(1)
+    given = {**environment(application.args), **serve_ports(), **variables}
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready"
+        command = [sys.executable, "-m", "benchmarks.ray_serve_llm", str(config)]
+        command += [f"--port={port}", f"--ready={ready}"]
+        with _started(command, given, f"http://127.0.0.1:{port}", ready.exists) as server:
+            yield server
+
+
+def serve_ports() -> dict[str, str]:
+    """Ports for Serve's parts that another Serve on this machine does not hold."""
+    metrics, stats, http, grpc = free_ports(4)
+    return {
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(http),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + 100),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + 100),
+    }
 
 
 def free_ports(count: int) -> list[int]:
@@ -70,19 +116,28 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _started(command: list[str], variables: dict[str, str], url: str, path: str) -> Iterator[Server]:
+def _started(
+    command: list[str], variables: Mapping[str, str], url: str, ready: Callable[[], bool]
+) -> Iterator[Server]:
     started_s = time.monotonic()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env={**os.environ, **variables}, stdout=log, stderr=log, preexec_fn=_adopt_orphans
+        )
         try:
-            while not _answers(url + path):
+            while not ready():
                 if process.poll() is not None or time.monotonic() - started_s > START_TIMEOUT_S:
                     log.seek(0)
-                    raise RuntimeError(f"{command[2]} did not start:\n{log.read()[-4000:].decode()}")
+                    raise StartError(f"{command[2]} did not start:\n{log.read()[-4000:].decode()}")
                 time.sleep(POLL_S)
-            yield Server(url, time.monotonic() - started_s)
+            yield Server(url, time.monotonic() - started_s, process.pid)
         finally:
             _end(process)
+
+
+def _adopt_orphans() -> None:
+    """In the server's first process: daemons whose parents are gone stay in its tree. It survives exec."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _answers(url: str) -> bool:

@@ -1,0 +1,109 @@
+"""What an overload run is judged by: the simulation's own figures, from what clients saw."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from benchmarks.streams import COMPLETED, REFUSED, Answer
+from placement.simulation.simulator import Record
+from placement.simulation.summary import PREDICTION_TOLERANCE, Promise, percentile, summarise
+from placement.simulation.workload import Request
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The requests that were offered, by id, and all answers, returns included."""
+
+    requests: Mapping[str, Request]
+    answers: Sequence[Answer]
+    warm_up_s: float
+
+    def record(self, answer: Answer) -> Record:
+        """Granted means here: the client saw a first token."""
+        request = self.requests[answer.request_id]
+        completed = answer.outcome == COMPLETED
+        if completed:
+            request = replace(request, prompt_tokens=answer.prompt_tokens, output_tokens=answer.output_tokens)
+        return Record(
+            request,
+            granted_s=answer.ttft_s,
+            ttft_s=answer.ttft_s,
+            finished_s=answer.ended_s if completed else None,
+            predicted_ttft_s=answer.predicted_ttft_s,
+            returned=answer.returned,
+        )
+
+    def first_tries(self) -> list[Answer]:
+        """The answers that count: after the warm-up, without the returns of refused clients."""
+        return [
+            one
+            for one in self.answers
+            if not one.returned and self.requests[one.request_id].arrived_s >= self.warm_up_s
+        ]
+
+
+def score(run: Run, promise: Promise) -> Json:
+    """All shares are of OFFERED requests, but for `kept_of_admitted`."""
+    wasted_tokens = sum(one.output_tokens for one in run.answers if one.outcome != COMPLETED)
+    records = [run.record(answer) for answer in run.answers]
+    figures: Json = dict(summarise(records, promise, run.warm_up_s, wasted_tokens))
+    first = run.first_tries()
+    for name, row in figures["classes"].items():
+        row |= _class([one for one in first if one.class_name == name], row)
+    return figures | {
+        "outcomes": dict(sorted(Counter(one.outcome for one in first).items())),
+        "refusals": _refusals(first),
+        "latest_send_s": round(max((one.sent_late_s for one in run.answers), default=0.0), 4),
+    }
+
+
+def _class(answers: Sequence[Answer], row: Json) -> Json:
+    kept, admitted = row["attainment"], row["admitted"]
+    tpots = [one.tpot_s for one in answers if one.tpot_s is not None]
+    predicted = [one for one in answers if one.predicted_ttft_s is not None and one.ttft_s is not None]
+    return {
+        "kept_of_admitted": round(kept / admitted, 4) if admitted else 0.0,
+        "tpot_p95_s": round(percentile(tpots, 0.95), 4),
+        "gap_max_s": round(max((gap for one in answers for gap in one.gaps_s), default=0.0), 4),
+        "longest_wait_s": round(max((_wait_s(one) for one in answers), default=0.0), 3),
+        "predicted": len(predicted),
+        "predicted_within_25_percent": round(_share(sum(map(_is_right, predicted)), len(predicted)), 4),
+        "refusals": _refusals(answers),
+    }
+
+
+def _wait_s(answer: Answer) -> float:
+    """Until the first token, or until the client knew that there would be none."""
+    return answer.ended_s if answer.ttft_s is None else answer.ttft_s
+
+
+def _is_right(answer: Answer) -> bool:
+    assert answer.predicted_ttft_s is not None
+    assert answer.ttft_s is not None
+    return abs(answer.predicted_ttft_s - answer.ttft_s) <= PREDICTION_TOLERANCE * answer.ttft_s
+
+
+def _refusals(answers: Sequence[Answer]) -> Json:
+    refused = [one for one in answers if one.outcome == REFUSED]
+    times_ms = [one.ended_s * 1000 for one in refused]
+    hints_s = [one.retry_after_s for one in refused if one.retry_after_s is not None]
+    return {
+        "count": len(refused),
+        "share": round(_share(len(refused), len(answers)), 4),
+        "time_p50_ms": round(percentile(times_ms, 0.5), 1),
+        "time_p99_ms": round(percentile(times_ms, 0.99), 1),
+        "hinted_share": round(_share(len(hints_s), len(refused)), 4),
+        "hint_median_s": median(hints_s) if hints_s else None,
+        "hint_max_s": max(hints_s, default=None),
+        "codes": dict(sorted(Counter(f"{one.status} {one.code}".strip() for one in refused).items())),
+    }
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

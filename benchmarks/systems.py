@@ -1,0 +1,79 @@
+"""The systems that are compared, with the settings of each in words.
+
+All get the same model, engine arguments and number of engines. Environment variables that are not stated are
+the system's own defaults, but for two that would favour one of them: Ray lowers its workers' priority
+(`RAY_worker_niceness`), and gives the threads of an engine by its own count (`OMP_NUM_THREADS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks import ray_serve_llm, servers
+from benchmarks.servers import Server
+
+Start = Callable[[Path, Mapping[str, str]], AbstractContextManager[Server]]
+# vLLM has no word for none; nobody sends so many.
+UNBOUNDED = "--max-num-queued-reqs=1000000"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """`settings` in words; `variables` beside those that all get."""
+
+    settings: str
+    server: Start
+    variables: Mapping[str, str]
+    missing: Callable[[], str | None] = lambda: None
+
+    def start(self, config: Path, threads: int) -> AbstractContextManager[Server]:
+        common = {"OMP_NUM_THREADS": str(threads), "RAY_worker_niceness": "0"}
+        return self.server(config, common | dict(self.variables))
+
+
+def _ray_serve_llm(settings: str, **variables: str) -> System:
+    return System(settings, servers.ray_serve_llm, variables, ray_serve_llm.missing)
+
+
+def _vllm(settings: str, *extra: str) -> System:
+    return System(settings, partial(servers.bare_vllm, extra=extra), {})
+
+
+def systems(vllm_max_queued: int, engines: int = 1) -> dict[str, System]:
+    """By name; `vllm_max_queued` is what `vllm-queue-limit` gets as `--max-num-queued-reqs`.
+
+    Of several engines vLLM's own server makes data-parallel ranks behind one front end.
+    """
+    ranks = f"--data-parallel-size={engines}"
+    throughput = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+    direct = {"RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"}
+    return {
+        "vllm": _vllm("vLLM's OpenAI server, first come first served, queue without bound", UNBOUNDED, ranks),
+        "vllm-queue-limit": _vllm(
+            f"the same with --max-num-queued-reqs={vllm_max_queued}, running ones included",
+            f"--max-num-queued-reqs={vllm_max_queued}",
+            ranks,
+        ),
+        "ours": System(
+            "what scripts/serve runs: HAProxy, RAY_SERVE_THROUGHPUT_OPTIMIZED=1", servers.ours, {}
+        ),
+        "ours-no-haproxy": System(
+            "the same behind Serve's Python proxy: RAY_SERVE_ENABLE_HA_PROXY=0",
+            servers.ours,
+            {"RAY_SERVE_ENABLE_HA_PROXY": "0"},
+        ),
+        "ray-serve-llm": _ray_serve_llm("build_openai_app, its defaults: Python proxy, 2 ingress replicas"),
+        "ray-serve-llm-throughput": _ray_serve_llm(
+            "the same, RAY_SERVE_THROUGHPUT_OPTIMIZED=1", **throughput
+        ),
+        "ray-serve-llm-direct": _ray_serve_llm(
+            "direct streaming: RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1, RAY_SERVE_ENABLE_HA_PROXY=1, "
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED=1",
+            **throughput,
+            **direct,
+        ),
+    }
