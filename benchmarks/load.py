@@ -18,7 +18,6 @@ import uvloop
 
 from benchmarks.streams import REFUSED, Answer, Call, send
 
-
 # The clients of an open loop are made before the first of them is due.
 LEAD_S = 0.2
 
