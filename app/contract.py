@@ -48,10 +48,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No place; `retry_after_s` says when one is expected."""
+    """No place; `retry_after_s` says when one is expected, None that no time can be named."""
 
     outcome: Outcome
-    retry_after_s: int
+    retry_after_s: int | None
 
 
 @dataclass(slots=True)

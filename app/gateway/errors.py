@@ -55,6 +55,8 @@ class ApiError(Exception):
         headers = [(b"content-type", b"application/json")]
         if self.retry_after_s is not None:
             headers.append((b"retry-after", str(self.retry_after_s).encode()))
+        elif self.status in (429, 503):
+            headers.append((b"x-should-retry", b"false"))
         return headers
 
 
@@ -63,13 +65,14 @@ def invalid(param: str, value: object, reason: str, code: str = "invalid_value")
     return ApiError(400, code, f"{param}: {shorten(value)} {reason}", param)
 
 
-def refused(outcome: Outcome, retry_after_s: int) -> ApiError:
-    """The scheduler's refusal, with its own status."""
+def refused(outcome: Outcome, retry_after_s: int | None) -> ApiError:
+    """The scheduler's refusal, with its own status; without a time where none can be named."""
     assert outcome.status is not None
+    again = "" if retry_after_s is None else f" Try again in {retry_after_s} s."
     return ApiError(
         outcome.status,
         outcome.label,
-        f"{outcome.reason} Try again in {retry_after_s} s.",
+        f"{outcome.reason}{again}",
         retry_after_s=retry_after_s,
     )
 
