@@ -2,12 +2,14 @@
 
 TTFT^ = wait for a place + time in the engine
   wait   = requests ahead / rate at which places fall free for this class
-  engine = a + b x (prompt tokens ahead in the engine + own), a line fitted to what was seen
+  engine = steps that the prompt tokens ahead and its own take, at the learnt pace (clock.py); a ticket that
+           has a place at once gets the prediction of its very engine
 E2E^  = TTFT^ + output (80 % quantile) x ITL^(batch), a line fitted to the engines' reports
 
-Each class tracks two quantiles of actual / predicted: the median corrects what is told to a client, the
-90 % quantile decides. The rate for a class is what all leases give back (Little: leases / mean service
-time) less what more urgent classes take and less the minimum shares of the others that wait.
+Each class tracks actual / predicted by the size of the prediction, and so do all that have a place at once:
+the mean corrects what is told to a client, the 90 % quantile decides. The rate for a class is what all leases
+give back (Little: leases / mean service time) less what more urgent classes take and less the minimum shares
+of the others that wait.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from app.flow.tenants import OUTPUT_QUANTILE, Account, OutputLength
 from app.flow.ticket import Ticket
 
 # A ratio of a prediction of milliseconds says nothing: both are at least this.
-MIN_TTFT_S = 0.05
-# Factors of two from 50 ms to 50 s.
-ERROR_BUCKETS = 11
+MIN_TTFT_S = 0.01
+# Factors of two from 10 ms to 40 s.
+ERROR_BUCKETS = 13
 # A refusal shows nothing, so a factor that refuses relaxes by this much each time, else it could never fall.
 RELAX_SHARE = 0.01
 # Engines are not asked for less than this a second: it keeps divisions finite.
@@ -33,13 +35,18 @@ MIN_SERVICE_S = 1e-3
 
 
 class _Errors:
-    """Running quantiles of actual / predicted time to first token."""
+    """Running mean and high quantile of actual / predicted time to first token."""
 
-    __slots__ = ("high", "median")
+    __slots__ = ("high", "mean")
 
     def __init__(self, high_share: float) -> None:
-        self.median = RunningQuantile(0.5, 1.0)
+        self.mean = RunningMean(1.0, 0.005)
         self.high = RunningQuantile(high_share, 1.0)
+
+
+def _error_table(config: FlowConfig) -> list[_Errors]:
+    # A wait of milliseconds is wrong by another factor than one of minutes.
+    return [_Errors(config.admission.error_quantile) for _ in range(ERROR_BUCKETS)]
 
 
 class _ClassState:
@@ -48,13 +55,9 @@ class _ClassState:
     __slots__ = ("cost", "dispatches", "errors")
 
     def __init__(self, config: FlowConfig) -> None:
-        # A wait of milliseconds is wrong by another factor than one of minutes.
-        self.errors = [_Errors(config.admission.error_quantile) for _ in range(ERROR_BUCKETS)]
+        self.errors = _error_table(config)
         self.dispatches = DecayedRate(config.admission.rate_horizon_s)
         self.cost = RunningMean(1.0, config.admission.smoothing)
-
-    def of(self, raw_s: float) -> _Errors:
-        return self.errors[min(int(raw_s / MIN_TTFT_S).bit_length(), ERROR_BUCKETS - 1)]
 
 
 class Predictor:
@@ -68,6 +71,8 @@ class Predictor:
         self._service_s = RunningMean(config.admission.initial_service_s, smoothing)
         self._itl_s = RunningLine(0.0, 0.0, smoothing)
         self._classes = [_ClassState(config) for _ in config.classes]
+        # Of those that had a place at once: only the engine can surprise them, whatever their class.
+        self._placed = _error_table(config)
 
     def served(self, service_s: float) -> None:
         self._service_s.add(max(service_s, MIN_SERVICE_S))
@@ -80,16 +85,17 @@ class Predictor:
         self._classes[rank].dispatches.add(1.0, now_s)
         self._classes[rank].cost.add(cost)
 
-    def first_token(self, rank: int, raw_s: float, ttft_s: float) -> None:
+    def first_token(self, rank: int | None, raw_s: float, ttft_s: float) -> None:
+        """Rank None: it had a place at once."""
         ratio = max(ttft_s, MIN_TTFT_S) / max(raw_s, MIN_TTFT_S)
-        errors = self._classes[rank].of(raw_s)
-        errors.median.add(ratio)
+        errors = self._errors(rank, raw_s)
+        errors.mean.add(ratio)
         errors.high.add(ratio)
 
-    def refused(self, rank: int, raw_s: float) -> None:
-        """The high estimate was too late: relax it towards the median."""
-        errors = self._classes[rank].of(raw_s)
-        errors.high.value += RELAX_SHARE * min(0.0, errors.median.value - errors.high.value)
+    def refused(self, rank: int | None, raw_s: float) -> None:
+        """The high estimate was too late: relax it towards the mean."""
+        errors = self._errors(rank, raw_s)
+        errors.high.value += RELAX_SHARE * min(0.0, errors.mean.value - errors.high.value)
 
     def output(self, account: Account, bound: int, tokens: int) -> None:
         lengths = account.outputs.get(bound.bit_length())
@@ -114,19 +120,14 @@ class Predictor:
 
     def ttft_s(self, rank: int, flow: TenantFlow | None, prompt_tokens: int, now_s: float) -> float:
         """Uncorrected: wait for a place, then for the engine. Flow None: the tenant has no ticket there."""
-        pool = self._pool
-        backlog = pool.prefill_tokens / max(1, pool.ready)
-        wait_s = 0.0
-        if self._queue or not pool.open:
-            wait_s = self._wait_s(rank, flow, now_s)
-        return wait_s + pool.engine_ttft.at(backlog + prompt_tokens)
+        return self._wait_s(rank, flow, now_s) + self._pool.engine_ttft_s(prompt_tokens)
 
-    def corrected(self, rank: int, raw_s: float) -> tuple[float, float]:
-        """Median and high estimate from a raw one."""
-        errors = self._classes[rank].of(raw_s)
-        base = max(raw_s, MIN_TTFT_S)
-        median_s = base * errors.median.value
-        return median_s, max(median_s, base * errors.high.value)
+    def corrected(self, rank: int | None, raw_s: float) -> tuple[float, float]:
+        """Mean and high estimate from a raw one; rank None: there is a place at once."""
+        errors = self._errors(rank, raw_s)
+        base = raw_s if raw_s > MIN_TTFT_S else MIN_TTFT_S
+        mean, high = errors.mean.value, errors.high.value
+        return base * mean, base * (high if high > mean else mean)
 
     def finish_s(self, ticket: Ticket, account: Account, ttft_s: float) -> float:
         """From arrival to the last token, for a time to first token."""
@@ -134,9 +135,17 @@ class Predictor:
         batch = self._pool.places / max(1, self._pool.ready)
         return ttft_s + output * self._itl_s.at(batch)
 
+    def cost(self, rank: int) -> float:
+        """Mean cost of a request of this class, at least 1."""
+        return max(1.0, self._classes[rank].cost.value)
+
+    def total_rate_per_s(self) -> float:
+        """Requests that leave the engines each second when all places are taken."""
+        return max(MIN_RATE_PER_S, self._pool.places / self._service_s.value)
+
     def rate_per_s(self, rank: int, now_s: float) -> float:
         """Requests of this class that can leave the queue each second."""
-        total = max(MIN_RATE_PER_S, self._pool.places / self._service_s.value)
+        total = self.total_rate_per_s()
         rate = total
         for queue in self._queue.classes:
             if queue.rank < rank:
@@ -149,6 +158,11 @@ class Predictor:
         """Until everything that precedes a newcomer of this class has left."""
         ahead = sum(queue.size for queue in self._queue.classes[: rank + 1])
         return (ahead + 1) / self.rate_per_s(rank, now_s)
+
+    def _errors(self, rank: int | None, raw_s: float) -> _Errors:
+        table = self._placed if rank is None else self._classes[rank].errors
+        bucket = int(raw_s / MIN_TTFT_S).bit_length()
+        return table[bucket] if bucket < ERROR_BUCKETS else table[-1]
 
     def _wait_s(self, rank: int, flow: TenantFlow | None, now_s: float) -> float:
         ahead = self._position(self._queue.classes[rank], flow)
@@ -163,7 +177,7 @@ class Predictor:
         if flow is None:
             return queue.size + 1.0
         others = queue.order.waiting - (flow.size > 0)
-        debt = max(0.0, flow.counter - queue.order.floor) / max(1.0, self._classes[queue.rank].cost.value)
+        debt = max(0.0, flow.counter - queue.order.floor) / self.cost(queue.rank)
         rounds = flow.size / flow.weight + debt
         return min(queue.size + 1.0, flow.size + 1 + others * rounds)
 

@@ -33,6 +33,8 @@ class ClassPolicy:
     ttft_budget_s: float
     # Promise for the last token, if there is one.
     deadline_s: float | None = None
+    # Share of all places that it leaves free for more urgent classes.
+    reserve_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,9 @@ class AdmissionPolicy:
     error_quantile: float = 0.9
     # Until leases have ended there is no rate to predict from.
     initial_service_s: float = 1.0
-    # Until a first token was seen: 2,000 prompt tokens a second, a small engine.
+    # Until an engine has counted its steps: the order of a large model's on a fast GPU.
+    initial_step_s: float = 0.02
+    # Until then, too: 2,000 prompt tokens a second, a small engine.
     initial_prefill_tokens_per_s: float = 2000.0
     # Outputs of unknown length; the mean of public chat traces is about 200.
     initial_output_tokens: int = 200
@@ -85,6 +89,14 @@ class AdmissionPolicy:
     smoothing: float = 0.02
     # Horizon of arrival rates: long against one service time, short against a daily curve.
     rate_horizon_s: float = 20.0
+    # Refuse at once, instead of after a wait, where a queue only stands and absorbs nothing.
+    impatient: bool = True
+    # A lull: arrivals averaged over this time are fewer than the engines complete; less is chance.
+    lull_s: float = 1.0
+    # Without a lull for this long a queue stands: with ten, the first wait of an overload lasted a minute.
+    patience_loss_s: float = 5.0
+    # A second of lull drains what a second of burst brought: then waiting helps as before.
+    patience_gain_s: float = 1.0
     # Keep a place for a client that was told when to return.
     promises: bool = True
     # Share of a class's rate that may be promised: the rest serves those who come for the first time.
@@ -101,9 +113,9 @@ class LimitPolicy:
     """How the number of requests in an engine follows its state."""
 
     enabled: bool = True
-    # Keeps the engine fed between a finish and the next grant; above 15 % order is lost to its own queue.
+    # What waits in the engine beyond a step's worth of prompts, or beyond 15 %, is lost to its own order.
     burst_share: float = 0.15
-    # One engine step's token budget (`max_num_batched_tokens`): the burst fills one step.
+    # One engine step's token budget (`max_num_batched_tokens`): how far prompts get in a step.
     batched_tokens: int = 2048
     # Four tokens a second is the slowest that people read.
     itl_budget_s: float = 0.25
@@ -141,6 +153,8 @@ class RoutePolicy:
     """Which replica gets a request."""
 
     affinity: bool = True
+    # Predict from where an engine is in its steps; else from its backlog alone.
+    follow_steps: bool = True
     # vLLM's block size times 16: what the gateway hashes at once.
     tokens_per_block: int = 256
     # Blocks remembered for each replica: 16 Mi tokens' worth of hashes stay below 10 MB.
@@ -148,8 +162,6 @@ class RoutePolicy:
     max_sessions: int = 65_536
     # A session's replica may be slower by this much: its cache is likely warm.
     session_penalty_s: float = 0.2
-    # One in a hundred goes anywhere, so that a replica that recovered is noticed.
-    exploration: float = 0.01
 
 
 def default_classes() -> tuple[ClassPolicy, ...]:
@@ -162,9 +174,12 @@ def default_classes() -> tuple[ClassPolicy, ...]:
         # Two seconds is where people lose the thread of a conversation (Nielsen, 1993: 1 to 10 s).
         ClassPolicy("interactive", boost_s=70.0, min_share=0.0, ttft_budget_s=2.0),
         # Ten seconds keep attention; boosts differ by as much, so it never overtakes interactive.
-        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0),
-        # A minute: nobody watches, but a client's timeout is near. A twentieth is enough to move.
-        ClassPolicy("batch", boost_s=0.0, min_share=0.05, ttft_budget_s=60.0),
+        # Without a place at once are 4 % of urgent requests when 9 % of the places are left free, 7 % when
+        # 5 % are; that costs goodput 0.528 instead of 0.537.
+        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_share=0.09),
+        # A minute: nobody watches, but a client's timeout is near. A twentieth is enough to move; it leaves
+        # half as much again, so that standard goes first.
+        ClassPolicy("batch", boost_s=0.0, min_share=0.05, ttft_budget_s=60.0, reserve_share=0.13),
     )
 
 

@@ -3,7 +3,7 @@
 Rules
 - A ticket is in one of three places: the queue, a lease, or ended; it ends with exactly one outcome.
 - A lease is granted only by a replica that is fresh, not draining, and below its limits.
-- While the next ticket fits on a replica, nothing waits.
+- While the next ticket fits on a replica, in a place that its class need not leave to others, nothing waits.
 - Nothing that is too late for its promise goes to an engine.
 - A refusal charges nothing; a lease charges its tenant at once and is corrected as tokens come.
 - A silent replica gets no leases but keeps its own until they expire; one that is gone never comes back.
@@ -20,12 +20,13 @@ from collections.abc import Callable
 
 from app.flow.admission import Predictor
 from app.flow.config import FlowConfig, Limits
+from app.flow.doors import Doors
 from app.flow.gate import Gate, Ranks, budget_s, deadline_s
 from app.flow.leases import Held, LeaseTable
 from app.flow.outcome import Outcome
 from app.flow.preempt import at_risk, victim
 from app.flow.queue import Entry, FlowQueue
-from app.flow.replicas import Replica, ReplicaPool
+from app.flow.replicas import Choice, Replica, ReplicaPool
 from app.flow.snapshot import Snapshot, take_snapshot
 from app.flow.tenants import Account, RateLimit, Tenants, rate_tokens
 from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revoke, Ticket, Usage
@@ -62,7 +63,8 @@ class FlowController:
         self._tenants = Tenants(config)
         self._leases = LeaseTable(config, self._queue, self._pool)
         self._predictor = Predictor(config, self._queue, self._pool)
-        self._gate = Gate(limits, config, self._predictor, self._pool, uniform)
+        self._doors = Doors(config, self._queue, self._pool, self._predictor)
+        self._gate = Gate(limits, config, self._predictor, self._pool, self._doors, uniform)
         self._ended: Counter[Outcome] = Counter()
         self._draining = False
 
@@ -85,6 +87,8 @@ class FlowController:
         actions += self._dispatch(now_s)
         if entry.queued:
             actions += self._rescue_class(rank, now_s)
+        if not entry.queued:
+            self._predict_placed(entry)
         return actions
 
     def first_token(self, ticket_id: str, now_s: float) -> list[Action]:
@@ -151,6 +155,7 @@ class FlowController:
 
     def tick(self, now_s: float) -> list[Action]:
         """Let time pass: expire what is overdue. Call it several times a second."""
+        self._doors.patience.update(now_s)
         self._pool.forget(now_s)
         self._pool.count(now_s)
         for held in self._leases.unseen_since(now_s - self._limits.lease_ttl_s):
@@ -184,6 +189,16 @@ class FlowController:
         drain_s = self._predictor.drain_s(last, now_s) if self._queue else 0.0
         return take_snapshot(self._queue, self._pool, len(self._leases), self._ended, drain_s, now_s)
 
+    def _predict_placed(self, entry: Entry) -> None:
+        """It had a place at once: the prediction is that of its engine."""
+        held = self._leases.get(entry.ticket.ticket_id)
+        if held is None:
+            return
+        waited_s = held.granted_s - entry.ticket.arrived_s
+        mean_s, _ = self._predictor.corrected(None, held.engine_ttft_s)
+        entry.placed, entry.raw_ttft_s = True, held.engine_ttft_s
+        entry.predicted_ttft_s = waited_s + mean_s
+
     # Entering and leaving the queue
 
     def _admit(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Entry | Refused:
@@ -204,7 +219,7 @@ class FlowController:
             return entrance
         entry = Entry(ticket, rank, account, flow, self._expires_s(ticket, rank))
         entry.raw_ttft_s, entry.predicted_ttft_s = entrance.raw_ttft_s, entrance.predicted_ttft_s
-        if entrance.promised:
+        if entrance.kept:
             entry.flow = order.lane
         return entry
 
@@ -212,7 +227,7 @@ class FlowController:
         """The last moment to leave the queue: what the engine needs at least must still fit the promise."""
         longest_s = self._limits.max_queue_wait_s
         if self._config.admission.enabled:
-            own_s = self._pool.engine_ttft.at(ticket.prompt_tokens)
+            own_s = self._pool.prefill_s(ticket.prompt_tokens)
             longest_s = min(longest_s, max(0.0, budget_s(self._config.classes[rank], ticket) - own_s))
         return ticket.arrived_s + longest_s
 
@@ -270,7 +285,7 @@ class FlowController:
     def _dispatch(self, now_s: float) -> list[Action]:
         actions = self._evict_late(now_s) if self._queue.any_expired(now_s) else []
         while self._pool.open:
-            entry = self._queue.next()
+            entry = self._queue.next(self._pool.free, self._pool.places)
             if entry is None:
                 break
             late = self._late_at_end(entry, now_s)
@@ -293,7 +308,7 @@ class FlowController:
         # Without a wait the gate has just decided, perhaps for an idle engine.
         if waited_s <= 0 or not self._config.admission.enabled:
             return None
-        ttft_s = waited_s + self._pool.engine_ttft.at(entry.ticket.prompt_tokens)
+        ttft_s = waited_s + self._pool.prefill_s(entry.ticket.prompt_tokens)
         if self._predictor.finish_s(entry.ticket, entry.account, ttft_s) <= deadline:
             return None
         return self._evict(entry, Outcome.EVICTED_DEADLINE, now_s)
@@ -303,11 +318,11 @@ class FlowController:
         choice = self._pool.choose(entry.ticket, entry.ticket.prompt_tokens + expected, now_s)
         if choice is None:
             return None
-        return self._lease(entry, choice[0], choice[1], expected, now_s)
+        return self._lease(entry, choice, expected, now_s)
 
-    def _lease(self, entry: Entry, replica: Replica, cached: int, expected: int, now_s: float) -> Granted:
+    def _lease(self, entry: Entry, choice: Choice, expected: int, now_s: float) -> Granted:
         self._queue.remove(entry)
-        held = self._leases.grant(entry, replica, expected, cached, now_s)
+        held = self._leases.grant(entry, choice, expected, now_s)
         self._predictor.dispatched(entry.rank, held.cost, now_s)
         return Granted(held.lease, now_s - entry.ticket.arrived_s, self._class_of(held))
 
@@ -336,15 +351,18 @@ class FlowController:
     def _learn_first_token(self, held: Held, now_s: float) -> None:
         if held.entry is None:
             return
-        self._pool.engine_ttft.add(held.prefill_ahead, now_s - held.granted_s)
         entry = held.entry
-        self._predictor.first_token(entry.rank, entry.raw_ttft_s, now_s - entry.ticket.arrived_s)
+        if entry.placed:
+            self._predictor.first_token(None, entry.raw_ttft_s, now_s - held.granted_s)
+        else:
+            self._predictor.first_token(entry.rank, entry.raw_ttft_s, now_s - entry.ticket.arrived_s)
 
     def _learn_end(self, held: Held, outcome: Outcome, usage: Usage | None, now_s: float) -> None:
         """Only what completed teaches: a client that goes away says nothing of the engine."""
         if outcome is not Outcome.COMPLETED:
             return
         self._predictor.served(now_s - held.granted_s)
+        self._leases.completed(held, now_s)
         if held.entry is None or usage is None:
             return
         self._predictor.output(held.entry.account, held.entry.ticket.max_output_tokens, usage.output_tokens)
@@ -372,7 +390,7 @@ class FlowController:
             return []
         self._leases.revoke(held, loser)
         expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
-        granted = self._lease(entry, replica, 0, expected, now_s)
+        granted = self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), expected, now_s)
         self._requeue(loser, held.lease)
         return [Revoke(loser.ticket.ticket_id, held.lease.replica_id), granted]
 
@@ -389,4 +407,4 @@ class FlowController:
         replica = self._pool.get(entry.revoked.replica_id) if entry.revoked is not None else None
         if replica is not None and not replica.gone:
             expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
-            self._lease(entry, replica, 0, expected, now_s)
+            self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), expected, now_s)

@@ -8,6 +8,8 @@ import math
 QUANTILE_STEP = 0.05
 # Below this the determinant of the normal equations is noise: all samples at one x.
 MIN_VARIANCE = 1e-9
+# A rate decays in grains of this length: an exponential for each event would be most of its cost.
+GRAIN_S = 0.02
 
 
 class RunningMean:
@@ -90,8 +92,10 @@ class DecayedRate:
     def add(self, amount: float, now_s: float) -> None:
         if self._started_s is None:
             self._started_s = self._at_s = now_s
-        self._amount = self._decayed(now_s) + amount
-        self._at_s = max(self._at_s, now_s)
+        if now_s - self._at_s > GRAIN_S:
+            self._amount = self._decayed(now_s)
+            self._at_s = now_s
+        self._amount += amount
 
     def per_s(self, now_s: float) -> float:
         """Zero before the first sample; a young estimate divides by its age instead of the horizon."""
@@ -101,4 +105,5 @@ class DecayedRate:
         return self._decayed(now_s) / (self._horizon_s * seen)
 
     def _decayed(self, now_s: float) -> float:
-        return self._amount * math.exp(min(0.0, self._at_s - now_s) / self._horizon_s)
+        passed_s = now_s - self._at_s
+        return self._amount * math.exp(-passed_s / self._horizon_s) if passed_s > GRAIN_S else self._amount

@@ -11,6 +11,7 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING
 
+from app.flow.estimate import RunningMean
 from app.flow.tenants import Account
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # A heap is rebuilt when this many of its entries for each live one are dead.
 MAX_STALE = 3
+# The level is of about the last twenty refusals: it must follow counters that rise with each request.
+LEVEL_SMOOTHING = 0.05
 MIN_COMPACT = 64
 
 
@@ -51,13 +54,15 @@ class FairOrder:
         self._fair = fair
         self._credit = credit
         self.flows: dict[str, TenantFlow] = {}
-        # Tickets with a promise: always first, and paid for by their tenants' own flows.
+        # Tickets with a place of their own: always first, and paid for by their tenants' own flows.
         self.lane = TenantFlow(None, 1.0)
         self._heap: list[tuple[float, int, TenantFlow]] = []
         self._pushes = itertools.count()
         self.waiting = 0
         # The highest counter that was ever lowest: where a returning tenant starts.
         self.floor = 0.0
+        # Mean counter of those that were refused for want of a place: the level of the tenants in want.
+        self.level = RunningMean(0.0, LEVEL_SMOOTHING)
 
     def flow(self, account: Account) -> TenantFlow:
         name = account.name if self._fair else ""
@@ -75,8 +80,21 @@ class FairOrder:
         if flow is self.lane:
             return
         self.waiting += 1
-        flow.counter = max(flow.counter, self.floor - self._credit / flow.weight)
+        flow.counter = self._lifted(flow)
         self._list(flow)
+
+    def ahead(self, flow: TenantFlow) -> float:
+        """Cost by which a tenant is ahead of those that were refused; negative when it is behind."""
+        return self._lifted(flow) - self.level.value
+
+    def denied(self, flow: TenantFlow) -> None:
+        """No place for this tenant."""
+        self.level.add(self._lifted(flow))
+        self.floor = max(self.floor, self.level.value)
+
+    def _lifted(self, flow: TenantFlow) -> float:
+        """A tenant that comes back starts at the floor, less its credit."""
+        return max(flow.counter, self.floor - self._credit / flow.weight)
 
     def leave(self, flow: TenantFlow) -> None:
         """The flow's last ticket is gone."""
@@ -96,7 +114,7 @@ class FairOrder:
             self._list(flow)
 
     def next(self) -> TenantFlow | None:
-        """The lane of promises, else the lowest counter among the flows whose tenant may run one more."""
+        """The lane of kept places, else the lowest counter among the flows whose tenant may run one more."""
         if self.lane.size and not self.lane.head().account.at_cap:
             return self.lane
         heap = self._heap

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.flow.admission import Predictor
 from app.flow.config import ClassPolicy, FlowConfig, Limits, TenantPolicy
+from app.flow.doors import Doors
 from app.flow.fairness import TenantFlow
 from app.flow.outcome import Outcome
 from app.flow.promises import PromiseBook
@@ -61,14 +62,13 @@ def _key(ticket: Ticket) -> tuple[str, str]:
     return ticket.tenant, ticket.fingerprint
 
 
-@dataclass(frozen=True, slots=True)
-class Entrance:
+class Entrance(NamedTuple):
     """The ticket may wait: what was predicted for it, raw and corrected."""
 
     raw_ttft_s: float = 0.0
     predicted_ttft_s: float = 0.0
-    # It returned at the time that a refusal named.
-    promised: bool = False
+    # A place is its own: it is free and others leave it, or it was promised for this time.
+    kept: bool = False
 
 
 class Gate:
@@ -80,12 +80,14 @@ class Gate:
         config: FlowConfig,
         predictor: Predictor,
         pool: ReplicaPool,
+        doors: Doors,
         uniform: Callable[[], float],
     ) -> None:
         self._limits = limits
         self._config = config
         self._predictor = predictor
         self._pool = pool
+        self._doors = doors
         self._uniform = uniform
         self._promises = [PromiseBook(config.admission) for _ in config.classes]
 
@@ -113,26 +115,35 @@ class Gate:
         return None
 
     def feasible(
-        self, ticket: Ticket, account: Account, rank: int, flow: TenantFlow | None, now_s: float
+        self, ticket: Ticket, account: Account, rank: int, flow: TenantFlow, now_s: float
     ) -> Entrance | Refused:
         """Predict, then verify. Whoever was told to return now is let in without a second look."""
-        policy = self._config.classes[rank]
-        raw_s = self._predictor.ttft_s(rank, flow, ticket.prompt_tokens, now_s)
+        policy, doors = self._config.classes[rank], self._doors
+        doors.patience.arrived(now_s)
+        placed = doors.place(rank, flow, now_s)
+        if placed:
+            raw_s = self._pool.engine_ttft_s(ticket.prompt_tokens)
+        else:
+            raw_s = self._predictor.ttft_s(rank, flow, ticket.prompt_tokens, now_s)
         waited_s = now_s - ticket.arrived_s
-        median_s, high_s = self._predictor.corrected(rank, raw_s)
+        mean_s, high_s = self._predictor.corrected(None if placed else rank, raw_s)
         if not self._config.admission.enabled or self._idle(now_s) or self._nothing_known():
-            return Entrance(waited_s + raw_s, waited_s + median_s)
+            return Entrance(waited_s + raw_s, waited_s + mean_s, kept=placed)
         kept_s = self._kept_for_promises(rank, high_s, now_s)
         ttft_s = waited_s + high_s + kept_s
-        late_s = ttft_s - budget_s(policy, ticket)
+        budget = budget_s(policy, ticket)
+        late_s = ttft_s - budget
+        if not placed:
+            late_s = max(late_s, mean_s - doors.wait_s(rank, budget))
         if ticket.deadline_s is not None or policy.deadline_s is not None:
             late_s = max(late_s, self._late_at_end_s(ticket, account, policy, ttft_s))
         if late_s <= 0:
-            return Entrance(waited_s + raw_s, waited_s + median_s)
-        self._predictor.refused(rank, raw_s)
+            return Entrance(waited_s + raw_s, waited_s + mean_s, kept=placed)
+        doors.denied(rank, flow, now_s)
+        self._predictor.refused(None if placed else rank, raw_s)
         if self._config.admission.promises and self._promises[rank].redeem(_key(ticket), now_s):
-            return Entrance(waited_s + raw_s, waited_s + median_s, promised=True)
-        return self._promise(ticket, rank, late_s, median_s + kept_s, now_s)
+            return Entrance(waited_s + raw_s, waited_s + mean_s, kept=True)
+        return self._promise(ticket, rank, late_s, mean_s + kept_s, now_s)
 
     def refuse(self, ticket_id: str, outcome: Outcome, wait_s: float) -> Refused:
         """A refusal whose hint is the wait, plus jitter."""
@@ -163,11 +174,12 @@ class Gate:
     def _promise(self, ticket: Ticket, rank: int, late_s: float, predicted_s: float, now_s: float) -> Refused:
         """Name the time at which a place is free, and keep it where that is soon enough."""
         outcome = Outcome.REJECTED_DEADLINE
-        if not self._config.admission.promises:
-            refused = self.refuse(ticket.ticket_id, outcome, late_s)
-            return Refused(ticket.ticket_id, outcome, refused.retry_after_s, predicted_s)
         book = self._promises[rank]
         due_s = book.offer_s(now_s + late_s, self._predictor.rate_per_s(rank, now_s))
         hint_s = max(1, math.ceil(due_s - now_s))
-        kept = hint_s <= MAX_RETRY_AFTER_S and book.make(_key(ticket), now_s + hint_s)
-        return Refused(ticket.ticket_id, outcome, min(hint_s, MAX_RETRY_AFTER_S), predicted_s, kept)
+        kept = (
+            self._config.admission.promises
+            and hint_s <= MAX_RETRY_AFTER_S
+            and book.make(_key(ticket), now_s + hint_s)
+        )
+        return Refused(ticket.ticket_id, outcome, hint_s if kept else None, predicted_s, kept)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from app.flow.config import FlowConfig
 from app.flow.queue import Entry, FlowQueue
-from app.flow.replicas import Replica, ReplicaPool
+from app.flow.replicas import Choice, Replica, ReplicaPool
 from app.flow.ticket import Lease, Usage
 
 
@@ -16,13 +16,14 @@ class Held:
     __slots__ = (
         "cached_tokens",
         "cost",
+        "engine_ttft_s",
         "entry",
         "expected_output",
         "first_token_s",
         "granted_s",
         "lease",
+        "mark",
         "output_tokens",
-        "prefill_ahead",
         "prefill_tokens",
         "seen_s",
         "tokens",
@@ -42,8 +43,10 @@ class Held:
         self.cost = 0.0
         self.tokens = 0
         self.prefill_tokens = 0
-        # What the engine had to compute before the first token, own prompt included.
-        self.prefill_ahead = 0
+        # By which the engine's clock knows its first token.
+        self.mark = 0
+        # Predicted at the grant, from the grant.
+        self.engine_ttft_s = 0.0
 
 
 class LeaseTable:
@@ -68,21 +71,23 @@ class LeaseTable:
 
     def adopt(self, lease: Lease, replica: Replica, now_s: float) -> None:
         self._held[lease.ticket_id] = Held(lease, None, now_s)
-        self._pool.take(replica, lease.ticket_id, 0, 0)
+        self._pool.take(replica, lease.ticket_id, 0)
 
-    def grant(self, entry: Entry, replica: Replica, expected_output: int, cached: int, now_s: float) -> Held:
-        ticket = entry.ticket
+    def grant(self, entry: Entry, choice: Choice, expected_output: int, now_s: float) -> Held:
+        ticket, replica, cached = entry.ticket, choice.replica, choice.cached
         lease = Lease(ticket.ticket_id, replica.report.replica_id)
         held = self._held[ticket.ticket_id] = Held(lease, entry, now_s)
         held.expected_output, held.cached_tokens = expected_output, cached
+        held.engine_ttft_s = choice.ttft_s
         held.prefill_tokens = ticket.prompt_tokens - cached
-        held.prefill_ahead = replica.prefill_tokens + held.prefill_tokens
         held.tokens = ticket.prompt_tokens + expected_output
-        self._pool.take(replica, ticket.ticket_id, held.tokens, held.prefill_tokens)
+        held.mark = replica.clock.give(held.prefill_tokens, len(replica.in_flight), now_s)
+        self._pool.prefill_tokens += held.prefill_tokens
+        self._pool.take(replica, ticket.ticket_id, held.tokens)
         self._pool.remember(replica, ticket)
         held.cost = held.prefill_tokens + self._weight * expected_output
         self._queue.classes[entry.rank].order.charge(entry.payer, held.cost)
-        self._queue.served(entry.rank, held.cost)
+        self._queue.served(entry.rank, held.cost, now_s)
         entry.account.running += 1
         if ticket.revocable:
             self.revocable[entry.rank][ticket.ticket_id] = held
@@ -90,6 +95,8 @@ class LeaseTable:
 
     def first_token(self, held: Held, now_s: float) -> None:
         held.first_token_s = now_s
+        replica = self._replica(held)
+        replica.clock.first_token(held.mark, len(replica.in_flight), now_s)
         self._prefilled(held)
 
     def progress(self, held: Held, output_tokens: int) -> None:
@@ -112,10 +119,18 @@ class LeaseTable:
             prompt = held.entry.ticket.prompt_tokens - held.cached_tokens
             self._charge(held, held.entry, prompt + self._weight * held.output_tokens - held.cost)
 
+    def completed(self, held: Held, now_s: float) -> None:
+        """The engine has ended it, so one of its steps ends now."""
+        replica = self._replica(held)
+        replica.clock.ended(len(replica.in_flight), now_s)
+
     def end(self, held: Held) -> None:
         del self._held[held.lease.ticket_id]
+        replica = self._replica(held)
+        if held.prefill_tokens:
+            replica.clock.take_back(held.mark, held.prefill_tokens)
         self._prefilled(held)
-        self._pool.release(self._replica(held), held.lease.ticket_id, held.tokens)
+        self._pool.release(replica, held.lease.ticket_id, held.tokens)
         if held.entry is not None:
             self._leave(held.entry)
 
@@ -142,7 +157,7 @@ class LeaseTable:
     def _prefilled(self, held: Held) -> None:
         if held.entry is not None:
             self.revocable[held.entry.rank].pop(held.lease.ticket_id, None)
-        self._pool.add_prefill(self._replica(held), -held.prefill_tokens)
+        self._pool.prefill_tokens -= held.prefill_tokens
         held.prefill_tokens = 0
 
     def _leave(self, entry: Entry) -> None:

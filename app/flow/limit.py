@@ -20,7 +20,10 @@ TYPICAL_PROMPT_TOKENS = 512.0
 
 
 class AdaptiveLimit:
-    """Additive increase, multiplicative decrease between a floor and the start plus a burst."""
+    """Additive increase, multiplicative decrease between a floor and the start.
+
+    Never above the start, the engine's own limit: what would wait inside cannot be ordered or predicted.
+    """
 
     __slots__ = (
         "_changed_s",
@@ -50,7 +53,7 @@ class AdaptiveLimit:
 
     @property
     def burst(self) -> int:
-        """Requests above the start that keep the engine fed: one step's worth of prompts."""
+        """Requests that may wait in the engine for its next step, one step's worth of prompts."""
         step = math.ceil(self._policy.batched_tokens / max(1.0, self._prompt.value))
         return max(1, min(step, math.ceil(self._policy.burst_share * self._start)))
 
@@ -94,6 +97,6 @@ class AdaptiveLimit:
 
     def _set(self, limit: float) -> None:
         floor = max(1.0, self._policy.floor_share * self._start)
-        self._limit = min(max(limit, floor), self._start + self.burst)
+        self._limit = min(max(limit, floor), self._start)
         self.requests = int(self._limit)
         self.tokens = int(self._tokens * self._policy.kv_reserve * min(1.0, self._limit / self._start))

@@ -13,7 +13,7 @@ from app.flow.queue import Entry
 
 def victim(leases: LeaseTable, policy: PreemptPolicy, rank: int, now_s: float) -> tuple[Held, Entry] | None:
     """The lease to take back for a ticket of class `rank`, if there is one."""
-    if not policy.enabled:
+    if not policy.enabled or not any(leases.revocable):
         return None
     for held_by_id in reversed(leases.revocable[rank + 1 :]):
         if not held_by_id:

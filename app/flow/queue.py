@@ -1,6 +1,7 @@
 """The one queue: classes by virtual arrival and minimum share, tenants by counter, tickets by deadline.
 
 The order, from outside in
+0. What has a place of its own: a promise that is due, or a place found free on arrival.
 1. A class whose credit says that it got less than its minimum share; the one with the highest credit.
 2. Else the class whose oldest ticket has the earliest virtual arrival: arrival minus the class's boost.
 3. Within the class the tenant with the lowest virtual token counter.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from bisect import insort
 from collections.abc import Iterator, Sequence
 
@@ -37,6 +39,7 @@ class Entry:
         "flow",
         "number",
         "payer",
+        "placed",
         "predicted_ttft_s",
         "queued",
         "rank",
@@ -61,6 +64,8 @@ class Entry:
         self.queued = False
         # Time to the first token that was predicted on arrival, before and after correction.
         self.raw_ttft_s = self.predicted_ttft_s = 0.0
+        # It had a place as it came: its prediction is of the engine's time alone.
+        self.placed = False
         self.revokes = 0
         # The lease that was taken back, while its end may still cross with a first token.
         self.revoked: Lease | None = None
@@ -106,7 +111,7 @@ class Arrivals:
 class ClassQueue:
     """The tickets of one class."""
 
-    __slots__ = ("arrivals", "credit", "order", "policy", "prompt_tokens", "rank", "size")
+    __slots__ = ("arrivals", "credit", "order", "policy", "prompt_tokens", "rank", "size", "wanted_until_s")
 
     def __init__(self, policy: ClassPolicy, rank: int, fairness: FairnessPolicy) -> None:
         self.policy = policy
@@ -115,11 +120,22 @@ class ClassQueue:
         self.prompt_tokens = 0
         # Cost that the class is owed under its minimum share.
         self.credit = 0.0
+        # Somebody was refused lately: the class wants its share as if it waited.
+        self.wanted_until_s = -math.inf
         self.arrivals = Arrivals()
         self.order = FairOrder(fair=fairness.enabled, credit=fairness.return_credit)
 
+    def spare(self, free: int, places: int) -> float:
+        """Of the free places, those not left to others; a class that is owed its share leaves none."""
+        return free if self.credit > 0 else free - self.policy.reserve_share * places
+
+    def may_leave(self, free: int, places: int) -> bool:
+        return self.order.lane.size > 0 or self.spare(free, places) > 0
+
     def urgency(self) -> tuple[float, float]:
         """Lower is first; the class must not be empty."""
+        if self.order.lane.size:
+            return (-1.0, self.order.lane.head().ticket.arrived_s)
         if self.credit > 0:
             return (0.0, -self.credit)
         return (1.0, self.arrivals.oldest().ticket.arrived_s - self.policy.boost_s)
@@ -169,15 +185,13 @@ class FlowQueue:
         queue.size -= 1
         queue.prompt_tokens -= entry.ticket.prompt_tokens
         queue.arrivals.live -= 1
-        if queue.size == 0:
-            queue.credit = 0.0
         entry.flow.size -= 1
         if entry.flow.size == 0:
             queue.order.leave(entry.flow)
 
-    def next(self) -> Entry | None:
-        """Who leaves next; None when empty or when every waiting tenant runs all that it may."""
-        waiting = [queue for queue in self.classes if queue.size]
+    def next(self, free: int, places: int) -> Entry | None:
+        """Who takes one of the free places; None when nobody waits who may."""
+        waiting = [one for one in self.classes if one.size and one.may_leave(free, places)]
         if len(waiting) > 1:
             waiting.sort(key=ClassQueue.urgency)
         for queue in waiting:
@@ -188,13 +202,15 @@ class FlowQueue:
             queue.credit = min(0.0, queue.credit)
         return None
 
-    def served(self, rank: int, cost: float) -> None:
+    def served(self, rank: int, cost: float, now_s: float) -> None:
         """A ticket of this class went to an engine: the others' credit grows by their share of its cost."""
         for queue in self.classes:
             if queue.rank == rank:
                 queue.credit = max(-cost, queue.credit - cost * (1.0 - queue.policy.min_share))
-            elif queue.size:
+            elif queue.size or queue.wanted_until_s > now_s:
                 queue.credit += cost * queue.policy.min_share
+            else:
+                queue.credit = 0.0
 
     def expired(self, now_s: float) -> list[Entry]:
         """Entries that may not go to an engine any more, still in the queue."""

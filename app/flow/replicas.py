@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
+from app.flow.clock import EngineClock, StepPace
 from app.flow.config import FlowConfig, Limits
-from app.flow.estimate import RunningLine
 from app.flow.limit import AdaptiveLimit
 from app.flow.prefix import PrefixIndex
 from app.flow.ticket import ReplicaReport, Ticket
@@ -16,6 +17,8 @@ from app.flow.ticket import ReplicaReport, Ticket
 REPLICA_MEMORY_S = 3600.0
 # A start that is this late is not coming: tickets must not wait for it.
 START_PATIENCE_S = 120.0
+# So many replicas are all looked at: a score costs a microsecond.
+SMALL_FLEET = 4
 
 
 class Replica:
@@ -23,18 +26,20 @@ class Replica:
 
     __slots__ = (
         "barred_until_s",
+        "clock",
+        "free",
         "gone",
         "in_flight",
         "limit",
-        "prefill_tokens",
         "report",
         "seen_s",
         "tokens",
     )
 
-    def __init__(self, report: ReplicaReport, limit: AdaptiveLimit, now_s: float) -> None:
+    def __init__(self, report: ReplicaReport, limit: AdaptiveLimit, clock: EngineClock, now_s: float) -> None:
         self.report = report
         self.limit = limit
+        self.clock = clock
         self.seen_s = now_s
         self.in_flight: set[str] = set()
         self.barred_until_s = -math.inf
@@ -42,16 +47,24 @@ class Replica:
         self.gone = False
         # Reserved by its leases: prompt plus expected output.
         self.tokens = 0
-        # Uncached prompt tokens of leases that have no first token yet.
-        self.prefill_tokens = 0
-
-    @property
-    def has_place(self) -> bool:
-        return not self.gone and not self.report.draining and len(self.in_flight) < self.limit.requests
+        # Places that are free, as last counted.
+        self.free = 0
 
     def fits(self, tokens: int) -> bool:
         """An empty engine takes anything: what can never fit was refused on arrival."""
         return not self.limit.tokens or not self.in_flight or self.tokens + tokens <= self.limit.tokens
+
+
+class Choice(NamedTuple):
+    """A replica for a ticket, the prompt tokens it likely has cached, and the time to first token there.
+
+    The score adds the delay to prompts that would share its step, and takes off for a warm cache.
+    """
+
+    replica: Replica
+    cached: int
+    ttft_s: float
+    score_s: float
 
 
 class ReplicaPool:
@@ -65,6 +78,8 @@ class ReplicaPool:
         self.open: dict[str, Replica] = {}
         # Capacity on its way: when each is expected to report for the first time.
         self.starting: dict[str, float] = {}
+        # Places that are free, and uncached prompt tokens of leases that have no first token yet.
+        self.free = 0
         self.prefill_tokens = 0
         # Replicas that could take a lease, and the sum of their limits, at the last report or tick.
         self.ready = 0
@@ -74,8 +89,9 @@ class ReplicaPool:
         self._prefix = PrefixIndex(config.route.max_blocks_per_replica)
         self._sessions: OrderedDict[str, str] = OrderedDict()
         admission = config.admission
-        # Time to first token inside an engine by the prompt tokens ahead, own included.
-        self.engine_ttft = RunningLine(0.0, 1.0 / admission.initial_prefill_tokens_per_s, admission.smoothing)
+        self.pace = StepPace(
+            admission.initial_step_s, 1.0 / admission.initial_prefill_tokens_per_s, admission.smoothing
+        )
 
     def get(self, replica_id: str) -> Replica | None:
         return self.replicas.get(replica_id)
@@ -116,10 +132,15 @@ class ReplicaPool:
         new = replica is None
         if replica is None:
             limit = AdaptiveLimit(self._config.limit, self._limits.requests_per_replica)
-            replica = self.replicas[report.replica_id] = Replica(report, limit, now_s)
+            clock = EngineClock(
+                self.pace, self._config.limit.batched_tokens, follow=self._config.route.follow_steps
+            )
+            replica = self.replicas[report.replica_id] = Replica(report, limit, clock, now_s)
             self.starting.pop(report.replica_id, None)
         replica.report, replica.seen_s = report, now_s
         replica.limit.observe(report.metrics, len(replica.in_flight), now_s)
+        if report.metrics is not None:
+            replica.clock.count(report.metrics, now_s)
         self._update(replica)
         self.count(now_s)
         return replica, new
@@ -155,20 +176,15 @@ class ReplicaPool:
             if now_s - ready_s > START_PATIENCE_S:
                 del self.starting[replica_id]
 
-    def take(self, replica: Replica, ticket_id: str, tokens: int, prefill_tokens: int) -> None:
+    def take(self, replica: Replica, ticket_id: str, tokens: int) -> None:
         replica.in_flight.add(ticket_id)
         replica.tokens += tokens
-        self.add_prefill(replica, prefill_tokens)
         self._update(replica)
 
     def release(self, replica: Replica, ticket_id: str, tokens: int) -> None:
         replica.in_flight.discard(ticket_id)
         replica.tokens -= tokens
         self._update(replica)
-
-    def add_prefill(self, replica: Replica, tokens: int) -> None:
-        replica.prefill_tokens += tokens
-        self.prefill_tokens += tokens
 
     def remember(self, replica: Replica, ticket: Ticket) -> None:
         """The replica now computes this prompt and serves this session."""
@@ -182,26 +198,35 @@ class ReplicaPool:
             if len(self._sessions) > self._config.route.max_sessions:
                 self._sessions.popitem(last=False)
 
-    def choose(self, ticket: Ticket, tokens: int, now_s: float) -> tuple[Replica, int] | None:
-        """The replica for a ticket that reserves `tokens`, and how many prompt tokens it likely has cached.
+    def engine_ttft_s(self, prompt_tokens: int) -> float:
+        """Time to first token in an engine that works on the mean of what all have before them."""
+        return self.prefill_s(self.prefill_tokens / max(1, self.ready) + prompt_tokens)
 
-        None when no fresh replica has a place and room. The candidates are two at random (Mitzenmacher,
-        2001), all replicas that know the prompt's beginning and the session's; the least predicted time to
-        first token wins, ties go to the least loaded.
+    def prefill_s(self, tokens: float) -> float:
+        """Time to compute so many prompt tokens in an engine that has nothing before them."""
+        return self.pace.prefill_s(tokens, self._config.limit.batched_tokens)
+
+    def choice(self, replica: Replica, ticket: Ticket, now_s: float) -> Choice:
+        """This replica, as if it had nothing of the ticket cached."""
+        return self._choice(replica, ticket, {}, now_s)
+
+    def choose(self, ticket: Ticket, tokens: int, now_s: float) -> Choice | None:
+        """The replica for a ticket that reserves `tokens`.
+
+        None when no fresh replica has a place and room. The candidates are all of a small fleet; of a large
+        one two at random (Mitzenmacher, 2001) and the replicas that know the prompt's beginning or the
+        session. The best score wins, ties go to the least loaded.
         """
         fitting = [r for r in self.open.values() if r.fits(tokens) and self.reachable(r, now_s)]
         if not fitting:
             return None
         known = self._known(ticket) if self._config.route.affinity else {}
         if len(fitting) == 1:
-            return self._scored(fitting[0], ticket, known)[1:]
-        if len(fitting) > 2 and self._config.route.exploration > self._uniform():
-            return self._scored(self._any(fitting), ticket, known)[1:]
-        candidates = self._candidates(fitting, known)
+            return self._choice(fitting[0], ticket, known, now_s)
+        choices = [self._choice(one, ticket, known, now_s) for one in self._candidates(fitting, known)]
         return min(
-            (self._scored(replica, ticket, known) for replica in candidates),
-            key=lambda scored: (scored[0], len(scored[1].in_flight), scored[1].report.replica_id),
-        )[1:]
+            choices, key=lambda one: (one.score_s, len(one.replica.in_flight), one.replica.report.replica_id)
+        )
 
     def _known(self, ticket: Ticket) -> dict[str, int]:
         """Replicas that know the ticket: prompt tokens likely cached; -1 marks the session's."""
@@ -216,7 +241,7 @@ class ReplicaPool:
         return known
 
     def _candidates(self, fitting: list[Replica], known: dict[str, int]) -> list[Replica]:
-        if len(fitting) <= 2:
+        if len(fitting) <= SMALL_FLEET:
             return fitting
         candidates = [r for r in fitting if r.report.replica_id in known] if known else []
         candidates.append(self._any(fitting))
@@ -226,16 +251,24 @@ class ReplicaPool:
     def _any(self, replicas: list[Replica]) -> Replica:
         return replicas[min(int(self._uniform() * len(replicas)), len(replicas) - 1)]
 
-    def _scored(self, replica: Replica, ticket: Ticket, known: dict[str, int]) -> tuple[float, Replica, int]:
-        cached = known.get(replica.report.replica_id, 0)
-        bonus_s = self._config.route.session_penalty_s if cached else 0.0
-        cached = max(0, cached)
-        ahead = replica.prefill_tokens + ticket.prompt_tokens - cached
-        return self.engine_ttft.at(ahead) - bonus_s, replica, cached
+    def _choice(self, replica: Replica, ticket: Ticket, known: dict[str, int], now_s: float) -> Choice:
+        cached = max(0, known.get(replica.report.replica_id, 0))
+        tokens = ticket.prompt_tokens - cached
+        ttft_s = replica.clock.ttft_s(tokens, len(replica.in_flight), now_s)
+        score_s = ttft_s + self.pace.token_s * tokens if replica.clock.waiting else ttft_s
+        if replica.report.replica_id in known:
+            score_s -= self._config.route.session_penalty_s
+        return Choice(replica, cached, ttft_s, score_s)
 
     def _update(self, replica: Replica) -> None:
         replica_id = replica.report.replica_id
-        if replica.has_place:
+        free = (
+            0 if replica.gone or replica.report.draining else replica.limit.requests - len(replica.in_flight)
+        )
+        free = free if free > 0 else 0
+        self.free += free - replica.free
+        replica.free = free
+        if free:
             self.open[replica_id] = replica
         else:
             self.open.pop(replica_id, None)

@@ -69,6 +69,10 @@ class EngineMetrics:
     itl_s: float = 0.0
     # Size of the KV cache; 0 when unknown.
     kv_capacity_tokens: int = 0
+    # Steps and prompt tokens computed since it started: vLLM's `iteration_tokens_total` (its count) and
+    # `prompt_tokens_total`; 0 when unknown.
+    steps: int = 0
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +104,8 @@ class Refused:
 
     ticket_id: str
     outcome: Outcome
-    # When a place is expected; whole seconds, at least one.
-    retry_after_s: int
+    # When a place is expected; whole seconds, at least one. None: no time can be named.
+    retry_after_s: int | None
     # The time to the first token that was predicted, where that is the reason.
     predicted_wait_s: float | None = None
     # A place is kept for a client that returns at that time.

@@ -105,6 +105,8 @@ class SimulatedEngine:
         self.preemptions = 0
         self.wasted_tokens = 0
         self.steps = 0
+        # As vLLM counts them: a prompt's tokens when its last one is computed.
+        self.prompt_tokens = 0
         self._decoding: OrderedDict[str, Sequence] = OrderedDict()
         self._finish: list[tuple[int, int, Sequence]] = []
         self._prefilling: deque[Sequence] = deque()
@@ -138,6 +140,8 @@ class SimulatedEngine:
             preemptions=self.preemptions,
             itl_s=self._itl_s if self._decoding else 0.0,
             kv_capacity_tokens=self.shape.kv_capacity_tokens,
+            steps=self.steps,
+            prompt_tokens=self.prompt_tokens,
         )
 
     def outputs(self) -> list[tuple[str, int]]:
@@ -213,6 +217,7 @@ class SimulatedEngine:
         self._prefilling.remove(sequence)
         if sequence.first_token_s is None:
             sequence.first_token_s = now_s
+            self.prompt_tokens += sequence.computed
             first.append(sequence)
         self._decoding[sequence.request.request_id] = sequence
         sequence.start_step = self.steps

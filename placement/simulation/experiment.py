@@ -66,12 +66,19 @@ def _no_shares(config: FlowConfig) -> FlowConfig:
     return replace(config, classes=tuple(replace(one, min_share=0.0) for one in config.classes))
 
 
+def _no_reserve(config: FlowConfig) -> FlowConfig:
+    return replace(config, classes=tuple(replace(one, reserve_share=0.0) for one in config.classes))
+
+
 # Ours with one mechanism off at a time.
 ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
     "no-admission": lambda c: replace(c, admission=replace(c.admission, enabled=False)),
     "no-promises": lambda c: replace(c, admission=replace(c.admission, promises=False)),
     "no-boost": _one_class,
     "no-min-share": _no_shares,
+    "no-reserve": _no_reserve,
+    "no-impatience": lambda c: replace(c, admission=replace(c.admission, impatient=False)),
+    "no-steps": lambda c: replace(c, route=replace(c.route, follow_steps=False)),
     "no-fairness": lambda c: replace(c, fairness=replace(c.fairness, enabled=False)),
     "no-adaptive-limit": lambda c: replace(c, limit=replace(c.limit, enabled=False)),
     "no-preemption": lambda c: replace(c, preempt=replace(c.preempt, enabled=False)),

@@ -203,7 +203,7 @@ class Simulator:
         record.outcome, record.promised = action.outcome, action.promised
         record.retry_after_s = action.retry_after_s
         self._open -= 1
-        if self._setup.returns and not record.returned:
+        if self._setup.returns and not record.returned and action.retry_after_s is not None:
             self._return(record.request, self.now_s + action.retry_after_s)
 
     def _return(self, request: Request, at_s: float) -> None:

@@ -13,13 +13,15 @@ def limit(**changes) -> AdaptiveLimit:
     return AdaptiveLimit(replace(LimitPolicy(), **changes), 40)
 
 
-def test_it_grows_by_one_only_when_nearly_full_up_to_the_burst():
+def test_it_grows_by_one_only_when_nearly_full_up_to_its_start():
     one = limit()
-    one.observe(CALM, 10, 0.0)
-    assert one.requests == 40
-    for second in range(20):
+    one.observe(replace(CALM, kv_use=0.99), 40, 0.0)
+    assert one.requests == 36
+    one.observe(CALM, 10, 1.0)
+    assert one.requests == 36
+    for second in range(1, 20):
         one.observe(CALM, one.requests, float(second))
-    assert one.requests == 40 + one.burst == 44
+    assert one.requests == 40
 
 
 def test_the_burst_follows_the_length_of_prompts():
@@ -58,7 +60,7 @@ def test_stale_metrics_hold_the_limit_and_then_decay_it():
     one = limit()
     one.observe(CALM, 40, 0.0)
     one.observe(None, 40, 2.0)
-    assert one.requests == 41
+    assert one.requests == 40
     one.observe(None, 40, 4.0)
     assert one.requests == 36
 

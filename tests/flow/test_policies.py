@@ -102,7 +102,7 @@ class Storm:
             else:
                 assert isinstance(action, Refused)
                 assert action.outcome.refuses
-                assert action.retry_after_s >= 1
+                assert action.retry_after_s is None or action.retry_after_s >= 1
                 self.end(action.ticket_id, action.outcome)
 
 

@@ -42,12 +42,12 @@ class Desk:
         return entry
 
     def take(self, cost: float = 1.0) -> str | None:
-        entry = self.queue.next()
+        entry = self.queue.next(1, 0.0)
         if entry is None:
             return None
         self.queue.remove(entry)
         self.queue.classes[entry.rank].order.charge(entry.payer, cost)
-        self.queue.served(entry.rank, cost)
+        self.queue.served(entry.rank, cost, 0.0)
         entry.account.running += 1
         return entry.ticket.ticket_id
 
@@ -233,7 +233,7 @@ def test_a_class_held_back_by_caps_builds_up_no_claim():
     for number in range(10):
         desk.put(f"h{number}")
         desk.take(100.0)
-    desk.queue.next()
+    desk.queue.next(1, 0.0)
     assert desk.queue.classes[1].credit <= 20.0
 
 
@@ -246,7 +246,7 @@ def test_the_lane_of_promises_is_first_unless_its_head_is_at_its_cap():
     entry.flow = order.lane
     desk.queue.push(entry)
     account.running = 1
-    assert desk.queue.next().ticket.ticket_id == "plain"
+    assert desk.queue.next(1, 0.0).ticket.ticket_id == "plain"
     account.running = 0
     assert [desk.take(), desk.take()] == ["kept", "plain"]
     assert order.flows["b"].counter == 1.0

@@ -251,7 +251,7 @@ class FlowRules(RuleBasedStateMachine):
 
     @invariant()
     def while_the_next_ticket_fits_nothing_waits(self) -> None:
-        entry = self.flow._queue.next()
+        entry = self.flow._queue.next(self.flow._pool.free, self.flow._pool.places)
         if self.up_to_date and entry is not None and self.flow._pool.open:
             assert self.flow._grant(entry, self.now_s) is None
 
@@ -275,7 +275,7 @@ class FlowRules(RuleBasedStateMachine):
         assert self.flow.tick(self.now_s) == []
         assert self.flow._pool.prefill_tokens == 0
         for replica in self.flow._pool.replicas.values():
-            assert (replica.tokens, replica.prefill_tokens, replica.in_flight) == (0, 0, set())
+            assert (replica.tokens, replica.in_flight) == (0, set())
         for account in self.flow._tenants._accounts.values():
             assert (account.queued, account.running, account.size_bytes) == (0, 0, 0)
 
@@ -339,7 +339,7 @@ class FlowRules(RuleBasedStateMachine):
     def follow_refusal(self, action: Refused) -> None:
         assert action.outcome.refuses
         assert action.reason == action.outcome.label
-        assert 1 <= action.retry_after_s <= MAX_RETRY_AFTER_S
+        assert action.retry_after_s is None or 1 <= action.retry_after_s <= MAX_RETRY_AFTER_S
         assert action.ticket_id in self.waiting, "only what waits is refused"
         self.end(action.ticket_id, action.outcome)
 

@@ -205,7 +205,7 @@ def test_sessions_find_their_cache_with_affinity():
 
 @needs_trace
 def test_at_twice_the_capacity_ours_keeps_more_promises_than_the_peers():
-    requests = read_azure_trace(TRACE)[:8000]
+    requests = read_azure_trace(TRACE)[:12_000]
     good = {
         policy: run(Experiment(policy=policy), requests)["goodput_share"]
         for policy in ("flow", "fifo-cap", "strict-priority-ttl", "round-robin")

@@ -1,0 +1,84 @@
+"""Is there a place right now, and does waiting help?
+
+A queue helps a burst through; one that only stands adds its wait to everybody and completes nothing more. So
+patience, the share of its budget that a newcomer may wait, comes back in lulls, when less arrives than can
+leave, and wears off without one. At a lasting overload it is nil: a place at once, or a refusal at once. The
+most urgent classes, which leave no place to others, may always wait.
+
+Then nobody waits whom the fair order could choose, so the tenant's counter decides on the spot: a tenant at
+the level of those that were refused needs one place more than its class leaves to others, and each typical
+request by which it is ahead of (behind) that level takes one place more (less).
+"""
+
+from __future__ import annotations
+
+from app.flow.admission import Predictor
+from app.flow.config import AdmissionPolicy, FlowConfig
+from app.flow.estimate import DecayedRate
+from app.flow.fairness import TenantFlow
+from app.flow.queue import FlowQueue
+from app.flow.replicas import ReplicaPool
+
+# A class, or tenant, that was refused this recently still wants.
+WANTED_S = 10.0
+# However far behind a tenant is, this part of what its class leaves to others is not touched.
+UNTOUCHED_SHARE = 0.5
+
+
+class Patience:
+    """From 0 to 1: grows in lulls, when less comes than can leave, and wears off between them."""
+
+    def __init__(self, policy: AdmissionPolicy, predictor: Predictor) -> None:
+        self._policy = policy
+        self._predictor = predictor
+        self._arrivals = DecayedRate(policy.lull_s)
+        self._at_s: float | None = None
+        self.value = 1.0
+
+    def arrived(self, now_s: float) -> None:
+        self._arrivals.add(1.0, now_s)
+
+    def update(self, now_s: float) -> None:
+        policy = self._policy
+        passed_s = 0.0 if self._at_s is None else max(0.0, now_s - self._at_s)
+        self._at_s = now_s
+        if self._arrivals.per_s(now_s) < self._predictor.total_rate_per_s() or not policy.impatient:
+            self.value = min(1.0, self.value + passed_s / policy.patience_gain_s)
+        else:
+            self.value = max(0.0, self.value - passed_s / policy.patience_loss_s)
+
+
+class Doors:
+    """Who may come in: at once, or to wait."""
+
+    def __init__(self, config: FlowConfig, queue: FlowQueue, pool: ReplicaPool, predictor: Predictor) -> None:
+        self._queue = queue
+        self._pool = pool
+        self.patience = Patience(config.admission, predictor)
+        self._predictor = predictor
+
+    def place(self, rank: int, flow: TenantFlow, now_s: float) -> bool:
+        """Whether a newcomer of this tenant has a place without waiting."""
+        free, places, queue = self._pool.free, self._pool.places, self._queue.classes[rank]
+        if free <= 0 or queue.size:
+            return False
+        if queue.wanted_until_s <= now_s:
+            return queue.spare(free, places) > 0
+        ahead = queue.order.ahead(flow)
+        if queue.credit > 0 and ahead <= queue.credit:
+            return True
+        reserve = queue.policy.reserve_share * places
+        return free - reserve > ahead / self._predictor.cost(rank) and free > UNTOUCHED_SHARE * reserve
+
+    def wait_s(self, rank: int, budget_s: float) -> float:
+        """How long a newcomer of this class may wait."""
+        queue = self._queue.classes[rank]
+        if not queue.policy.reserve_share:
+            return budget_s
+        return self.patience.value * budget_s
+
+    def denied(self, rank: int, flow: TenantFlow, now_s: float) -> None:
+        """There was no place for this tenant."""
+        queue = self._queue.classes[rank]
+        queue.order.denied(flow)
+        queue.wanted_until_s = now_s + WANTED_S

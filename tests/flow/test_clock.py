@@ -1,0 +1,126 @@
+"""The engine's clock: a prompt's first token comes when the step that completes the prompt ends."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from app.flow.clock import EngineClock, StepPace
+from app.flow.ticket import EngineMetrics
+
+# A step takes 20 ms and 1 ms for each ten prompt tokens; 100 tokens fit beside ten requests.
+STEP_S, TOKEN_S, BUDGET, RUNNING = 0.02, 1e-4, 100, 10
+
+
+def pace() -> StepPace:
+    return StepPace(STEP_S, TOKEN_S, 0.02)
+
+
+def clock(**changes: bool) -> EngineClock:
+    return EngineClock(pace(), BUDGET + RUNNING, **changes)
+
+
+def busy(now_s: float = 0.0) -> EngineClock:
+    """An engine that began a step without prompts at this time."""
+    one = clock()
+    one.give(0, 0, now_s)
+    return one
+
+
+def test_an_idle_engine_begins_at_once():
+    assert clock().ttft_s(50, 0, 3.0) == pytest.approx(STEP_S + 50 * TOKEN_S)
+
+
+def test_a_busy_engine_ends_its_step_first():
+    assert busy().ttft_s(50, RUNNING, 0.005) == pytest.approx(0.015 + STEP_S + 50 * TOKEN_S)
+    # Two steps later it is in the middle of another.
+    assert busy().ttft_s(50, RUNNING, 0.045) == pytest.approx(0.015 + STEP_S + 50 * TOKEN_S)
+
+
+def test_a_long_prompt_takes_a_step_for_each_budget():
+    assert busy().ttft_s(250, RUNNING, 0.0) == pytest.approx(3 * STEP_S + 250 * TOKEN_S)
+
+
+def test_prompts_that_are_ahead_are_computed_first():
+    one = busy()
+    one.give(80, RUNNING, 0.01)
+    assert one.waiting
+    assert one.ttft_s(50, RUNNING, 0.01) == pytest.approx(0.01 + 2 * STEP_S + 130 * TOKEN_S)
+    # The next step has begun with them, and is 8 ms longer.
+    assert one.ttft_s(50, RUNNING, 0.03) == pytest.approx(0.018 + STEP_S + 50 * TOKEN_S)
+    assert not one.waiting
+
+
+def test_a_first_token_sets_the_clock():
+    one = busy()
+    mark = one.give(80, RUNNING, 0.01)
+    # Later than expected (48 ms), earlier, and together with another of the same step.
+    for late_s in (0.05, 0.04):
+        again = busy()
+        mark = again.give(80, RUNNING, 0.01)
+        again.first_token(mark, RUNNING, late_s)
+        assert again.ttft_s(50, RUNNING, late_s + 0.005) == pytest.approx(0.015 + STEP_S + 50 * TOKEN_S)
+    second = one.give(10, RUNNING, 0.012)
+    one.first_token(mark, RUNNING, 0.04)
+    one.first_token(second, RUNNING, 0.04)
+    assert one.ttft_s(50, RUNNING, 0.04) == pytest.approx(STEP_S + 50 * TOKEN_S)
+
+
+@pytest.mark.parametrize("ended_s", [0.018, 0.022])
+def test_an_end_sets_the_clock_to_the_nearer_step(ended_s):
+    one = busy()
+    one.ended(RUNNING, ended_s)
+    assert one.ttft_s(50, RUNNING, ended_s + 0.005) == pytest.approx(0.015 + STEP_S + 50 * TOKEN_S)
+
+
+def test_what_is_taken_back_is_ahead_of_nobody():
+    one = busy()
+    mark = one.give(80, RUNNING, 0.01)
+    one.take_back(mark, 80)
+    assert not one.waiting
+    assert one.ttft_s(50, RUNNING, 0.01) == pytest.approx(0.01 + STEP_S + 50 * TOKEN_S)
+
+
+def test_without_following_steps_only_the_backlog_counts():
+    one = clock(follow=False)
+    one.give(0, 0, 0.0)
+    assert one.ttft_s(50, RUNNING, 0.005) == pytest.approx(STEP_S + 50 * TOKEN_S)
+
+
+def test_the_pace_is_learnt_from_the_counters():
+    source = random.Random(1)
+    one, learnt = StepPace(1.0, 1.0, 0.02), 0
+    for _ in range(300):
+        tokens = source.randrange(0, 5000)
+        steps = source.randrange(5, 40)
+        one.add(steps, tokens, steps * 0.03 + tokens * 5e-5)
+        learnt += tokens
+    assert (one.step_s, one.token_s) == (pytest.approx(0.03), pytest.approx(5e-5))
+    assert one.tokens_per_s > 0
+
+
+def test_samples_of_one_kind_tell_the_length_of_a_step_alone():
+    one = StepPace(1.0, 1e-3, 0.02)
+    for _ in range(10):
+        one.add(10, 0, 0.5)
+    assert (one.step_s, one.token_s) == (pytest.approx(0.05), 1e-3)
+
+
+def test_an_idle_engine_and_one_that_counts_nothing_teach_nothing():
+    one = pace()
+    engine = EngineClock(one, BUDGET)
+    for second, (running, steps) in enumerate([(1, 0), (1, 0), (0, 50), (1, 60)]):
+        engine.count(EngineMetrics(running, 0, 0.1, steps=steps), float(second))
+    assert one.step_s == STEP_S
+    engine.give(5, 0, 4.0)
+    engine.count(EngineMetrics(1, 0, 0.1, steps=99), 5.0)
+    assert one.step_s == STEP_S
+    engine.count(EngineMetrics(1, 0, 0.1, steps=109), 6.0)
+    assert one.step_s == pytest.approx(0.1)
+
+
+def test_prompts_that_come_meanwhile_fill_up_the_last_step():
+    one = pace()
+    one.tokens_per_s = 1e9
+    assert one.shared_prefill_s(50, 100, 0.01) == pytest.approx(STEP_S + 100 * TOKEN_S)

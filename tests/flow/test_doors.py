@@ -1,0 +1,163 @@
+"""Places kept for the urgent, and refusals at once where a queue would only stand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from app.flow.config import AdmissionPolicy, FlowConfig, Limits
+from app.flow.controller import FlowController
+from app.flow.doors import WANTED_S
+from app.flow.outcome import Outcome
+from app.flow.ticket import Granted, Refused, ReplicaReport, Ticket, Usage
+
+LIMITS = Limits(
+    max_queued=10_000, max_queue_wait_s=60.0, requests_per_replica=100, lease_ttl_s=1e6, replica_ttl_s=1e6
+)
+TICK_S = 0.1
+
+
+class Load:
+    """One engine of a hundred places under a stream of requests."""
+
+    def __init__(self, **changes: object) -> None:
+        config = FlowConfig(admission=replace(AdmissionPolicy(), **changes))
+        self.flow = FlowController(LIMITS, config, lambda: 0.0)
+        self.now_s = 0.0
+        self.flow.report(ReplicaReport("r", frozenset()), 0.0)
+        self.running: list[str] = []
+        self.count = 0
+
+    def submit(self, class_name: str, tenant: str = "t", fingerprint: str = ""):
+        self.count += 1
+        name = f"{class_name}{self.count}"
+        ticket = Ticket(name, 0, self.now_s, tenant=tenant, class_name=class_name, fingerprint=fingerprint)
+        actions = self.flow.submit(ticket, self.now_s)
+        self.follow(actions)
+        return actions[0] if actions else None
+
+    def follow(self, actions) -> None:
+        self.running += [one.lease.ticket_id for one in actions if isinstance(one, Granted)]
+
+    def fill(self, class_name: str, places: int, tenant: str = "t") -> None:
+        for _ in range(places):
+            self.submit(class_name, tenant)
+
+    def end(self, count: int) -> None:
+        ended, self.running = self.running[:count], self.running[count:]
+        for ticket_id in ended:
+            usage = Usage(1, 1)
+            self.follow(self.flow.close(ticket_id, Outcome.COMPLETED, self.now_s, usage))
+
+    def overload(self, seconds: float, class_name: str = "standard", tenant: str = "t") -> None:
+        """Ten come each tenth of a second, one leaves."""
+        for _ in range(round(seconds / TICK_S)):
+            self.now_s += TICK_S
+            for _ in range(10):
+                self.submit(class_name, tenant)
+            self.end(1)
+            self.flow.tick(self.now_s)
+
+
+def test_the_last_places_are_for_the_most_urgent():
+    load = Load()
+    load.fill("standard", 91)
+    assert load.submit("standard") is None
+    assert isinstance(load.submit("interactive"), Granted)
+    load.end(2)
+    assert load.flow.snapshot(load.now_s).queued == 0
+
+
+def test_batch_leaves_more_than_standard():
+    load = Load()
+    load.fill("batch", 87)
+    assert load.submit("batch") is None
+    assert isinstance(load.submit("standard"), Granted)
+
+
+def test_a_standing_queue_is_refused_on_arrival_until_there_is_a_lull():
+    load = Load()
+    load.overload(30.0)
+    load.fill("standard", 5)
+    assert isinstance(load.submit("standard"), Refused)
+    assert load.flow.snapshot(load.now_s).queued == 0
+    assert load.flow._doors.patience.value == 0.0
+    for _ in range(40):
+        load.now_s += TICK_S
+        load.flow.tick(load.now_s)
+    assert load.flow._doors.patience.value == 1.0
+    load.fill("standard", 100 - len(load.running) - 9)
+    assert load.submit("standard") is None
+
+
+def test_without_impatience_the_queue_stands():
+    load = Load(impatient=False)
+    load.overload(30.0)
+    assert load.flow.snapshot(load.now_s).queued > 0
+
+
+def test_interactive_may_wait_whatever_the_load():
+    load = Load()
+    load.overload(30.0)
+    load.fill("interactive", 100 - len(load.running))
+    assert load.submit("interactive") is None
+
+
+def test_behind_the_door_the_tenant_that_had_least_is_next():
+    load = Load()
+    load.overload(30.0, tenant="greedy")
+    load.end(max(0, len(load.running) - 92))
+    load.fill("interactive", 92 - len(load.running))
+    load.flow._queue.classes[1].credit = 0.0
+    # Eight places are free, one less than standard leaves.
+    assert isinstance(load.submit("standard", "greedy"), Refused)
+    assert isinstance(load.submit("standard", "modest"), Granted)
+
+
+def test_a_class_that_is_owed_its_share_has_any_place():
+    load = Load()
+    load.overload(30.0)
+    assert isinstance(load.submit("batch"), Refused)
+    load.overload(5.0)
+    assert load.flow._queue.classes[2].credit > 0
+    load.end(1)
+    load.fill("interactive", 99 - len(load.running))
+    assert isinstance(load.submit("batch"), Granted)
+
+
+def test_a_class_that_wants_nothing_any_more_is_owed_nothing():
+    load = Load()
+    load.overload(30.0)
+    load.submit("batch")
+    load.overload(WANTED_S + 1.0)
+    assert load.flow._queue.classes[2].credit == 0.0
+
+
+def test_a_promise_is_kept_where_newcomers_are_refused():
+    load = Load()
+    load.overload(30.0)
+    refused = load.submit("standard", "other", "f")
+    while isinstance(refused, Granted):
+        refused = load.submit("standard", "other", "f")
+    assert refused.promised
+    load.fill("interactive", 99 - len(load.running))
+    load.now_s += refused.retry_after_s
+    assert isinstance(load.submit("standard", "other"), Refused)
+    assert isinstance(load.submit("standard", "other", "f"), Granted)
+
+
+def test_a_refusal_without_a_promise_names_no_time():
+    load = Load()
+    load.overload(30.0)
+    for number in range(2000):
+        refused = load.submit("standard", "greedy", str(number))
+    assert isinstance(refused, Refused)
+    assert (refused.promised, refused.retry_after_s) == (False, None)
+
+
+def test_a_ticket_with_a_place_is_predicted_by_its_engine():
+    load = Load()
+    granted = load.submit("batch")
+    predicted_s = load.flow.predicted_ttft_s(granted.lease.ticket_id)
+    assert predicted_s == pytest.approx(load.flow._pool.prefill_s(0))
