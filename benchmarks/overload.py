@@ -54,13 +54,19 @@ STATED = (
 
 ABLATIONS: dict[str, Json] = {
     "no-admission": {"admission": {"enabled": False}},
+    "no-impatience": {"admission": {"impatient": False}},
+    "no-steps": {"route": {"follow_steps": False}},
     "no-fairness": {"fairness": {"enabled": False}},
     "no-preemption": {"preempt": {"enabled": False}},
     "no-affinity": {"route": {"affinity": False}},
     "no-adaptive-limit": {"limit": {"enabled": False}},
 }
 # These change every class.
-CLASS_ABLATIONS: dict[str, Json] = {"no-boost": {"boost_s": 0.0}, "no-min-share": {"min_share": 0.0}}
+CLASS_ABLATIONS: dict[str, Json] = {
+    "no-boost": {"boost_s": 0.0},
+    "no-min-share": {"min_share": 0.0},
+    "no-reserve": {"reserve_share": 0.0},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +189,14 @@ class _Overload:
                 "boost_s": sum(budgets_s[rank + 1 :]),
                 "min_share": policy.min_share,
                 "ttft_budget_s": budgets_s[rank],
+                "reserve_share": policy.reserve_share,
             }
             | CLASS_ABLATIONS.get(ablation, {})
             for rank, policy in enumerate(default_classes())
         ]
         tenants = [f"tenant-{rank:02d}" for rank in range(1, self._options.tenants + 1)]
-        flow = {"classes": classes} | ABLATIONS.get(ablation, {})
+        flow = {"classes": classes, "limit": {"itl_budget_s": Promise({}).tpot_s}}
+        flow |= ABLATIONS.get(ablation, {})
         return {"flow": flow, "api_keys": api_keys(tenants)}
 
     def _configured(self, name: str, sections: Json) -> Path:

@@ -91,11 +91,13 @@ def _is_right(answer: Answer) -> bool:
 
 def _refusals(answers: Sequence[Answer]) -> Json:
     refused = [one for one in answers if one.outcome == REFUSED]
-    times_ms = [one.ended_s * 1000 for one in refused]
+    # What was let into the queue and then evicted has waited by its own will.
+    times_ms = [one.ended_s * 1000 for one in refused if not one.code.startswith("evicted")]
     hints_s = [one.retry_after_s for one in refused if one.retry_after_s is not None]
     return {
         "count": len(refused),
         "share": round(_share(len(refused), len(answers)), 4),
+        "at_once_share": round(_share(len(times_ms), len(refused)), 4),
         "time_p50_ms": round(percentile(times_ms, 0.5), 1),
         "time_p99_ms": round(percentile(times_ms, 0.99), 1),
         "hinted_share": round(_share(len(hints_s), len(refused)), 4),

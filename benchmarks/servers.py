@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import socket
@@ -25,6 +26,9 @@ from app.engine.arguments import environment, vllm_arguments
 from app.engine.models import prepare
 
 START_TIMEOUT_S = 600.0
+# Linux shares processors between sessions where this is 1. With kernel 6.18 a load client waited up to 18 s for
+# a processor while servers of another session were busy: such figures are about the kernel.
+AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 STOP_TIMEOUT_S = 90.0
 POLL_S = 0.05
 _PR_SET_CHILD_SUBREAPER = 36
@@ -119,6 +123,7 @@ def free_ports(count: int) -> list[int]:
 def _started(
     command: list[str], variables: Mapping[str, str], url: str, ready: Callable[[], bool]
 ) -> Iterator[Server]:
+    _warn_of_autogroups()
     started_s = time.monotonic()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -133,6 +138,13 @@ def _started(
             yield Server(url, time.monotonic() - started_s, process.pid)
         finally:
             _end(process)
+
+
+@functools.cache
+def _warn_of_autogroups() -> None:
+    if AUTOGROUP.is_file() and AUTOGROUP.read_text().strip() == "1":
+        advice = "set kernel.sched_autogroup_enabled=0 for figures that mean something"
+        print(f"{AUTOGROUP} is 1, clients may be starved: {advice}", file=sys.stderr)
 
 
 def _adopt_orphans() -> None:

@@ -23,7 +23,7 @@ class Vitals(StatLoggerBase):
 
     def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
         self._config = vllm_config
-        self._running = self._waiting = self._preemptions = 0
+        self._running = self._waiting = self._preemptions = self._steps = self._prompt_tokens = 0
         self._kv_use = 0.0
         self._gaps_s = 0.0
         self._gaps = 0
@@ -37,6 +37,8 @@ class Vitals(StatLoggerBase):
             self._waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             self._kv_use = scheduler_stats.kv_cache_usage
         if iteration_stats is not None:
+            self._steps += 1
+            self._prompt_tokens += iteration_stats.prompt_token_stats.computed
             self._preemptions += iteration_stats.num_preempted_reqs
             self._gaps_s += sum(iteration_stats.inter_token_latencies_iter)
             self._gaps += len(iteration_stats.inter_token_latencies_iter)
@@ -58,4 +60,6 @@ class Vitals(StatLoggerBase):
             preemptions=self._preemptions,
             itl_s=itl_s,
             kv_capacity_tokens=(cache.num_gpu_blocks or 0) * cache.block_size,
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
         )

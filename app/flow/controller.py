@@ -155,7 +155,7 @@ class FlowController:
 
     def tick(self, now_s: float) -> list[Action]:
         """Let time pass: expire what is overdue. Call it several times a second."""
-        self._doors.patience.update(now_s)
+        self._doors.standing.update(now_s)
         self._pool.forget(now_s)
         self._pool.count(now_s)
         for held in self._leases.unseen_since(now_s - self._limits.lease_ttl_s):

@@ -1,9 +1,10 @@
 """Is there a place right now, and does waiting help?
 
-A queue helps a burst through; one that only stands adds its wait to everybody and completes nothing more. So
-patience, the share of its budget that a newcomer may wait, comes back in lulls, when less arrives than can
-leave, and wears off without one. At a lasting overload it is nil: a place at once, or a refusal at once. The
-most urgent classes, which leave no place to others, may always wait.
+A queue helps a burst through; one that only stands adds its wait to everybody and completes nothing more. It
+stands while there is no lull, no time in which less arrives than can leave. The longer it has stood, the less
+of its budget a newcomer may wait: a class with a long budget stays patient for longer. At a lasting overload
+nobody waits: a place at once, or a refusal at once. The most urgent classes, which leave no place to others,
+may always wait.
 
 Then nobody waits whom the fair order could choose, so the tenant's counter decides on the spot: a tenant at
 the level of those that were refused needs one place more than its class leaves to others, and each typical
@@ -25,27 +26,27 @@ WANTED_S = 10.0
 UNTOUCHED_SHARE = 0.5
 
 
-class Patience:
-    """From 0 to 1: grows in lulls, when less comes than can leave, and wears off between them."""
+class Standing:
+    """For how long a queue has stood, in seconds: grows between lulls, and is forgotten in them."""
 
     def __init__(self, policy: AdmissionPolicy, predictor: Predictor) -> None:
         self._policy = policy
         self._predictor = predictor
         self._arrivals = DecayedRate(policy.lull_s)
         self._at_s: float | None = None
-        self.value = 1.0
+        self.value_s = 0.0
 
     def arrived(self, now_s: float) -> None:
         self._arrivals.add(1.0, now_s)
 
     def update(self, now_s: float) -> None:
-        policy = self._policy
         passed_s = 0.0 if self._at_s is None else max(0.0, now_s - self._at_s)
         self._at_s = now_s
-        if self._arrivals.per_s(now_s) < self._predictor.total_rate_per_s() or not policy.impatient:
-            self.value = min(1.0, self.value + passed_s / policy.patience_gain_s)
+        lull = self._arrivals.per_s(now_s) < self._predictor.total_rate_per_s()
+        if lull or not self._policy.impatient:
+            self.value_s = max(0.0, self.value_s - passed_s * self._policy.lull_weight)
         else:
-            self.value = max(0.0, self.value - passed_s / policy.patience_loss_s)
+            self.value_s += passed_s
 
 
 class Doors:
@@ -54,7 +55,8 @@ class Doors:
     def __init__(self, config: FlowConfig, queue: FlowQueue, pool: ReplicaPool, predictor: Predictor) -> None:
         self._queue = queue
         self._pool = pool
-        self.patience = Patience(config.admission, predictor)
+        self.standing = Standing(config.admission, predictor)
+        self._weight = config.admission.standing_weight
         self._predictor = predictor
 
     def place(self, rank: int, flow: TenantFlow, now_s: float) -> bool:
@@ -75,7 +77,7 @@ class Doors:
         queue = self._queue.classes[rank]
         if not queue.policy.reserve_share:
             return budget_s
-        return self.patience.value * budget_s
+        return max(0.0, budget_s - self._weight * self.standing.value_s)
 
     def denied(self, rank: int, flow: TenantFlow, now_s: float) -> None:
         """There was no place for this tenant."""

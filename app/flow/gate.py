@@ -119,7 +119,7 @@ class Gate:
     ) -> Entrance | Refused:
         """Predict, then verify. Whoever was told to return now is let in without a second look."""
         policy, doors = self._config.classes[rank], self._doors
-        doors.patience.arrived(now_s)
+        doors.standing.arrived(now_s)
         placed = doors.place(rank, flow, now_s)
         if placed:
             raw_s = self._pool.engine_ttft_s(ticket.prompt_tokens)

@@ -19,6 +19,7 @@ def step(gaps_s: list[float] = (), preempted: int = 0):
     iteration = stats.IterationStats()
     iteration.inter_token_latencies_iter = list(gaps_s)
     iteration.num_preempted_reqs = preempted
+    iteration.prompt_token_stats.computed = 7
     return iteration
 
 
@@ -31,6 +32,7 @@ def test_the_newest_state_counts_and_preemptions_add_up():
     metrics = one.metrics()
     assert (metrics.running, metrics.waiting, metrics.kv_use) == (4, 3, 0.75)
     assert (metrics.preemptions, metrics.kv_capacity_tokens) == (3, 1600)
+    assert (metrics.steps, metrics.prompt_tokens) == (2, 14)
 
 
 def test_the_latency_between_tokens_is_that_since_the_last_look():

@@ -1,4 +1,4 @@
-"""The controller's rules, one by one; the machine in test_controller_rules.py mixes them."""
+"""The controller's rules, one by one; the machine in test_rules.py mixes them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.flow.config import ClassPolicy, FlowConfig, Limits
+from app.flow.config import ClassPolicy, FlowConfig, Limits, TenantPolicy
 from app.flow.controller import UNROUTABLE_BAR_S, FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
@@ -328,3 +328,14 @@ def test_every_outcome_has_a_label_of_its_own_and_a_reason(outcome: Outcome):
     assert outcome.reason.endswith(".")
     assert outcome.refuses == outcome.label.startswith(("rejected", "evicted"))
     assert outcome.status in ((400, 413, 429, 503) if outcome.refuses else (None,))
+
+
+def test_a_tenant_at_its_cap_waits_beside_a_free_place_until_one_of_its_own_ends():
+    config = replace(PATIENT, tenants={"capped": TenantPolicy(max_running=1)})
+    flow = FlowController(replace(LIMITS, requests_per_replica=2), config, lambda: 0.0)
+    report(flow, "r", at_s=0.0)
+    first, second = (Ticket(name, 0, 0.0, tenant="capped") for name in ("a", "b"))
+    assert flow.submit(first, 0.0) == [granted("a")]
+    assert flow.submit(second, 0.0) == []
+    assert submit(flow, "c") == [granted("c")]
+    assert flow.close("a", Outcome.COMPLETED, 1.0) == [granted("b", queue_wait_s=1.0)]

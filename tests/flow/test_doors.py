@@ -82,13 +82,22 @@ def test_a_standing_queue_is_refused_on_arrival_until_there_is_a_lull():
     load.fill("standard", 5)
     assert isinstance(load.submit("standard"), Refused)
     assert load.flow.snapshot(load.now_s).queued == 0
-    assert load.flow._doors.patience.value == 0.0
-    for _ in range(40):
+    assert load.flow._doors.standing.value_s == pytest.approx(28.0, abs=2.0)
+    for _ in range(100):
         load.now_s += TICK_S
         load.flow.tick(load.now_s)
-    assert load.flow._doors.patience.value == 1.0
+    assert load.flow._doors.standing.value_s == 0.0
     load.fill("standard", 100 - len(load.running) - 9)
     assert load.submit("standard") is None
+
+
+def test_a_class_with_a_longer_budget_stays_patient_for_longer():
+    load = Load()
+    load.overload(10.0)
+    doors = load.flow._doors
+    assert doors.wait_s(0, 2.0) == 2.0
+    assert doors.wait_s(1, 10.0) == 0.0
+    assert 30.0 < doors.wait_s(2, 60.0) < 60.0
 
 
 def test_without_impatience_the_queue_stands():
@@ -117,7 +126,7 @@ def test_behind_the_door_the_tenant_that_had_least_is_next():
 
 def test_a_class_that_is_owed_its_share_has_any_place():
     load = Load()
-    load.overload(30.0)
+    load.overload(40.0)
     assert isinstance(load.submit("batch"), Refused)
     load.overload(5.0)
     assert load.flow._queue.classes[2].credit > 0

@@ -283,7 +283,9 @@ class FlowRules(RuleBasedStateMachine):
 
     def expired_unseen(self, in_flight: int) -> bool:
         """Leases expire without an action: follow the controller's own count of them."""
-        for name in [name for name in self.leases if self.flow._leases.get(name) is None]:
+        flow = self.flow
+        # One that was revoked is in the queue again, as an action will tell.
+        for name in [one for one in self.leases if flow._leases.get(one) is None and one not in flow._queue]:
             self.end(name, Outcome.LEASE_EXPIRED)
         return in_flight != len(self.leases)
 
