@@ -65,7 +65,7 @@ ABLATIONS: dict[str, Json] = {
 CLASS_ABLATIONS: dict[str, Json] = {
     "no-boost": {"boost_s": 0.0},
     "no-min-share": {"min_share": 0.0},
-    "no-reserve": {"reserve_share": 0.0},
+    "no-reserve": {"reserve_roots": 0.0},
 }
 
 
@@ -189,7 +189,7 @@ class _Overload:
                 "boost_s": sum(budgets_s[rank + 1 :]),
                 "min_share": policy.min_share,
                 "ttft_budget_s": budgets_s[rank],
-                "reserve_share": policy.reserve_share,
+                "reserve_roots": policy.reserve_roots,
             }
             | CLASS_ABLATIONS.get(ablation, {})
             for rank, policy in enumerate(default_classes())

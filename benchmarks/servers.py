@@ -26,8 +26,8 @@ from app.engine.arguments import environment, vllm_arguments
 from app.engine.models import prepare
 
 START_TIMEOUT_S = 600.0
-# Linux shares processors between sessions where this is 1. With kernel 6.18 a load client waited up to 18 s for
-# a processor while servers of another session were busy: such figures are about the kernel.
+# Linux shares processors between sessions where this is 1. With kernel 6.18 a load client waited up to 18 s
+# for a processor while servers of another session were busy: such figures are about the kernel.
 AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 STOP_TIMEOUT_S = 90.0
 POLL_S = 0.05

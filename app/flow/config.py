@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+
+# A fleet of few places must serve every class all the same.
+MAX_RESERVE_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,12 @@ class ClassPolicy:
     ttft_budget_s: float
     # Promise for the last token, if there is one.
     deadline_s: float | None = None
-    # Share of all places that it leaves free for more urgent classes.
-    reserve_share: float = 0.0
+    # Places that it leaves free for more urgent classes, in square roots of all places: chance takes so many
+    # more than the mean (square-root staffing, Halfin and Whitt, 1981), so a small fleet needs a larger part.
+    reserve_roots: float = 0.0
+
+    def reserve(self, places: int) -> float:
+        return min(self.reserve_roots * math.sqrt(places), MAX_RESERVE_SHARE * places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +185,10 @@ def default_classes() -> tuple[ClassPolicy, ...]:
         # Ten seconds keep attention; boosts differ by as much, so it never overtakes interactive.
         # Without a place at once are 4 % of urgent requests when 9 % of the places are left free, 7 % when
         # 5 % are; that costs goodput 0.528 instead of 0.537.
-        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_share=0.09),
+        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_roots=1.4),
         # A minute: nobody watches, but a client's timeout is near. A twentieth is enough to move; it leaves
         # half as much again, so that standard goes first.
-        ClassPolicy("batch", boost_s=0.0, min_share=0.05, ttft_budget_s=60.0, reserve_share=0.13),
+        ClassPolicy("batch", boost_s=0.0, min_share=0.05, ttft_budget_s=60.0, reserve_roots=2.1),
     )
 
 

@@ -69,13 +69,13 @@ class Doors:
         ahead = queue.order.ahead(flow)
         if queue.credit > 0 and ahead <= queue.credit:
             return True
-        reserve = queue.policy.reserve_share * places
+        reserve = queue.policy.reserve(places)
         return free - reserve > ahead / self._predictor.cost(rank) and free > UNTOUCHED_SHARE * reserve
 
     def wait_s(self, rank: int, budget_s: float) -> float:
         """How long a newcomer of this class may wait."""
         queue = self._queue.classes[rank]
-        if not queue.policy.reserve_share:
+        if not queue.policy.reserve_roots:
             return budget_s
         return max(0.0, budget_s - self._weight * self.standing.value_s)
 

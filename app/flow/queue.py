@@ -127,7 +127,7 @@ class ClassQueue:
 
     def spare(self, free: int, places: int) -> float:
         """Of the free places, those not left to others; a class that is owed its share leaves none."""
-        return free if self.credit > 0 else free - self.policy.reserve_share * places
+        return free if self.credit > 0 else free - self.policy.reserve(places)
 
     def may_leave(self, free: int, places: int) -> bool:
         return self.order.lane.size > 0 or self.spare(free, places) > 0

@@ -67,7 +67,7 @@ def _no_shares(config: FlowConfig) -> FlowConfig:
 
 
 def _no_reserve(config: FlowConfig) -> FlowConfig:
-    return replace(config, classes=tuple(replace(one, reserve_share=0.0) for one in config.classes))
+    return replace(config, classes=tuple(replace(one, reserve_roots=0.0) for one in config.classes))
 
 
 # Ours with one mechanism off at a time.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.flow.config import AdmissionPolicy, FlowConfig, Limits
+from app.flow.config import AdmissionPolicy, FlowConfig, Limits, default_classes
 from app.flow.controller import FlowController
 from app.flow.doors import WANTED_S
 from app.flow.outcome import Outcome
@@ -16,6 +16,8 @@ LIMITS = Limits(
     max_queued=10_000, max_queue_wait_s=60.0, requests_per_replica=100, lease_ttl_s=1e6, replica_ttl_s=1e6
 )
 TICK_S = 0.1
+# Of a hundred places: 1.4 and 2.1 times the square root.
+STANDARD_LEAVES, BATCH_LEAVES = 14, 21
 
 
 class Load:
@@ -62,7 +64,7 @@ class Load:
 
 def test_the_last_places_are_for_the_most_urgent():
     load = Load()
-    load.fill("standard", 91)
+    load.fill("standard", 100 - STANDARD_LEAVES)
     assert load.submit("standard") is None
     assert isinstance(load.submit("interactive"), Granted)
     load.end(2)
@@ -71,7 +73,7 @@ def test_the_last_places_are_for_the_most_urgent():
 
 def test_batch_leaves_more_than_standard():
     load = Load()
-    load.fill("batch", 87)
+    load.fill("batch", 100 - BATCH_LEAVES)
     assert load.submit("batch") is None
     assert isinstance(load.submit("standard"), Granted)
 
@@ -87,7 +89,7 @@ def test_a_standing_queue_is_refused_on_arrival_until_there_is_a_lull():
         load.now_s += TICK_S
         load.flow.tick(load.now_s)
     assert load.flow._doors.standing.value_s == 0.0
-    load.fill("standard", 100 - len(load.running) - 9)
+    load.fill("standard", 100 - len(load.running) - STANDARD_LEAVES)
     assert load.submit("standard") is None
 
 
@@ -116,10 +118,11 @@ def test_interactive_may_wait_whatever_the_load():
 def test_behind_the_door_the_tenant_that_had_least_is_next():
     load = Load()
     load.overload(30.0, tenant="greedy")
-    load.end(max(0, len(load.running) - 92))
-    load.fill("interactive", 92 - len(load.running))
+    taken = 101 - STANDARD_LEAVES
+    load.end(max(0, len(load.running) - taken))
+    load.fill("interactive", taken - len(load.running))
     load.flow._queue.classes[1].credit = 0.0
-    # Eight places are free, one less than standard leaves.
+    # One place less is free than standard leaves.
     assert isinstance(load.submit("standard", "greedy"), Refused)
     assert isinstance(load.submit("standard", "modest"), Granted)
 
@@ -170,3 +173,10 @@ def test_a_ticket_with_a_place_is_predicted_by_its_engine():
     granted = load.submit("batch")
     predicted_s = load.flow.predicted_ttft_s(granted.lease.ticket_id)
     assert predicted_s == pytest.approx(load.flow._pool.prefill_s(0))
+
+
+@pytest.mark.parametrize(
+    ("places", "left"), [(0, 0), (1, 0.25), (8, 2), (64, 11.2), (256, 22.4), (1024, 44.8)]
+)
+def test_what_is_left_to_others_is_the_square_root_and_never_more_than_a_quarter(places, left):
+    assert default_classes()[1].reserve(places) == pytest.approx(left)
