@@ -39,12 +39,6 @@ def test_a_retry_hint_is_a_header_in_whole_seconds():
     assert invalid("n", 0, "is too small").headers() == [(b"content-type", b"application/json")]
 
 
-def test_a_refusal_that_names_no_time_is_not_to_be_retried():
-    error = refused(Outcome.REJECTED_DEADLINE, None)
-    assert error.headers()[1:] == [(b"x-should-retry", b"false")]
-    assert error.message == Outcome.REJECTED_DEADLINE.reason
-
-
 def test_as_the_end_of_a_stream_it_is_one_event():
     error = engine_lost(7)
     assert error.sse_event() == b"data: " + error.body() + b"\n\n"
