@@ -272,9 +272,10 @@ class FlowController:
         return actions
 
     def _refuse(self, entry: Entry, outcome: Outcome, now_s: float) -> Refused:
-        return self._count(
-            self._gate.refuse(entry.ticket.ticket_id, outcome, self._predictor.drain_s(entry.rank, now_s))
-        )
+        drain_s = self._predictor.drain_s(entry.rank, now_s)
+        if outcome in (Outcome.EVICTED_DEADLINE, Outcome.EVICTED_TIMEOUT):
+            return self._count(self._gate.too_late(entry.ticket, entry.rank, outcome, drain_s, None, now_s))
+        return self._count(self._gate.refuse(entry.ticket.ticket_id, outcome, drain_s))
 
     def _count(self, refused: Refused) -> Refused:
         self._ended[refused.outcome] += 1

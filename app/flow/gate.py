@@ -143,7 +143,7 @@ class Gate:
         self._predictor.refused(None if placed else rank, raw_s)
         if self._config.admission.promises and self._promises[rank].redeem(_key(ticket), now_s):
             return Entrance(waited_s + raw_s, waited_s + mean_s, kept=True)
-        return self._promise(ticket, rank, late_s, mean_s + kept_s, now_s)
+        return self.too_late(ticket, rank, Outcome.REJECTED_DEADLINE, late_s, mean_s + kept_s, now_s)
 
     def refuse(self, ticket_id: str, outcome: Outcome, wait_s: float) -> Refused:
         """A refusal whose hint is the wait, plus jitter."""
@@ -171,9 +171,16 @@ class Gate:
         ahead = self._promises[rank].ahead(within_s, now_s)
         return ahead / self._predictor.rate_per_s(rank, now_s) if ahead else 0.0
 
-    def _promise(self, ticket: Ticket, rank: int, late_s: float, predicted_s: float, now_s: float) -> Refused:
-        """Name the time at which a place is free, and keep it where that is soon enough."""
-        outcome = Outcome.REJECTED_DEADLINE
+    def too_late(
+        self,
+        ticket: Ticket,
+        rank: int,
+        outcome: Outcome,
+        late_s: float,
+        predicted_s: float | None,
+        now_s: float,
+    ) -> Refused:
+        """Name the time at which a place is free, where it can be kept; else none."""
         book = self._promises[rank]
         due_s = book.offer_s(now_s + late_s, self._predictor.rate_per_s(rank, now_s))
         hint_s = max(1, math.ceil(due_s - now_s))
