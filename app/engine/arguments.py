@@ -30,7 +30,7 @@ def vllm_arguments(config: ApplicationConfig, model_path: str) -> list[str]:
         "gpu-memory-utilization": engine.gpu_memory_utilization,
         "pipeline-parallel-size": parallel.pipeline_parallel_size,
         "tensor-parallel-size": parallel.tensor_parallel_size,
-        "distributed-executor-backend": _executor(config),
+        "distributed-executor-backend": "ray" if uses_ray_workers(config) else "mp",
         "scheduling-policy": "priority",
         "stream-interval": engine.stream_interval,
         "seed": engine.seed,
@@ -45,13 +45,6 @@ def vllm_arguments(config: ApplicationConfig, model_path: str) -> list[str]:
         "--disable-fastapi-docs",
     ]
     return [f"--{name}={value}" for name, value in arguments.items()] + flags
-
-
-def _executor(config: ApplicationConfig) -> str:
-    """Where the ranks run: Ray actors, processes, or, for one rank, the engine core's own process."""
-    if uses_ray_workers(config):
-        return "ray"
-    return "mp" if len(config.parallel.bundles) > 1 else "uni"
 
 
 def _compilation(config: ApplicationConfig) -> dict[str, object]:
@@ -102,13 +95,12 @@ def _cpu_environment(engine: EngineConfig, workers: int) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
         # Several workers share a few cores: pinning them would put them all on the same one.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # With oneDNN's AMX kernels bfloat16 models answer nonsense on a CPU that has them (vLLM 0.29, bare too:
+        # asked for the capital of France SmolLM2 did not say Paris). The next best kernels are right.
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16",
         # Makes vLLM's CPU platform accept bundles of logical GPUs (app/engine/platform.py).
         "PROMISESERVE_LOGICAL_GPUS": "1",
     }
     if workers > 1:
         variables["OMP_NUM_THREADS"] = "1"
-    else:
-        # Lets a CPU's one rank live in the engine core. In a process of its own, core and worker wait for
-        # each other by spinning: two engines on two cores made 110,000 context switches a second, now 9,000.
-        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return variables
