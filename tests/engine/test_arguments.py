@@ -105,7 +105,9 @@ def test_smollm2_is_one_process_of_its_replica():
     given, variables = arguments(config), environment(config)
     assert not uses_ray_workers(config)
     assert (given["--pipeline-parallel-size"], given["--tensor-parallel-size"]) == ("1", "1")
-    assert given["--distributed-executor-backend"] == "mp"
+    # In the engine core's own process, which vLLM allows on a CPU with this variable only.
+    assert given["--distributed-executor-backend"] == "uni"
+    assert variables["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert given["--dtype"] == "bfloat16"
     assert compilation(config) == {"mode": 2, "backend": "eager"}
     assert variables["VLLM_CPU_KVCACHE_SPACE"] == "2"
