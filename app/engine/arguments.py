@@ -102,11 +102,9 @@ def _cpu_environment(engine: EngineConfig, workers: int) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
         # Several workers share a few cores: pinning them would put them all on the same one.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        # With oneDNN's AMX kernels bfloat16 models answer nonsense on a CPU that has them (bare vLLM 0.29
-        # too: asked for the capital of France SmolLM2 did not say Paris). The next best kernels are right.
-        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16",
-        # Makes vLLM's CPU platform accept bundles of logical GPUs (app/engine/platform.py).
-        "PROMISESERVE_LOGICAL_GPUS": "1",
+        # Attention that leaves oneDNN's matrix tiles alone, and bundles of logical GPUs
+        # (app/engine/platform.py).
+        "PROMISESERVE_CPU": "1",
     }
     if workers > 1:
         variables["OMP_NUM_THREADS"] = "1"
