@@ -75,7 +75,7 @@ class Predictor:
         self._placed = _error_table(config)
 
     def served(self, service_s: float) -> None:
-        self._service_s.add(max(service_s, MIN_SERVICE_S))
+        self._service_s.add(service_s if service_s > MIN_SERVICE_S else MIN_SERVICE_S)
 
     def itl(self, running: int, itl_s: float) -> None:
         if running > 0 and itl_s > 0:
@@ -141,18 +141,22 @@ class Predictor:
 
     def total_rate_per_s(self) -> float:
         """Requests that leave the engines each second when all places are taken."""
-        return max(MIN_RATE_PER_S, self._pool.places / self._service_s.value)
+        rate = self._pool.places / self._service_s.value
+        return rate if rate > MIN_RATE_PER_S else MIN_RATE_PER_S
 
     def rate_per_s(self, rank: int, now_s: float) -> float:
         """Requests of this class that can leave the queue each second."""
-        total = self.total_rate_per_s()
-        rate = total
-        for queue in self._queue.classes:
-            if queue.rank < rank:
-                rate -= self._classes[queue.rank].dispatches.per_s(now_s)
+        rate = total = self.total_rate_per_s()
+        queues = self._queue.classes
+        for urgent in self._classes[:rank]:
+            rate -= urgent.dispatches.per_s(now_s)
+        for queue in queues:
             if queue.size and queue.rank != rank:
                 rate -= total * queue.policy.min_share
-        return max(total * self._queue.classes[rank].policy.min_share, rate, MIN_RATE_PER_S)
+        least = total * queues[rank].policy.min_share
+        if rate < least:
+            rate = least
+        return rate if rate > MIN_RATE_PER_S else MIN_RATE_PER_S
 
     def drain_s(self, rank: int, now_s: float) -> float:
         """Until everything that precedes a newcomer of this class has left."""
@@ -177,9 +181,13 @@ class Predictor:
         if flow is None:
             return queue.size + 1.0
         others = queue.order.waiting - (flow.size > 0)
-        debt = max(0.0, flow.counter - queue.order.floor) / self.cost(queue.rank)
-        rounds = flow.size / flow.weight + debt
-        return min(queue.size + 1.0, flow.size + 1 + others * rounds)
+        rounds = flow.size / flow.weight
+        debt = flow.counter - queue.order.floor
+        if debt > 0.0:
+            rounds += debt / self.cost(queue.rank)
+        position = flow.size + 1 + others * rounds
+        last = queue.size + 1.0
+        return position if position < last else last
 
     def _with_starting(self, wait_s: float, now_s: float) -> float:
         """Capacity that is starting shortens the wait from the moment it is expected."""

@@ -51,14 +51,16 @@ class StepPace:
 
     def prefill_s(self, tokens: float, budget: int) -> float:
         """Time to compute so many prompt tokens in steps that hold `budget` of them."""
-        return math.ceil(max(1.0, tokens) / budget) * self.step_s + self.token_s * tokens
+        steps = math.ceil(tokens / budget) if tokens > budget else 1
+        return steps * self.step_s + self.token_s * tokens
 
     def shared_prefill_s(self, tokens: float, budget: int, left_s: float) -> float:
         """The same, when prompts that come before the last step, in `left_s` and later, fill it up."""
-        steps = math.ceil(max(1.0, tokens) / budget)
+        steps = math.ceil(tokens / budget) if tokens > budget else 1
         before_last_s = left_s + (steps - 1) * (self.step_s + self.token_s * budget)
-        joining = min(steps * budget - tokens, JOINING_SHARE * self.tokens_per_s * before_last_s)
-        return steps * self.step_s + self.token_s * (tokens + joining)
+        joining = JOINING_SHARE * self.tokens_per_s * before_last_s
+        room = steps * budget - tokens
+        return steps * self.step_s + self.token_s * (tokens + (joining if joining < room else room))
 
 
 class EngineClock:
@@ -110,7 +112,8 @@ class EngineClock:
         before = self._before
         if mark > before:
             just_begun = now_s - self._started_s < SAME_S
-            before = min(self._given, max(mark, before if just_begun else before + self._chunk))
+            done = before if just_begun else before + self._chunk
+            before = min(self._given, max(mark, done))
         self._begin(before, running, now_s)
 
     def ended(self, running: int, now_s: float) -> None:
@@ -149,7 +152,8 @@ class EngineClock:
             self._pace.add(metrics.steps - last[1], metrics.prompt_tokens - last[2], now_s - last[0])
 
     def _budget(self, running: int) -> int:
-        return max(1, self._batched_tokens - running)
+        budget = self._batched_tokens - running
+        return budget if budget > 1 else 1
 
     def _length_s(self) -> float:
         return self._pace.step_s + self._pace.token_s * self._chunk

@@ -33,6 +33,8 @@ from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revo
 
 # Serve needs about this long to tell everyone that a replica has started or is stopping.
 UNROUTABLE_BAR_S = 1.0
+# A member of an Enum takes longer to look up than anything else in the paths that compare with it.
+COMPLETED = Outcome.COMPLETED
 
 __all__ = ["UNROUTABLE_BAR_S", "FlowController", "Limits", "Snapshot"]
 
@@ -57,6 +59,7 @@ class FlowController:
         config = config or FlowConfig()
         self._limits = limits
         self._config = config
+        self._names = [policy.name for policy in config.classes]
         self._ranks = Ranks(config)
         self._queue = FlowQueue(config.classes, config.fairness)
         self._pool = ReplicaPool(limits, config, uniform)
@@ -80,11 +83,11 @@ class FlowController:
         entry = self._admit(ticket, account, rank, now_s)
         if isinstance(entry, Refused):
             return [self._count(entry)]
-        actions = self._make_room(rank, now_s)
-        if actions is None:
+        evicted = self._make_room(rank, now_s) if len(self._queue) >= self._limits.max_queued else []
+        if evicted is None:
             return [self._refuse(entry, Outcome.REJECTED_FULL, now_s)]
         self._enter(entry)
-        actions += self._dispatch(now_s)
+        actions = evicted + self._dispatch(now_s)
         if entry.queued:
             actions += self._rescue_class(rank, now_s)
         if not entry.queued:
@@ -93,10 +96,10 @@ class FlowController:
 
     def first_token(self, ticket_id: str, now_s: float) -> list[Action]:
         """The engine's first token is about to be sent; wins over a revoke that is still under way."""
-        entry = self._queue.get(ticket_id)
-        if entry is not None:
-            self._reinstate(entry, now_s)
         held = self._leases.get(ticket_id)
+        if held is None:
+            entry = self._queue.get(ticket_id)
+            held = None if entry is None else self._reinstate(entry, now_s)
         if held is not None and held.first_token_s is None:
             self._learn_first_token(held, now_s)
             self._leases.first_token(held, now_s)
@@ -113,18 +116,18 @@ class FlowController:
         self, ticket_id: str, outcome: Outcome, now_s: float, usage: Usage | None = None
     ) -> list[Action]:
         """The request ended, queued or running; an id that is not known any more changes nothing."""
-        entry = self._queue.get(ticket_id)
-        if entry is not None:
-            self._queue.remove(entry)
-            self._leave(entry)
-            self._ended[outcome] += 1
-            # It may have been first and too large for any replica: the next one may fit.
-            return self._dispatch(now_s)
         held = self._leases.get(ticket_id)
-        if held is None:
+        if held is not None:
+            self._learn_end(held, outcome, usage, now_s)
+            self._end_lease(held, outcome, usage)
+            return self._dispatch(now_s)
+        entry = self._queue.get(ticket_id)
+        if entry is None:
             return []
-        self._learn_end(held, outcome, usage, now_s)
-        self._end_lease(held, outcome, usage)
+        self._queue.remove(entry)
+        self._leave(entry)
+        self._ended[outcome] += 1
+        # It may have been first and too large for any replica: the next one may fit.
         return self._dispatch(now_s)
 
     def report(self, report: ReplicaReport, now_s: float) -> list[Action]:
@@ -213,28 +216,21 @@ class FlowController:
         if refused is not None:
             return refused
         order = self._queue.classes[rank].order
-        flow = order.flow(account)
-        entrance = gate.feasible(ticket, account, rank, flow, now_s)
-        if isinstance(entrance, Refused):
-            return entrance
-        entry = Entry(ticket, rank, account, flow, self._expires_s(ticket, rank))
-        entry.raw_ttft_s, entry.predicted_ttft_s = entrance.raw_ttft_s, entrance.predicted_ttft_s
-        if entrance.kept:
-            entry.flow = order.lane
-        return entry
+        entry = Entry(ticket, rank, account, order.flow(account), self._expires_s(ticket, rank))
+        return gate.late(entry, order.lane, now_s) or entry
 
     def _expires_s(self, ticket: Ticket, rank: int) -> float:
         """The last moment to leave the queue: what the engine needs at least must still fit the promise."""
         longest_s = self._limits.max_queue_wait_s
         if self._config.admission.enabled:
             own_s = self._pool.prefill_s(ticket.prompt_tokens)
-            longest_s = min(longest_s, max(0.0, budget_s(self._config.classes[rank], ticket) - own_s))
+            spare_s = budget_s(self._config.classes[rank], ticket) - own_s
+            if spare_s < longest_s:
+                longest_s = spare_s if spare_s > 0.0 else 0.0
         return ticket.arrived_s + longest_s
 
     def _make_room(self, rank: int, now_s: float) -> list[Action] | None:
         """Evict the least urgent from a full queue; None when nothing is less urgent than `rank`."""
-        if len(self._queue) < self._limits.max_queued:
-            return []
         last = self._queue.least_urgent(rank)
         if last is None:
             return None
@@ -242,8 +238,10 @@ class FlowController:
 
     def _enter(self, entry: Entry) -> None:
         self._queue.push(entry)
-        entry.account.size_bytes += entry.ticket.size_bytes
-        entry.account.take_rate(entry.ticket)
+        account = entry.account
+        account.size_bytes += entry.ticket.size_bytes
+        if account.rated:
+            account.take_rate(entry.ticket)
 
     def _leave(self, entry: Entry) -> None:
         """A ticket that never reached an engine is gone from the queue: give back what it took."""
@@ -325,10 +323,10 @@ class FlowController:
         self._queue.remove(entry)
         held = self._leases.grant(entry, choice, expected, now_s)
         self._predictor.dispatched(entry.rank, held.cost, now_s)
-        return Granted(held.lease, now_s - entry.ticket.arrived_s, self._class_of(held))
+        return Granted(held.lease, now_s - entry.ticket.arrived_s, self._names[entry.rank])
 
     def _class_of(self, held: Held) -> str:
-        return "" if held.entry is None else self._config.classes[held.entry.rank].name
+        return "" if held.entry is None else self._names[held.entry.rank]
 
     def _adopt(self, replica: Replica, now_s: float) -> None:
         """Take over what a replica runs, at its first report only: a later one may name a lease that was
@@ -340,13 +338,14 @@ class FlowController:
                 self._leases.adopt(lease, replica, now_s)
 
     def _end_lease(self, held: Held, outcome: Outcome, usage: Usage | None) -> None:
-        self._leases.settle(held, usage, ended_early=outcome is not Outcome.COMPLETED)
+        self._leases.settle(held, usage, ended_early=outcome is not COMPLETED)
         self._leases.end(held)
         entry = held.entry
         if entry is not None:
-            entry.account.size_bytes -= entry.ticket.size_bytes
-            if usage is not None or outcome is not Outcome.COMPLETED:
-                entry.account.return_tokens(max(0, entry.ticket.max_output_tokens - held.output_tokens))
+            account = entry.account
+            account.size_bytes -= entry.ticket.size_bytes
+            if account.rated and (usage is not None or outcome is not COMPLETED):
+                account.return_tokens(max(0, entry.ticket.max_output_tokens - held.output_tokens))
         self._ended[outcome] += 1
 
     def _learn_first_token(self, held: Held, now_s: float) -> None:
@@ -360,7 +359,7 @@ class FlowController:
 
     def _learn_end(self, held: Held, outcome: Outcome, usage: Usage | None, now_s: float) -> None:
         """Only what completed teaches: a client that goes away says nothing of the engine."""
-        if outcome is not Outcome.COMPLETED:
+        if outcome is not COMPLETED:
             return
         self._predictor.served(now_s - held.granted_s)
         self._leases.completed(held, now_s)
@@ -403,9 +402,11 @@ class FlowController:
         again.revokes, again.revoked = loser.revokes + 1, lease
         self._queue.push(again)
 
-    def _reinstate(self, entry: Entry, now_s: float) -> None:
+    def _reinstate(self, entry: Entry, now_s: float) -> Held | None:
         """The revoke came too late: the request answers already, so it keeps its place."""
         replica = self._pool.get(entry.revoked.replica_id) if entry.revoked is not None else None
-        if replica is not None and not replica.gone:
-            expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
-            self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), expected, now_s)
+        if replica is None or replica.gone:
+            return None
+        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+        self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), expected, now_s)
+        return self._leases[entry.ticket.ticket_id]

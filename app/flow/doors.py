@@ -65,11 +65,11 @@ class Doors:
         if free <= 0 or queue.size:
             return False
         if queue.wanted_until_s <= now_s:
-            return queue.spare(free, places) > 0
+            return queue.credit > 0 or free > queue.reserve(places)
         ahead = queue.order.ahead(flow)
         if queue.credit > 0 and ahead <= queue.credit:
             return True
-        reserve = queue.policy.reserve(places)
+        reserve = queue.reserve(places)
         return free - reserve > ahead / self._predictor.cost(rank) and free > UNTOUCHED_SHARE * reserve
 
     def wait_s(self, rank: int, budget_s: float) -> float:

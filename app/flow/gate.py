@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 from app.flow.admission import Predictor
 from app.flow.config import ClassPolicy, FlowConfig, Limits, TenantPolicy
@@ -15,6 +14,7 @@ from app.flow.doors import Doors
 from app.flow.fairness import TenantFlow
 from app.flow.outcome import Outcome
 from app.flow.promises import PromiseBook
+from app.flow.queue import Entry
 from app.flow.replicas import ReplicaPool
 from app.flow.tenants import Account
 from app.flow.ticket import Refused, Ticket
@@ -62,15 +62,6 @@ def _key(ticket: Ticket) -> tuple[str, str]:
     return ticket.tenant, ticket.fingerprint
 
 
-class Entrance(NamedTuple):
-    """The ticket may wait: what was predicted for it, raw and corrected."""
-
-    raw_ttft_s: float = 0.0
-    predicted_ttft_s: float = 0.0
-    # A place is its own: it is free and others leave it, or it was promised for this time.
-    kept: bool = False
-
-
 class Gate:
     """The checks on arrival."""
 
@@ -85,6 +76,7 @@ class Gate:
     ) -> None:
         self._limits = limits
         self._config = config
+        self._enabled = config.admission.enabled
         self._predictor = predictor
         self._pool = pool
         self._doors = doors
@@ -106,7 +98,7 @@ class Gate:
 
     def over_limit(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Refused | None:
         """The tenant's rates and caps."""
-        over = account.over_rate(ticket, now_s)
+        over = account.over_rate(ticket, now_s) if account.rated else None
         if over is not None:
             return self.refuse(ticket.ticket_id, over[0], over[1])
         outcome = account.over_cap(ticket)
@@ -114,35 +106,43 @@ class Gate:
             return self.refuse(ticket.ticket_id, outcome, self._predictor.drain_s(rank, now_s))
         return None
 
-    def feasible(
-        self, ticket: Ticket, account: Account, rank: int, flow: TenantFlow, now_s: float
-    ) -> Entrance | Refused:
-        """Predict, then verify. Whoever was told to return now is let in without a second look."""
+    def late(self, entry: Entry, lane: TenantFlow, now_s: float) -> Refused | None:
+        """Predict, then verify; the entry keeps what was predicted.
+
+        It goes to the lane when a place is its own: free and left by others, or promised for this time.
+        Whoever was told to return now is let in without a second look.
+        """
+        ticket, rank, flow = entry.ticket, entry.rank, entry.flow
         policy, doors = self._config.classes[rank], self._doors
         doors.standing.arrived(now_s)
         placed = doors.place(rank, flow, now_s)
         if placed:
             raw_s = self._pool.engine_ttft_s(ticket.prompt_tokens)
+            entry.flow = lane
         else:
             raw_s = self._predictor.ttft_s(rank, flow, ticket.prompt_tokens, now_s)
         waited_s = now_s - ticket.arrived_s
         mean_s, high_s = self._predictor.corrected(None if placed else rank, raw_s)
-        if not self._config.admission.enabled or self._idle(now_s) or self._nothing_known():
-            return Entrance(waited_s + raw_s, waited_s + mean_s, kept=placed)
-        kept_s = self._kept_for_promises(rank, high_s, now_s)
+        entry.raw_ttft_s, entry.predicted_ttft_s = waited_s + raw_s, waited_s + mean_s
+        if not self._enabled or self._idle(now_s) or self._nothing_known():
+            return None
+        kept_s = self._promises[rank].ahead(high_s, now_s)
+        if kept_s:
+            kept_s /= self._predictor.rate_per_s(rank, now_s)
         ttft_s = waited_s + high_s + kept_s
         budget = budget_s(policy, ticket)
         late_s = ttft_s - budget
         if not placed:
             late_s = max(late_s, mean_s - doors.wait_s(rank, budget))
         if ticket.deadline_s is not None or policy.deadline_s is not None:
-            late_s = max(late_s, self._late_at_end_s(ticket, account, policy, ttft_s))
+            late_s = max(late_s, self._late_at_end_s(ticket, entry.account, policy, ttft_s))
         if late_s <= 0:
-            return Entrance(waited_s + raw_s, waited_s + mean_s, kept=placed)
+            return None
         doors.denied(rank, flow, now_s)
         self._predictor.refused(None if placed else rank, raw_s)
         if self._config.admission.promises and self._promises[rank].redeem(_key(ticket), now_s):
-            return Entrance(waited_s + raw_s, waited_s + mean_s, kept=True)
+            entry.flow = lane
+            return None
         return self.too_late(ticket, rank, Outcome.REJECTED_DEADLINE, late_s, mean_s + kept_s, now_s)
 
     def refuse(self, ticket_id: str, outcome: Outcome, wait_s: float) -> Refused:
@@ -163,13 +163,6 @@ class Gate:
 
     def _late_at_end_s(self, ticket: Ticket, account: Account, policy: ClassPolicy, ttft_s: float) -> float:
         return self._predictor.finish_s(ticket, account, ttft_s) - deadline_s(policy, ticket)
-
-    def _kept_for_promises(self, rank: int, within_s: float, now_s: float) -> float:
-        """Wait that is added by those who were told to return in that time."""
-        if not self._config.admission.promises:
-            return 0.0
-        ahead = self._promises[rank].ahead(within_s, now_s)
-        return ahead / self._predictor.rate_per_s(rank, now_s) if ahead else 0.0
 
     def too_late(
         self,

@@ -25,13 +25,16 @@ class Held:
         "mark",
         "output_tokens",
         "prefill_tokens",
+        "replica",
         "seen_s",
         "tokens",
     )
 
-    def __init__(self, lease: Lease, entry: Entry | None, now_s: float) -> None:
+    def __init__(self, lease: Lease, entry: Entry | None, replica: Replica, now_s: float) -> None:
         self.lease = lease
         self.entry = entry
+        # It stays valid when the replica is gone.
+        self.replica = replica
         self.granted_s = now_s
         # When its replica last named it.
         self.seen_s = now_s
@@ -57,6 +60,7 @@ class LeaseTable:
         self._queue = queue
         self._pool = pool
         self._held: dict[str, Held] = {}
+        self.get = self._held.get
         # Leases that may be taken back, by class, oldest grant first.
         self.revocable: list[dict[str, Held]] = [{} for _ in config.classes]
 
@@ -66,36 +70,34 @@ class LeaseTable:
     def __getitem__(self, ticket_id: str) -> Held:
         return self._held[ticket_id]
 
-    def get(self, ticket_id: str) -> Held | None:
-        return self._held.get(ticket_id)
-
     def adopt(self, lease: Lease, replica: Replica, now_s: float) -> None:
-        self._held[lease.ticket_id] = Held(lease, None, now_s)
+        self._held[lease.ticket_id] = Held(lease, None, replica, now_s)
         self._pool.take(replica, lease.ticket_id, 0)
 
     def grant(self, entry: Entry, choice: Choice, expected_output: int, now_s: float) -> Held:
-        ticket, replica, cached = entry.ticket, choice.replica, choice.cached
-        lease = Lease(ticket.ticket_id, replica.report.replica_id)
-        held = self._held[ticket.ticket_id] = Held(lease, entry, now_s)
-        held.expected_output, held.cached_tokens = expected_output, cached
+        ticket, replica, pool = entry.ticket, choice.replica, self._pool
+        ticket_id, rank = ticket.ticket_id, entry.rank
+        held = Held(Lease(ticket_id, replica.report.replica_id), entry, replica, now_s)
+        self._held[ticket_id] = held
+        held.expected_output, held.cached_tokens = expected_output, choice.cached
         held.engine_ttft_s = choice.ttft_s
-        held.prefill_tokens = ticket.prompt_tokens - cached
-        held.tokens = ticket.prompt_tokens + expected_output
-        held.mark = replica.clock.give(held.prefill_tokens, len(replica.in_flight), now_s)
-        self._pool.prefill_tokens += held.prefill_tokens
-        self._pool.take(replica, ticket.ticket_id, held.tokens)
-        self._pool.remember(replica, ticket)
-        held.cost = held.prefill_tokens + self._weight * expected_output
-        self._queue.classes[entry.rank].order.charge(entry.payer, held.cost)
-        self._queue.served(entry.rank, held.cost, now_s)
+        held.prefill_tokens = prefill = ticket.prompt_tokens - choice.cached
+        held.tokens = tokens = ticket.prompt_tokens + expected_output
+        held.mark = replica.clock.give(prefill, len(replica.in_flight), now_s)
+        pool.prefill_tokens += prefill
+        pool.take(replica, ticket_id, tokens)
+        pool.remember(replica, ticket)
+        held.cost = cost = prefill + self._weight * expected_output
+        self._queue.classes[rank].order.charge(entry.payer, cost)
+        self._queue.served(rank, cost, now_s)
         entry.account.running += 1
         if ticket.revocable:
-            self.revocable[entry.rank][ticket.ticket_id] = held
+            self.revocable[rank][ticket_id] = held
         return held
 
     def first_token(self, held: Held, now_s: float) -> None:
         held.first_token_s = now_s
-        replica = self._replica(held)
+        replica = held.replica
         replica.clock.first_token(held.mark, len(replica.in_flight), now_s)
         self._prefilled(held)
 
@@ -106,7 +108,7 @@ class LeaseTable:
         if excess > 0 and held.entry is not None:
             held.expected_output += excess
             held.tokens += excess
-            self._replica(held).tokens += excess
+            held.replica.tokens += excess
             self._charge(held, held.entry, self._weight * excess)
 
     def settle(self, held: Held, usage: Usage | None, *, ended_early: bool) -> None:
@@ -121,18 +123,21 @@ class LeaseTable:
 
     def completed(self, held: Held, now_s: float) -> None:
         """The engine has ended it, so one of its steps ends now."""
-        replica = self._replica(held)
+        replica = held.replica
         replica.clock.ended(len(replica.in_flight), now_s)
 
     def end(self, held: Held) -> None:
-        del self._held[held.lease.ticket_id]
-        replica = self._replica(held)
-        if held.prefill_tokens:
-            replica.clock.take_back(held.mark, held.prefill_tokens)
-        self._prefilled(held)
-        self._pool.release(replica, held.lease.ticket_id, held.tokens)
+        ticket_id = held.lease.ticket_id
+        del self._held[ticket_id]
+        if held.first_token_s is None:
+            held.replica.clock.take_back(held.mark, held.prefill_tokens)
+            self._prefilled(held)
+        self._pool.release(held.replica, ticket_id, held.tokens)
         if held.entry is not None:
-            self._leave(held.entry)
+            account = held.entry.account
+            account.running -= 1
+            if account.parked:
+                account.unpark()
 
     def revoke(self, held: Held, entry: Entry) -> None:
         """Take the lease back; the tenant gets its whole charge back."""
@@ -146,10 +151,6 @@ class LeaseTable:
     def unseen_since(self, since_s: float) -> list[Held]:
         return [held for held in self._held.values() if held.seen_s < since_s]
 
-    def _replica(self, held: Held) -> Replica:
-        """A replica is known for as long as it has leases, also when it is gone."""
-        return self._pool.replicas[held.lease.replica_id]
-
     def _charge(self, held: Held, entry: Entry, cost: float) -> None:
         held.cost += cost
         self._queue.classes[entry.rank].order.charge(entry.payer, cost)
@@ -159,10 +160,3 @@ class LeaseTable:
             self.revocable[held.entry.rank].pop(held.lease.ticket_id, None)
         self._pool.prefill_tokens -= held.prefill_tokens
         held.prefill_tokens = 0
-
-    def _leave(self, entry: Entry) -> None:
-        account = entry.account
-        account.running -= 1
-        parked, account.parked = account.parked, []
-        for order, flow in parked:
-            order.unpark(flow)

@@ -24,6 +24,9 @@ class Verdict:
 class Outcome(Enum):
     """The one outcome of a ticket."""
 
+    # Members are singletons; Enum would hash the name, in Python, at each look-up.
+    __hash__ = object.__hash__
+
     COMPLETED = Verdict("completed", None, "The request was answered.")
     CANCELLED = Verdict("cancelled", None, "The client went away.")
     FAILED = Verdict("failed", None, "The engine failed while it answered.")

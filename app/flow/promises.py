@@ -65,9 +65,9 @@ class PromiseBook:
 
     def ahead(self, within_s: float, now_s: float) -> float:
         """Returns to expect in the next `within_s`, assuming that they are spread evenly."""
-        self._expire(now_s)
-        if not self._open:
+        if not self._due:
             return 0.0
+        self._expire(now_s)
         span_s = max(self._last_s - now_s, self._policy.promise_late_s)
         return len(self._open) * self._returns.value * min(1.0, within_s / span_s)
 

@@ -111,7 +111,18 @@ class Arrivals:
 class ClassQueue:
     """The tickets of one class."""
 
-    __slots__ = ("arrivals", "credit", "order", "policy", "prompt_tokens", "rank", "size", "wanted_until_s")
+    __slots__ = (
+        "_places",
+        "_reserve",
+        "arrivals",
+        "credit",
+        "order",
+        "policy",
+        "prompt_tokens",
+        "rank",
+        "size",
+        "wanted_until_s",
+    )
 
     def __init__(self, policy: ClassPolicy, rank: int, fairness: FairnessPolicy) -> None:
         self.policy = policy
@@ -124,13 +135,14 @@ class ClassQueue:
         self.wanted_until_s = -math.inf
         self.arrivals = Arrivals()
         self.order = FairOrder(fair=fairness.enabled, credit=fairness.return_credit)
+        # What the class leaves to others of this many places, computed when their number changes.
+        self._places, self._reserve = 0, policy.reserve(0)
 
-    def spare(self, free: int, places: int) -> float:
-        """Of the free places, those not left to others; a class that is owed its share leaves none."""
-        return free if self.credit > 0 else free - self.policy.reserve(places)
-
-    def may_leave(self, free: int, places: int) -> bool:
-        return self.order.lane.size > 0 or self.spare(free, places) > 0
+    def reserve(self, places: int) -> float:
+        """Free places that the class leaves to more urgent ones."""
+        if places != self._places:
+            self._places, self._reserve = places, self.policy.reserve(places)
+        return self._reserve
 
     def urgency(self) -> tuple[float, float]:
         """Lower is first; the class must not be empty."""
@@ -147,6 +159,7 @@ class FlowQueue:
     def __init__(self, classes: Sequence[ClassPolicy], fairness: FairnessPolicy) -> None:
         self.classes = [ClassQueue(policy, rank, fairness) for rank, policy in enumerate(classes)]
         self._entries: dict[str, Entry] = {}
+        self.get = self._entries.get
         self._expiry: list[tuple[float, int, Entry]] = []
         self._numbers = itertools.count(1)
 
@@ -158,9 +171,6 @@ class FlowQueue:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
-
-    def get(self, ticket_id: str) -> Entry | None:
-        return self._entries.get(ticket_id)
 
     def push(self, entry: Entry) -> None:
         """Raises ValueError for an id that is queued already."""
@@ -190,23 +200,28 @@ class FlowQueue:
             queue.order.leave(entry.flow)
 
     def next(self, free: int, places: int) -> Entry | None:
-        """Who takes one of the free places; None when nobody waits who may."""
-        waiting = [one for one in self.classes if one.size and one.may_leave(free, places)]
-        if len(waiting) > 1:
-            waiting.sort(key=ClassQueue.urgency)
-        for queue in waiting:
+        """Who takes one of the free places, at least one; None when nobody waits who may."""
+        waiting = [
+            one
+            for one in self.classes
+            if one.size and (one.credit > 0 or free > one.reserve(places) or one.order.lane.size)
+        ]
+        while waiting:
+            queue = waiting[0] if len(waiting) == 1 else min(waiting, key=ClassQueue.urgency)
             flow = queue.order.next()
             if flow is not None:
                 return flow.head()
             # Held back by its tenants' caps: that is not owed to it.
             queue.credit = min(0.0, queue.credit)
+            waiting.remove(queue)
         return None
 
     def served(self, rank: int, cost: float, now_s: float) -> None:
         """A ticket of this class went to an engine: the others' credit grows by their share of its cost."""
         for queue in self.classes:
             if queue.rank == rank:
-                queue.credit = max(-cost, queue.credit - cost * (1.0 - queue.policy.min_share))
+                credit = queue.credit - cost * (1.0 - queue.policy.min_share)
+                queue.credit = credit if credit > -cost else -cost
             elif queue.size or queue.wanted_until_s > now_s:
                 queue.credit += cost * queue.policy.min_share
             else:

@@ -51,8 +51,11 @@ class Replica:
         self.free = 0
 
     def fits(self, tokens: int) -> bool:
-        """An empty engine takes anything: what can never fit was refused on arrival."""
-        return not self.limit.tokens or not self.in_flight or self.tokens + tokens <= self.limit.tokens
+        """Whether the limit of tokens, if there is one, leaves room for so many more.
+
+        An empty engine takes anything: what can never fit was refused on arrival.
+        """
+        return not self.in_flight or self.tokens + tokens <= self.limit.tokens
 
 
 class Choice(NamedTuple):
@@ -106,8 +109,9 @@ class ReplicaPool:
         """True when no replica can take a lease or is starting, and there was time to hear of one."""
         if self._born_s is None:
             self._born_s = now_s
+        seen_s = now_s - self._limits.replica_ttl_s
         for replica in self.replicas.values():
-            if self.is_usable(replica, now_s):
+            if replica.seen_s >= seen_s and not replica.gone and not replica.report.draining:
                 return False
         old = now_s - self._born_s > self._limits.replica_ttl_s
         return not self.starting and (old or bool(self.replicas))
@@ -171,6 +175,7 @@ class ReplicaPool:
             if not replica.in_flight and now_s - replica.seen_s > REPLICA_MEMORY_S:
                 del self.replicas[replica_id]
                 self.open.pop(replica_id, None)
+                self.free -= replica.free
                 self._prefix.drop(replica_id)
         for replica_id, ready_s in list(self.starting.items()):
             if now_s - ready_s > START_PATIENCE_S:
@@ -200,7 +205,7 @@ class ReplicaPool:
 
     def engine_ttft_s(self, prompt_tokens: int) -> float:
         """Time to first token in an engine that works on the mean of what all have before them."""
-        return self.prefill_s(self.prefill_tokens / max(1, self.ready) + prompt_tokens)
+        return self.prefill_s(self.prefill_tokens / (self.ready or 1) + prompt_tokens)
 
     def prefill_s(self, tokens: float) -> float:
         """Time to compute so many prompt tokens in an engine that has nothing before them."""
@@ -217,10 +222,15 @@ class ReplicaPool:
         one two at random (Mitzenmacher, 2001) and the replicas that know the prompt's beginning or the
         session. The best score wins, ties go to the least loaded.
         """
-        fitting = [r for r in self.open.values() if r.fits(tokens) and self.reachable(r, now_s)]
+        seen_s = now_s - self._limits.replica_ttl_s
+        fitting = [
+            r
+            for r in self.open.values()
+            if r.seen_s >= seen_s and now_s >= r.barred_until_s and (not r.limit.tokens or r.fits(tokens))
+        ]
         if not fitting:
             return None
-        known = self._known(ticket) if self._config.route.affinity else {}
+        known = self._known(ticket) if ticket.prefix_blocks or ticket.session_id else {}
         if len(fitting) == 1:
             return self._choice(fitting[0], ticket, known, now_s)
         choices = [self._choice(one, ticket, known, now_s) for one in self._candidates(fitting, known)]
@@ -230,7 +240,7 @@ class ReplicaPool:
 
     def _known(self, ticket: Ticket) -> dict[str, int]:
         """Replicas that know the ticket: prompt tokens likely cached; -1 marks the session's."""
-        if not ticket.prefix_blocks and not ticket.session_id:
+        if not self._config.route.affinity:
             return {}
         per_block = self._config.route.tokens_per_block
         lengths = self._prefix.match(ticket.prefix_blocks)
@@ -252,23 +262,21 @@ class ReplicaPool:
         return replicas[min(int(self._uniform() * len(replicas)), len(replicas) - 1)]
 
     def _choice(self, replica: Replica, ticket: Ticket, known: dict[str, int], now_s: float) -> Choice:
-        cached = max(0, known.get(replica.report.replica_id, 0))
+        cached = max(0, known.get(replica.report.replica_id, 0)) if known else 0
         tokens = ticket.prompt_tokens - cached
         ttft_s = replica.clock.ttft_s(tokens, len(replica.in_flight), now_s)
         score_s = ttft_s + self.pace.token_s * tokens if replica.clock.waiting else ttft_s
-        if replica.report.replica_id in known:
+        if known and replica.report.replica_id in known:
             score_s -= self._config.route.session_penalty_s
         return Choice(replica, cached, ttft_s, score_s)
 
     def _update(self, replica: Replica) -> None:
-        replica_id = replica.report.replica_id
-        free = (
-            0 if replica.gone or replica.report.draining else replica.limit.requests - len(replica.in_flight)
-        )
-        free = free if free > 0 else 0
-        self.free += free - replica.free
-        replica.free = free
-        if free:
-            self.open[replica_id] = replica
-        else:
-            self.open.pop(replica_id, None)
+        free = replica.limit.requests - len(replica.in_flight)
+        if free < 0 or replica.gone or replica.report.draining:
+            free = 0
+        was_free, replica.free = replica.free, free
+        self.free += free - was_free
+        if free and not was_free:
+            self.open[replica.report.replica_id] = replica
+        elif was_free and not free:
+            del self.open[replica.report.replica_id]

@@ -66,11 +66,13 @@ class Account:
     """One tenant. Counters are of tickets that are queued or hold a lease."""
 
     __slots__ = (
+        "max_running",
         "name",
         "outputs",
         "parked",
         "policy",
         "queued",
+        "rated",
         "requests",
         "running",
         "size_bytes",
@@ -80,20 +82,25 @@ class Account:
     def __init__(self, name: str, policy: TenantPolicy, now_s: float) -> None:
         self.name = name
         self.policy = policy
+        self.max_running = policy.max_running
         self.queued = self.running = self.size_bytes = 0
         # Flows that wait for a running request of this tenant to end.
         self.parked: list[tuple[FairOrder, TenantFlow]] = []
         self.outputs: dict[int, OutputLength] = {}
         self.requests = _bucket(policy.requests_per_minute, now_s)
         self.tokens = _bucket(policy.tokens_per_minute, now_s)
+        # Has a limit of either kind.
+        self.rated = self.requests is not None or self.tokens is not None
 
     @property
     def idle(self) -> bool:
         return self.queued == 0 and self.running == 0
 
-    @property
-    def at_cap(self) -> bool:
-        return self.running >= self.policy.max_running
+    def unpark(self) -> None:
+        """One more of its requests may run: its flows stand in their orders again."""
+        parked, self.parked = self.parked, []
+        for order, flow in parked:
+            order.unpark(flow)
 
     def over_cap(self, ticket: Ticket) -> Outcome | None:
         if self.queued >= self.policy.max_queued:

@@ -1,8 +1,12 @@
-"""What goes into the queue and what comes out of it: values, without behaviour."""
+"""What goes into the queue and what comes out of it: values, without behaviour.
+
+What is made for every request is a tuple: a frozen dataclass takes three times as long to make.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.flow.outcome import Outcome
 
@@ -37,8 +41,7 @@ class Ticket:
     revocable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What a request took, as the engine counted it."""
 
     prompt_tokens: int
@@ -47,8 +50,7 @@ class Usage:
     ttft_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to run one request on one replica; it carries the ticket's id."""
 
     ticket_id: str
@@ -88,8 +90,7 @@ class ReplicaReport:
     metrics: EngineMetrics | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(NamedTuple):
     """The ticket left the queue for an engine."""
 
     lease: Lease
@@ -98,8 +99,7 @@ class Granted:
     class_name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """The ticket gets no engine."""
 
     ticket_id: str
@@ -117,8 +117,7 @@ class Refused:
         return self.outcome.label
 
 
-@dataclass(frozen=True, slots=True)
-class Revoke:
+class Revoke(NamedTuple):
     """Abort this request on its replica before its first token; it is queued again, with its age."""
 
     ticket_id: str
