@@ -1,8 +1,8 @@
 """vLLM's CPU attention without its AMX kernels.
 
-They set up the CPU's matrix tiles behind the back of oneDNN, which remembers what it has set up: with both at
-work a bfloat16 model answers nonsense (asked for the capital of France, SmolLM2 under bare vLLM 0.29 did not
-say Paris; either alone is right). oneDNN's are the ones worth keeping: linear layers take most of the time.
+With them and oneDNN's at work a bfloat16 model answers nonsense: asked for the capital of France, SmolLM2
+under bare vLLM 0.29 did not say Paris; with either alone it does. (Inferred: both set up the CPU's matrix
+tiles, and oneDNN relies on its own.) oneDNN's are worth keeping: linear layers take most of the time.
 """
 
 from __future__ import annotations

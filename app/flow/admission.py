@@ -75,7 +75,7 @@ class Predictor:
         self._placed = _error_table(config)
 
     def served(self, service_s: float) -> None:
-        self._service_s.add(service_s if service_s > MIN_SERVICE_S else MIN_SERVICE_S)
+        self._service_s.add(max(service_s, MIN_SERVICE_S))
 
     def itl(self, running: int, itl_s: float) -> None:
         if running > 0 and itl_s > 0:

@@ -51,16 +51,20 @@ class StepPace:
 
     def prefill_s(self, tokens: float, budget: int) -> float:
         """Time to compute so many prompt tokens in steps that hold `budget` of them."""
-        steps = math.ceil(tokens / budget) if tokens > budget else 1
-        return steps * self.step_s + self.token_s * tokens
+        return _steps(tokens, budget) * self.step_s + self.token_s * tokens
 
     def shared_prefill_s(self, tokens: float, budget: int, left_s: float) -> float:
         """The same, when prompts that come before the last step, in `left_s` and later, fill it up."""
-        steps = math.ceil(tokens / budget) if tokens > budget else 1
+        steps = _steps(tokens, budget)
         before_last_s = left_s + (steps - 1) * (self.step_s + self.token_s * budget)
         joining = JOINING_SHARE * self.tokens_per_s * before_last_s
         room = steps * budget - tokens
         return steps * self.step_s + self.token_s * (tokens + (joining if joining < room else room))
+
+
+def _steps(tokens: float, budget: int) -> int:
+    """Steps that prompts of so many tokens take, `budget` tokens each; at least one."""
+    return math.ceil(tokens / budget) if tokens > budget else 1
 
 
 class EngineClock:
@@ -112,8 +116,7 @@ class EngineClock:
         before = self._before
         if mark > before:
             just_begun = now_s - self._started_s < SAME_S
-            done = before if just_begun else before + self._chunk
-            before = min(self._given, max(mark, done))
+            before = min(self._given, max(mark, before if just_begun else before + self._chunk))
         self._begin(before, running, now_s)
 
     def ended(self, running: int, now_s: float) -> None:

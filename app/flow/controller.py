@@ -33,8 +33,6 @@ from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revo
 
 # Serve needs about this long to tell everyone that a replica has started or is stopping.
 UNROUTABLE_BAR_S = 1.0
-# A member of an Enum takes longer to look up than anything else in the paths that compare with it.
-COMPLETED = Outcome.COMPLETED
 
 __all__ = ["UNROUTABLE_BAR_S", "FlowController", "Limits", "Snapshot"]
 
@@ -83,11 +81,11 @@ class FlowController:
         entry = self._admit(ticket, account, rank, now_s)
         if isinstance(entry, Refused):
             return [self._count(entry)]
-        evicted = self._make_room(rank, now_s) if len(self._queue) >= self._limits.max_queued else []
-        if evicted is None:
+        actions = self._make_room(rank, now_s)
+        if actions is None:
             return [self._refuse(entry, Outcome.REJECTED_FULL, now_s)]
         self._enter(entry)
-        actions = evicted + self._dispatch(now_s)
+        actions += self._dispatch(now_s)
         if entry.queued:
             actions += self._rescue_class(rank, now_s)
         if not entry.queued:
@@ -224,13 +222,13 @@ class FlowController:
         longest_s = self._limits.max_queue_wait_s
         if self._config.admission.enabled:
             own_s = self._pool.prefill_s(ticket.prompt_tokens)
-            spare_s = budget_s(self._config.classes[rank], ticket) - own_s
-            if spare_s < longest_s:
-                longest_s = spare_s if spare_s > 0.0 else 0.0
+            longest_s = min(longest_s, max(0.0, budget_s(self._config.classes[rank], ticket) - own_s))
         return ticket.arrived_s + longest_s
 
     def _make_room(self, rank: int, now_s: float) -> list[Action] | None:
         """Evict the least urgent from a full queue; None when nothing is less urgent than `rank`."""
+        if len(self._queue) < self._limits.max_queued:
+            return []
         last = self._queue.least_urgent(rank)
         if last is None:
             return None
@@ -238,10 +236,8 @@ class FlowController:
 
     def _enter(self, entry: Entry) -> None:
         self._queue.push(entry)
-        account = entry.account
-        account.size_bytes += entry.ticket.size_bytes
-        if account.rated:
-            account.take_rate(entry.ticket)
+        entry.account.size_bytes += entry.ticket.size_bytes
+        entry.account.take_rate(entry.ticket)
 
     def _leave(self, entry: Entry) -> None:
         """A ticket that never reached an engine is gone from the queue: give back what it took."""
@@ -338,14 +334,13 @@ class FlowController:
                 self._leases.adopt(lease, replica, now_s)
 
     def _end_lease(self, held: Held, outcome: Outcome, usage: Usage | None) -> None:
-        self._leases.settle(held, usage, ended_early=outcome is not COMPLETED)
+        self._leases.settle(held, usage, ended_early=outcome is not Outcome.COMPLETED)
         self._leases.end(held)
         entry = held.entry
         if entry is not None:
-            account = entry.account
-            account.size_bytes -= entry.ticket.size_bytes
-            if account.rated and (usage is not None or outcome is not COMPLETED):
-                account.return_tokens(max(0, entry.ticket.max_output_tokens - held.output_tokens))
+            entry.account.size_bytes -= entry.ticket.size_bytes
+            if usage is not None or outcome is not Outcome.COMPLETED:
+                entry.account.return_tokens(max(0, entry.ticket.max_output_tokens - held.output_tokens))
         self._ended[outcome] += 1
 
     def _learn_first_token(self, held: Held, now_s: float) -> None:
@@ -359,7 +354,7 @@ class FlowController:
 
     def _learn_end(self, held: Held, outcome: Outcome, usage: Usage | None, now_s: float) -> None:
         """Only what completed teaches: a client that goes away says nothing of the engine."""
-        if outcome is not COMPLETED:
+        if outcome is not Outcome.COMPLETED:
             return
         self._predictor.served(now_s - held.granted_s)
         self._leases.completed(held, now_s)

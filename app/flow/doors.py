@@ -65,7 +65,7 @@ class Doors:
         if free <= 0 or queue.size:
             return False
         if queue.wanted_until_s <= now_s:
-            return queue.credit > 0 or free > queue.reserve(places)
+            return queue.has_room(free, places)
         ahead = queue.order.ahead(flow)
         if queue.credit > 0 and ahead <= queue.credit:
             return True

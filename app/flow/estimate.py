@@ -10,28 +10,24 @@ QUANTILE_STEP = 0.05
 MIN_VARIANCE = 1e-9
 # A rate decays in grains of this length: an exponential for each event would be most of its cost.
 GRAIN_S = 0.02
-# An estimate of this age, in horizons, has seen all but a millionth of one.
-OLD_HORIZONS = 14.0
 
 
 class RunningMean:
     """Exponentially weighted mean; early samples weigh as in a plain mean after `prior` initial ones."""
 
-    __slots__ = ("_early", "_smoothing", "value")
+    __slots__ = ("_count", "_smoothing", "value")
 
     def __init__(self, initial: float, smoothing: float, prior: int = 0) -> None:
         self.value = initial
         self._smoothing = smoothing
-        # Number of the next sample while a plain mean weighs it more; 0 from then on.
-        self._early = prior + 1
+        self._count = prior
 
     def add(self, sample: float) -> None:
-        if self._early:
-            share = max(self._smoothing, 1.0 / self._early)
-            self._early = self._early + 1 if share > self._smoothing else 0
-            self.value += (sample - self.value) * share
-        else:
-            self.value += (sample - self.value) * self._smoothing
+        self._count += 1
+        share = 1.0 / self._count
+        if share < self._smoothing:
+            share = self._smoothing
+        self.value += (sample - self.value) * share
 
 
 class RunningQuantile:
@@ -105,10 +101,7 @@ class DecayedRate:
         """Zero before the first sample; a young estimate divides by its age instead of the horizon."""
         if self._started_s is None:
             return 0.0
-        age = (now_s - self._started_s) / self._horizon_s
-        if age > OLD_HORIZONS:
-            return self._decayed(now_s) / self._horizon_s
-        seen = 1.0 - math.exp(-max(age, 1.0 / self._horizon_s))
+        seen = 1.0 - math.exp(-max(now_s - self._started_s, 1.0) / self._horizon_s)
         return self._decayed(now_s) / (self._horizon_s * seen)
 
     def _decayed(self, now_s: float) -> float:

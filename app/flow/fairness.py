@@ -115,20 +115,17 @@ class FairOrder:
 
     def next(self) -> TenantFlow | None:
         """The lane of kept places, else the lowest counter among the flows whose tenant may run one more."""
-        if self.lane.size:
-            account = self.lane.head().account
-            if account.running < account.max_running:
-                return self.lane
+        if self.lane.size and not self.lane.head().account.at_cap:
+            return self.lane
         heap = self._heap
         while heap:
             key, _, flow = heap[0]
-            payer = flow.account
             if flow.key != key:
                 heapq.heappop(heap)
-            elif payer is not None and payer.running >= payer.max_running:
+            elif flow.account is not None and flow.account.at_cap:
                 heapq.heappop(heap)
                 flow.key = None
-                payer.parked.append((self, flow))
+                flow.account.parked.append((self, flow))
             elif flow.counter > key:
                 flow.key = flow.counter
                 heapq.heapreplace(heap, (flow.counter, next(self._pushes), flow))

@@ -76,7 +76,6 @@ class Gate:
     ) -> None:
         self._limits = limits
         self._config = config
-        self._enabled = config.admission.enabled
         self._predictor = predictor
         self._pool = pool
         self._doors = doors
@@ -98,7 +97,7 @@ class Gate:
 
     def over_limit(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Refused | None:
         """The tenant's rates and caps."""
-        over = account.over_rate(ticket, now_s) if account.rated else None
+        over = account.over_rate(ticket, now_s)
         if over is not None:
             return self.refuse(ticket.ticket_id, over[0], over[1])
         outcome = account.over_cap(ticket)
@@ -124,8 +123,9 @@ class Gate:
         waited_s = now_s - ticket.arrived_s
         mean_s, high_s = self._predictor.corrected(None if placed else rank, raw_s)
         entry.raw_ttft_s, entry.predicted_ttft_s = waited_s + raw_s, waited_s + mean_s
-        if not self._enabled or self._idle(now_s) or self._nothing_known():
+        if not self._config.admission.enabled or self._idle(now_s) or self._nothing_known():
             return None
+        # The wait that is added by those who were told to return in that time.
         kept_s = self._promises[rank].ahead(high_s, now_s)
         if kept_s:
             kept_s /= self._predictor.rate_per_s(rank, now_s)

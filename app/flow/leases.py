@@ -60,7 +60,6 @@ class LeaseTable:
         self._queue = queue
         self._pool = pool
         self._held: dict[str, Held] = {}
-        self.get = self._held.get
         # Leases that may be taken back, by class, oldest grant first.
         self.revocable: list[dict[str, Held]] = [{} for _ in config.classes]
 
@@ -70,29 +69,31 @@ class LeaseTable:
     def __getitem__(self, ticket_id: str) -> Held:
         return self._held[ticket_id]
 
+    def get(self, ticket_id: str) -> Held | None:
+        return self._held.get(ticket_id)
+
     def adopt(self, lease: Lease, replica: Replica, now_s: float) -> None:
         self._held[lease.ticket_id] = Held(lease, None, replica, now_s)
         self._pool.take(replica, lease.ticket_id, 0)
 
     def grant(self, entry: Entry, choice: Choice, expected_output: int, now_s: float) -> Held:
-        ticket, replica, pool = entry.ticket, choice.replica, self._pool
-        ticket_id, rank = ticket.ticket_id, entry.rank
-        held = Held(Lease(ticket_id, replica.report.replica_id), entry, replica, now_s)
-        self._held[ticket_id] = held
-        held.expected_output, held.cached_tokens = expected_output, choice.cached
+        ticket, replica, cached = entry.ticket, choice.replica, choice.cached
+        lease = Lease(ticket.ticket_id, replica.report.replica_id)
+        held = self._held[ticket.ticket_id] = Held(lease, entry, replica, now_s)
+        held.expected_output, held.cached_tokens = expected_output, cached
         held.engine_ttft_s = choice.ttft_s
-        held.prefill_tokens = prefill = ticket.prompt_tokens - choice.cached
-        held.tokens = tokens = ticket.prompt_tokens + expected_output
-        held.mark = replica.clock.give(prefill, len(replica.in_flight), now_s)
-        pool.prefill_tokens += prefill
-        pool.take(replica, ticket_id, tokens)
-        pool.remember(replica, ticket)
-        held.cost = cost = prefill + self._weight * expected_output
-        self._queue.classes[rank].order.charge(entry.payer, cost)
-        self._queue.served(rank, cost, now_s)
+        held.prefill_tokens = ticket.prompt_tokens - cached
+        held.tokens = ticket.prompt_tokens + expected_output
+        held.mark = replica.clock.give(held.prefill_tokens, len(replica.in_flight), now_s)
+        self._pool.prefill_tokens += held.prefill_tokens
+        self._pool.take(replica, ticket.ticket_id, held.tokens)
+        self._pool.remember(replica, ticket)
+        held.cost = held.prefill_tokens + self._weight * expected_output
+        self._queue.classes[entry.rank].order.charge(entry.payer, held.cost)
+        self._queue.served(entry.rank, held.cost, now_s)
         entry.account.running += 1
         if ticket.revocable:
-            self.revocable[rank][ticket_id] = held
+            self.revocable[entry.rank][ticket.ticket_id] = held
         return held
 
     def first_token(self, held: Held, now_s: float) -> None:

@@ -144,6 +144,10 @@ class ClassQueue:
             self._places, self._reserve = places, self.policy.reserve(places)
         return self._reserve
 
+    def has_room(self, free: int, places: int) -> bool:
+        """One of the free places is not left to others; a class that is owed its share leaves none."""
+        return self.credit > 0 or free > self.reserve(places)
+
     def urgency(self) -> tuple[float, float]:
         """Lower is first; the class must not be empty."""
         if self.order.lane.size:
@@ -159,7 +163,6 @@ class FlowQueue:
     def __init__(self, classes: Sequence[ClassPolicy], fairness: FairnessPolicy) -> None:
         self.classes = [ClassQueue(policy, rank, fairness) for rank, policy in enumerate(classes)]
         self._entries: dict[str, Entry] = {}
-        self.get = self._entries.get
         self._expiry: list[tuple[float, int, Entry]] = []
         self._numbers = itertools.count(1)
 
@@ -171,6 +174,9 @@ class FlowQueue:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
+
+    def get(self, ticket_id: str) -> Entry | None:
+        return self._entries.get(ticket_id)
 
     def push(self, entry: Entry) -> None:
         """Raises ValueError for an id that is queued already."""
@@ -202,9 +208,7 @@ class FlowQueue:
     def next(self, free: int, places: int) -> Entry | None:
         """Who takes one of the free places, at least one; None when nobody waits who may."""
         waiting = [
-            one
-            for one in self.classes
-            if one.size and (one.credit > 0 or free > one.reserve(places) or one.order.lane.size)
+            one for one in self.classes if one.size and (one.order.lane.size or one.has_room(free, places))
         ]
         while waiting:
             queue = waiting[0] if len(waiting) == 1 else min(waiting, key=ClassQueue.urgency)

@@ -51,11 +51,8 @@ class Replica:
         self.free = 0
 
     def fits(self, tokens: int) -> bool:
-        """Whether the limit of tokens, if there is one, leaves room for so many more.
-
-        An empty engine takes anything: what can never fit was refused on arrival.
-        """
-        return not self.in_flight or self.tokens + tokens <= self.limit.tokens
+        """An empty engine takes anything: what can never fit was refused on arrival."""
+        return not self.limit.tokens or not self.in_flight or self.tokens + tokens <= self.limit.tokens
 
 
 class Choice(NamedTuple):
@@ -109,9 +106,8 @@ class ReplicaPool:
         """True when no replica can take a lease or is starting, and there was time to hear of one."""
         if self._born_s is None:
             self._born_s = now_s
-        seen_s = now_s - self._limits.replica_ttl_s
         for replica in self.replicas.values():
-            if replica.seen_s >= seen_s and not replica.gone and not replica.report.draining:
+            if self.is_usable(replica, now_s):
                 return False
         old = now_s - self._born_s > self._limits.replica_ttl_s
         return not self.starting and (old or bool(self.replicas))
@@ -173,9 +169,9 @@ class ReplicaPool:
         """Replicas that are gone or silent for long, whose leases have ended; starts that never came."""
         for replica_id, replica in list(self.replicas.items()):
             if not replica.in_flight and now_s - replica.seen_s > REPLICA_MEMORY_S:
+                replica.gone = True
+                self._update(replica)
                 del self.replicas[replica_id]
-                self.open.pop(replica_id, None)
-                self.free -= replica.free
                 self._prefix.drop(replica_id)
         for replica_id, ready_s in list(self.starting.items()):
             if now_s - ready_s > START_PATIENCE_S:
@@ -222,15 +218,10 @@ class ReplicaPool:
         one two at random (Mitzenmacher, 2001) and the replicas that know the prompt's beginning or the
         session. The best score wins, ties go to the least loaded.
         """
-        seen_s = now_s - self._limits.replica_ttl_s
-        fitting = [
-            r
-            for r in self.open.values()
-            if r.seen_s >= seen_s and now_s >= r.barred_until_s and (not r.limit.tokens or r.fits(tokens))
-        ]
+        fitting = [r for r in self.open.values() if r.fits(tokens) and self.reachable(r, now_s)]
         if not fitting:
             return None
-        known = self._known(ticket) if ticket.prefix_blocks or ticket.session_id else {}
+        known = self._known(ticket) if self._config.route.affinity else {}
         if len(fitting) == 1:
             return self._choice(fitting[0], ticket, known, now_s)
         choices = [self._choice(one, ticket, known, now_s) for one in self._candidates(fitting, known)]
@@ -240,7 +231,7 @@ class ReplicaPool:
 
     def _known(self, ticket: Ticket) -> dict[str, int]:
         """Replicas that know the ticket: prompt tokens likely cached; -1 marks the session's."""
-        if not self._config.route.affinity:
+        if not ticket.prefix_blocks and not ticket.session_id:
             return {}
         per_block = self._config.route.tokens_per_block
         lengths = self._prefix.match(ticket.prefix_blocks)
@@ -262,11 +253,11 @@ class ReplicaPool:
         return replicas[min(int(self._uniform() * len(replicas)), len(replicas) - 1)]
 
     def _choice(self, replica: Replica, ticket: Ticket, known: dict[str, int], now_s: float) -> Choice:
-        cached = max(0, known.get(replica.report.replica_id, 0)) if known else 0
+        cached = max(0, known.get(replica.report.replica_id, 0))
         tokens = ticket.prompt_tokens - cached
         ttft_s = replica.clock.ttft_s(tokens, len(replica.in_flight), now_s)
         score_s = ttft_s + self.pace.token_s * tokens if replica.clock.waiting else ttft_s
-        if known and replica.report.replica_id in known:
+        if replica.report.replica_id in known:
             score_s -= self._config.route.session_penalty_s
         return Choice(replica, cached, ttft_s, score_s)
 

@@ -66,13 +66,11 @@ class Account:
     """One tenant. Counters are of tickets that are queued or hold a lease."""
 
     __slots__ = (
-        "max_running",
         "name",
         "outputs",
         "parked",
         "policy",
         "queued",
-        "rated",
         "requests",
         "running",
         "size_bytes",
@@ -82,19 +80,20 @@ class Account:
     def __init__(self, name: str, policy: TenantPolicy, now_s: float) -> None:
         self.name = name
         self.policy = policy
-        self.max_running = policy.max_running
         self.queued = self.running = self.size_bytes = 0
         # Flows that wait for a running request of this tenant to end.
         self.parked: list[tuple[FairOrder, TenantFlow]] = []
         self.outputs: dict[int, OutputLength] = {}
         self.requests = _bucket(policy.requests_per_minute, now_s)
         self.tokens = _bucket(policy.tokens_per_minute, now_s)
-        # Has a limit of either kind.
-        self.rated = self.requests is not None or self.tokens is not None
 
     @property
     def idle(self) -> bool:
         return self.queued == 0 and self.running == 0
+
+    @property
+    def at_cap(self) -> bool:
+        return self.running >= self.policy.max_running
 
     def unpark(self) -> None:
         """One more of its requests may run: its flows stand in their orders again."""

@@ -345,3 +345,14 @@ def test_a_tenant_at_its_cap_waits_beside_a_free_place_until_one_of_its_own_ends
     assert flow.submit(second, 0.0) == []
     assert submit(flow, "c") == [granted("c")]
     assert flow.close("a", Outcome.COMPLETED, 1.0) == [granted("b", queue_wait_s=1.0)]
+
+
+def test_a_tenant_that_was_passed_over_at_its_cap_is_next_when_one_of_its_own_ends():
+    config = replace(PATIENT, tenants={"capped": TenantPolicy(max_running=1)})
+    flow = FlowController(replace(LIMITS, requests_per_replica=2), config, lambda: 0.0)
+    report(flow, "r", at_s=0.0)
+    for name, tenant in (("a", "capped"), ("x", "other"), ("b", "capped"), ("y", "other")):
+        flow.submit(Ticket(name, 0, 0.0, tenant=tenant), 0.0)
+    assert flow.close("x", Outcome.COMPLETED, 1.0) == [granted("y", queue_wait_s=1.0)]
+    assert flow.close("y", Outcome.COMPLETED, 2.0) == []
+    assert flow.close("a", Outcome.COMPLETED, 3.0) == [granted("b", queue_wait_s=3.0)]
