@@ -18,8 +18,9 @@ FILES = sorted((Path(__file__).parents[1] / "serve_configs").glob("*.yaml"))
 
 
 def minimal(**sections: dict[str, Any]) -> dict[str, Any]:
-    """One process of the tiny model on a CPU; sections are merged over it."""
-    base: dict[str, dict[str, Any]] = {
+    """One process of the tiny model on a CPU, open; sections are merged over it."""
+    base: dict[str, Any] = {
+        "open_without_keys": True,
         "model": {"name": "tiny", "source": "embedded:tiny-llama"},
         "engine": {"device": "cpu", "max_model_len": 128},
     }

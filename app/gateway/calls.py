@@ -9,7 +9,7 @@ from typing import Any
 from app.gateway.errors import ApiError
 from app.gateway.exchange import ENGINE_LOST_RETRY_AFTER_S, Exchange
 from app.gateway.requests import Request, Window, parse
-from app.gateway.tenants import ApiKeys
+from app.gateway.tenants import Tenants
 
 _DONE = b"[DONE]"
 _DATA = b"data: "
@@ -18,7 +18,7 @@ _DATA = b"data: "
 class CallFace:
     """One method for whole answers, one for streams; both raise ApiError."""
 
-    def __init__(self, exchange: Exchange, window: Window, keys: ApiKeys) -> None:
+    def __init__(self, exchange: Exchange, window: Window, keys: Tenants) -> None:
         self._exchange = exchange
         self._window = window
         self._keys = keys

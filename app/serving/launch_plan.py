@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.config import ApplicationConfig
+from app.config_file import HttpOptions
 
 SHOWN_LINES = 20
 
@@ -64,12 +65,6 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
     # ray, serve and the compilers' helpers of this very installation.
     path = os.pathsep.join(filter(None, [bin_folder, given.get("PATH")]))
     return {**defaults, **given, "PATH": path}
-
-
-class HttpOptions(BaseModel):
-    # Serve's own defaults.
-    host: str = "0.0.0.0"
-    port: int = 8000
 
 
 class _Entrance(BaseModel):

@@ -25,11 +25,8 @@ def scheduler(flow: dict[str, object] | None = None, **settings: float) -> Sched
     bounds = {"requests_per_replica": 1, "max_queued": 2, **settings}
     model = {"name": "tiny", "source": "somebody/tiny"}
     engine = {"device": "cpu", "max_model_len": 64}
-    return SchedulerReplica(
-        ApplicationConfig.model_validate(
-            {"model": model, "engine": engine, "scheduler": bounds, "flow": flow or {}}
-        )
-    )
+    sections = {"model": model, "engine": engine, "scheduler": bounds, "flow": flow or {}}
+    return SchedulerReplica(ApplicationConfig.model_validate({**sections, "open_without_keys": True}))
 
 
 def ticket(ticket_id: str, priority: int = 0) -> Ticket:
@@ -317,6 +314,7 @@ def test_the_engines_step_decides_the_burst_that_it_is_kept_fed_with():
         {
             "model": {"name": "tiny", "source": "somebody/tiny"},
             "engine": {"device": "cpu", "max_model_len": 64, "max_num_batched_tokens": 256},
+            "open_without_keys": True,
         }
     )
     assert flow_config(application).limit.batched_tokens == 256
