@@ -102,3 +102,6 @@ class RequestLimits(BaseModel):
     def forbidden(self) -> Iterator[tuple[str, str]]:
         """What is refused here, with the reason."""
         return ((name, why) for name, why in FORBIDDEN_FIELDS.items() if name not in self.allowed_fields)
+
+
+DEFAULT_LIMITS = RequestLimits()

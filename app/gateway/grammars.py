@@ -104,7 +104,9 @@ def _check_patterns(
         raise _exceeds(field, f"{operators} repetitions in patterns", limits.max_regex_operators)
     repeated = lengths + sum(_repeated(text) for text in [*patterns, *texts])
     if repeated > limits.max_repetitions:
-        raise _exceeds(field, f"lengths and repetitions of {_shown(repeated)} together", limits.max_repetitions)
+        raise _exceeds(
+            field, f"lengths and repetitions of {_shown(repeated)} together", limits.max_repetitions
+        )
 
 
 def _repeated(pattern: str) -> int:

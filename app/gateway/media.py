@@ -15,7 +15,7 @@ _URL_KEYS = frozenset({"image_url", "video_url", "audio_url", "file_url", "file_
 _FORBIDDEN_KEYS = frozenset(
     {"image_embeds", "audio_embeds", "video_embeds", "image_pil", "file_id", "container_id", "server_url"}
 )
-# A host alone between scheme and path: no user, no backslash, nothing that two parsers could read differently.
+# A host alone between scheme and path: nothing that two parsers could read differently.
 _REMOTE = re.compile(r"https?://([a-z0-9.-]+)(?::\d{1,5})?(?:/[!-\[\]-~]*)?", re.ASCII)
 _DATA = re.compile(r"data:[a-z]+/[a-z0-9.+-]+(?:;[a-z0-9=.+-]+)*;base64,", re.ASCII)
 

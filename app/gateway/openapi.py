@@ -1,4 +1,4 @@
-"""/openapi.json: what is served, from the models that requests are checked with and the limits they are held to."""
+"""/openapi.json: what is served, from the models and the limits that requests are checked with."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def _refusals() -> dict[str, Any]:
 
 def _reads(window: Window) -> dict[str, dict[str, Any]]:
     keyed = ("/v1/models", f"/v1/models/{window.model}")
-    reads = {path: _read("application/json", "object") for path in ("/health", "/ready", "/openapi.json", *keyed)}
+    reads = {
+        path: _read("application/json", "object") for path in ("/health", "/ready", "/openapi.json", *keyed)
+    }
     for path in keyed:
         reads[path]["security"] = [{"key": []}]
     return reads | {"/metrics": _read("text/plain", "string")}

@@ -31,7 +31,7 @@ from app.gateway.schemas import (
 )
 from app.gateway.tiers import Tiers
 from app.gateway.tokens import COUNTED_BYTES_PER_TOKEN, TokenCounter
-from app.limits import RequestLimits
+from app.limits import DEFAULT_LIMITS, RequestLimits
 
 # OpenAI's own code for it.
 CONTEXT_EXCEEDED = "context_length_exceeded"
@@ -67,7 +67,7 @@ class Window:
     counter: TokenCounter | None
     tiers: Tiers
     tokens_per_block: int
-    limits: RequestLimits = RequestLimits()
+    limits: RequestLimits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

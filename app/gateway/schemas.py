@@ -19,6 +19,7 @@ _TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _Seconds = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
+_TemplateKwargs = dict[str, str | int | float | bool | None]
 _TEXT = {"type": "string", "minLength": 1}
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 # A text, token ids, or a list of either; app/gateway/requests.py tells them apart.
@@ -140,7 +141,7 @@ class Chat(_Sampled):
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     tools: list[Tool] | None = None
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: dict[str, str | int | float | bool | None] | None = None
+    chat_template_kwargs: _TemplateKwargs | None = None
 
 
 class Completion(_Sampled):
@@ -178,11 +179,15 @@ class Responses(Fields):
     tools: list[ResponsesTool] | None = None
     text: TextConfig | None = None
     structured_outputs: StructuredOutputs | None = None
-    chat_template_kwargs: dict[str, str | int | float | bool | None] | None = None
+    chat_template_kwargs: _TemplateKwargs | None = None
 
 
 class Embedding(Fields):
+    """Of inputs; vLLM's other form, of messages, is not offered."""
+
     input: _Prompts
+    messages: None = None
+    chat_template_kwargs: None = None
     dimensions: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = None
 
@@ -193,6 +198,7 @@ class Tokenize(Fields):
     prompt: str | None = None
     messages: list[Message] | None = None
     tools: list[Tool] | None = None
+    chat_template_kwargs: _TemplateKwargs | None = None
 
 
 class Detokenize(Fields):

@@ -47,7 +47,7 @@ class ApiKeys:
         return not self._owners
 
     def tenant(self, key: str | None) -> str:
-        """Raises ApiError 401. Takes the same time for every key: all of it is hashed, every hash compared."""
+        """Raises ApiError 401. Every key takes the same time: hashed whole, compared with every hash."""
         if self.is_open:
             return OPEN_TENANT
         if key is None:

@@ -52,6 +52,9 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         # For how long a stopping gateway waits for load balancers to notice: the one on this machine is told.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # A client that neither sends its request nor takes its answer holds a connection for this long; Serve
+        # would give it an hour.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs workers at 15, below whatever else the machine does; here they are what it is for.
         "RAY_worker_niceness": "0",

@@ -1,4 +1,4 @@
-"""Keys from a file and a variable: what is refused at the start, and what a change does to a running gateway."""
+"""Keys from a file and a variable: what is refused at the start, and what a change does later."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class Clock:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "keys"
-    path.write_text(f"# Ours\n{entry('blue', 'b1')}\n\n{entry('blue', 'b2')}  # the second\n{entry('red', 'r')}\n")
+    path.write_text(
+        f"# Ours\n{entry('blue', 'b1')}\n\n{entry('blue', 'b2')}  # the second\n{entry('red', 'r')}\n"
+    )
     return path
 
 
