@@ -9,7 +9,7 @@ from benchmarks.servers import free_ports
 
 # Of a client that says nothing though it is its turn. Short, so that a test can outlast it; scripts/serve
 # gives clients longer.
-CLIENT_TIMEOUT_S = 10
+CLIENT_TIMEOUT_S = 5
 # What tests of the integration suite let in, and what no log may hold.
 HOSTILE_KEYS = {"blue": f"sk-blue-{secrets.token_hex(16)}", "red": f"sk-red-{secrets.token_hex(16)}"}
 

@@ -63,7 +63,7 @@ def app(cluster: Cluster, key_file: Path):
 
 def send(app: Cluster, hostile: Hostile) -> tuple[int, bytes, float]:
     """Status, body and seconds; the path goes out as it stands."""
-    connection = http.client.HTTPConnection("127.0.0.1", app.http_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", app.http_port, timeout=60)
     started_s = time.monotonic()
     connection.request(hostile.method, hostile.path, hostile.body or None, {**BLUE, **hostile.headers})
     response = connection.getresponse()
@@ -105,14 +105,14 @@ def test_every_hostile_request_is_answered_in_time_and_the_next_is_served(app: C
 @pytest.mark.parametrize("name", WIRE)
 def test_bytes_below_http_get_a_refusal_or_nothing(app: Cluster, name: str):
     with socket.create_connection(("127.0.0.1", app.http_port), timeout=5) as connection:
-        connection.sendall(WIRE[name])
-        connection.shutdown(socket.SHUT_WR)
         answered = b""
         try:
+            connection.sendall(WIRE[name])
+            connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(65536):
                 answered += part
-        except (ConnectionError, TimeoutError):
-            pass
+        except OSError:
+            pass  # Cut off, as may be.
     statuses = [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answered)]
     # HAProxy's own 501 is its word for a method that it does not know.
     assert all(status < 500 or status == 501 for status in statuses), answered[:500]
@@ -164,8 +164,9 @@ def test_generated_requests_do_no_harm(app: Cluster):
             @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), database=None)
             @given(schema[path]["POST"].as_strategy(generation_mode=mode))
             def harmless(case):
-                if isinstance(case.body, dict) and isinstance(case.body.get("max_tokens"), int):
-                    case.body["max_tokens"] = min(case.body["max_tokens"], 4)
+                # One token: what is looked for does not take long answers.
+                if isinstance(case.body, dict):
+                    case.body |= {"max_tokens": 1, "max_output_tokens": 1, "n": 1}
                 case.call_and_validate(base_url=app.url, headers=BLUE, checks=checks, timeout=30)
 
             harmless()
@@ -226,6 +227,14 @@ def test_the_handle_tells_no_more_than_http(app: Cluster):
     assert refused.value.code == "forbidden_field"
 
 
+def is_http(port: int) -> bool:
+    """True for a port that answers as a gateway does."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 def listening(name: str) -> set[tuple[str, int]]:
     """Where the processes of that name listen."""
     found = set()
@@ -261,5 +270,5 @@ def test_ray_answers_nobody_without_its_token(app: Cluster):
     host, port = app.dashboard.removeprefix("http://").split(":")
     assert {address for address, number in listening("dashboard") if number == int(port)} == {host}
     # The gateways' own ports are as loopback as the entrance.
-    gateways = {address for address, _ in listening("ServeReplica:llm:Gateway")}
-    assert gateways
+    served = {address for address, number in listening("ServeReplica:llm:Gateway") if is_http(number)}
+    assert served == {"127.0.0.1"}

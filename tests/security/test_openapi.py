@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 WINDOW_TOKENS = 1_000_000
 # Nor what a schema or a pattern inside may be, what a name of a template may be, or how sizes multiply.
 BEYOND_SCHEMAS = {"context_length_exceeded", "forbidden_field", "forbidden_url"}
-SOME = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
