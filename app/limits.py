@@ -72,15 +72,17 @@ class RequestLimits(BaseModel):
     # None: what fits into the model's window.
     max_output_tokens: _Count | None = None
 
-    # Schemas and grammars are compiled in the engine. Measured with xgrammar 0.2 on one core, vocabulary of
-    # 32,000 (`python -m benchmarks grammars`): 1,000 properties 0.2 s; 400 levels 11 s, 100 levels 0.2 s.
+    # Schemas and grammars are compiled in the engine. `python -m benchmarks grammars` measures for how long; on
+    # one busy core: 1,000 properties 0.4 s; 30 levels 0.03 s, 100 levels 0.6 s, 400 levels more than 15 s.
     max_schema_bytes: _Count = 32 * 1024
     max_schema_depth: _Count = 32
     max_regex_chars: _Count = 512
-    # `* + ? {` of all patterns together: 500 times `.?` took more than 15 s.
+    # `* + ? {` of all patterns together: 500 times `.*` 5 s.
     max_regex_operators: _Count = 64
-    # Sum of {n,m}, minLength and maxLength: one state for each character. A hundred different lengths around
-    # 4,096 took more than 15 s, one of them 0.8 s.
+    # Of them, and of alternatives, what may be left out: 16 times `.?` 0.5 s, 32 times 3 s, 64 times more than 15 s.
+    max_regex_optionals: _Count = 16
+    # Sum of {n,m}, minLength and maxLength: one state for each character. 8,192 took 1.7 s; a hundred different
+    # lengths around 4,096 more than 15 s.
     max_repetitions: _Count = 8192
 
     allowed_fields: frozenset[str] = Field(

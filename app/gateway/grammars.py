@@ -12,6 +12,8 @@ from app.limits import RequestLimits
 
 # What multiplies states in a pattern; escaped and bracketed ones are counted too: it is a bound.
 _OPERATORS = re.compile(r"[*+?{]")
+# `a?`, `a{0,1}`, `(a|)`: what may be there or not doubles what has to be followed.
+_OPTIONAL = re.compile(r"\?|\{0?,1\}|\(\||\|\)|\|\|")
 _REPETITION = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 # A state for each character; minItems and the like cost nothing.
 _LENGTHS = ("minLength", "maxLength")
@@ -95,13 +97,16 @@ def _patterns(schema: dict[str, Any]) -> Iterator[str]:
 def _check_patterns(
     field: str, patterns: list[str], texts: list[str], limits: RequestLimits, lengths: int = 0
 ) -> None:
-    """`texts` are grammars, whose operators are their business: only what they repeat is counted."""
+    """`texts` are grammars, whose stars are their business: what is optional and what they repeat is counted."""
     for pattern in patterns:
         if len(pattern) > limits.max_regex_chars:
             raise _exceeds(field, f"a pattern of {len(pattern)} characters", limits.max_regex_chars)
     operators = sum(len(_OPERATORS.findall(pattern)) for pattern in patterns)
     if operators > limits.max_regex_operators:
         raise _exceeds(field, f"{operators} repetitions in patterns", limits.max_regex_operators)
+    optionals = sum(len(_OPTIONAL.findall(text)) for text in [*patterns, *texts])
+    if optionals > limits.max_regex_optionals:
+        raise _exceeds(field, f"{optionals} optional parts in patterns", limits.max_regex_optionals)
     repeated = lengths + sum(_repeated(text) for text in [*patterns, *texts])
     if repeated > limits.max_repetitions:
         raise _exceeds(

@@ -247,8 +247,11 @@ SCHEMAS: dict[str, Any] = {
     "a repetition of 5,000 digits": {"type": "string", "pattern": "a{" + "9" * 400 + "}"},
 }
 PATTERNS: dict[str, str] = {
-    "500 optional characters": ".?" * 250,
-    "500 stars": ".*" * 250,
+    "250 optional characters": ".?" * 250,
+    "17 optional characters": ".?" * 17,
+    "optional characters in braces": ".{0,1}" * 17,
+    "optional characters by alternatives": "(.|)" * 17,
+    "250 stars": ".*" * 250,
     "a pattern of 5,000 characters": "a" * 5000,
     "repetitions that add up": ".{0,4096}" * 3,
     "a repetition from a billion": "a{1000000000,}",
@@ -258,6 +261,7 @@ PATTERNS: dict[str, str] = {
 GRAMMARS: dict[str, str] = {
     "a grammar 1,000 brackets deep": "root ::= " + "(" * 1000 + '"a"' + ")" * 1000,
     "a grammar of 40,000 characters": 'root ::= "' + "a" * 40_000 + '"',
+    "a grammar of 17 optional characters": "root ::= " + " ".join(["[a-z]?"] * 17),
     "a grammar that repeats a million times": 'root ::= "a"{1000000}',
 }
 
