@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -344,9 +345,10 @@ class FlowController:
         self._ended[outcome] += 1
 
     def _learn_first_token(self, held: Held, now_s: float) -> None:
-        if held.entry is None:
-            return
         entry = held.entry
+        # Of a pace that was assumed, nothing follows for the one that is known now.
+        if entry is None or entry.ticket.arrived_s < self._pool.pace.learnt_s:
+            return
         if entry.placed:
             self._predictor.first_token(None, entry.raw_ttft_s, now_s - held.granted_s)
         else:
@@ -361,7 +363,8 @@ class FlowController:
         if held.entry is None or usage is None:
             return
         self._predictor.output(held.entry.account, held.entry.ticket.max_output_tokens, usage.output_tokens)
-        if held.first_token_s is None and usage.ttft_s is not None:
+        # Not a time where an engine's arithmetic went wrong.
+        if held.first_token_s is None and usage.ttft_s is not None and math.isfinite(usage.ttft_s):
             self._learn_first_token(held, held.entry.ticket.arrived_s + usage.ttft_s)
 
     # Preempt and requeue
