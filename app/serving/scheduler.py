@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import aiohttp
 
+from app import tracing
 from app.config import ApplicationConfig
 from app.contract import LEASES_PATH, SECRET_HEADER, EnginePort, Grant, RateLimits, Refusal, SchedulerView
 from app.flow.config import FlowConfig
@@ -37,6 +38,7 @@ class SchedulerReplica:
     """Turns calls into events and the core's actions into answers."""
 
     def __init__(self, config: ApplicationConfig) -> None:
+        tracing.configure(config.tracing, "promiseserve-scheduler")
         flow = flow_config(config)
         self._ranks = {policy.name: rank for rank, policy in enumerate(flow.classes)}
         self._metrics = SchedulerMetrics(config)
@@ -57,8 +59,9 @@ class SchedulerReplica:
         self._settle(ticket.ticket_id, None)
         answer: asyncio.Future[Grant | Refusal | None] = asyncio.get_running_loop().create_future()
         self._waiting[ticket.ticket_id] = (ticket, answer)
-        self._perform(self._flow.submit(ticket, time.time()))
-        return await answer
+        with tracing.within(ticket.traceparent, "queue"):
+            self._perform(self._flow.submit(ticket, time.time()))
+            return await answer
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None = None) -> None:
         """The request has ended, in the queue or on an engine."""

@@ -21,6 +21,10 @@ class SchedulerMetrics:
         self._registry = CollectorRegistry()
         self.requests = RequestMetrics(config, self._registry)
         self._queued = self._gauge("promiseserve_queue_depth", "Tickets that wait for an engine.", "class")
+        capacity = self._gauge(
+            "promiseserve_queue_capacity", "Tickets that may wait: `scheduler.max_queued`."
+        )
+        capacity.set(config.scheduler.max_queued)
         self._backlog = self._gauge("promiseserve_backlog_tokens", "Prompt tokens that wait for an engine.")
         self._drain_s = self._gauge("promiseserve_drain_seconds", "Predicted time to empty the queue.")
         self._starting = self._gauge("promiseserve_replicas_starting", "Engines that are on their way.")
