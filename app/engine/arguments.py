@@ -86,6 +86,8 @@ def environment(config: ApplicationConfig) -> dict[str, str]:
         # The engine core must not outlive its replica (app/engine/orphans.py).
         "PROMISESERVE_ENGINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # A second series for each metric, which nobody reads.
+        "PROMETHEUS_DISABLE_CREATED_SERIES": "1",
     }
     if uses_ray_workers(config):
         variables["VLLM_USE_RAY_V2_EXECUTOR_BACKEND"] = "1"
