@@ -92,7 +92,7 @@ class Metered:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerView:
-    """The scheduler's state for readiness and for the metrics page (`metrics`: Prometheus text)."""
+    """The scheduler's state for readiness, and its metrics as Prometheus text where they were asked for."""
 
     replicas_ready: int
     queued: int
@@ -127,5 +127,5 @@ class ControlPlane(Protocol):
     async def replica_unroutable(self, replica_id: str) -> None:
         """A call could not reach the replica: Serve is starting or stopping it, or has yet to see its end."""
 
-    async def view(self) -> SchedulerView:
-        """Raises ConnectionError when the scheduler can't be reached."""
+    async def view(self, metrics: bool = True) -> SchedulerView:
+        """Without `metrics` it costs little. Raises ConnectionError when the scheduler can't be reached."""

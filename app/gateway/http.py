@@ -117,7 +117,7 @@ class HttpFace:
         await _respond(send, 200, b'{"status": "ok"}', _JSON)
 
     async def _ready(self, send: Send) -> None:
-        view = await self._view()
+        view = await self._view(metrics=False)
         if view.replicas_ready == 0:
             raise ApiError(503, "rejected_no_engine", "No engine is ready.", None, 1)
         state = {"status": "ready", "replicas": view.replicas_ready, "queued": view.queued}
@@ -128,9 +128,9 @@ class HttpFace:
         text = view.metrics + await engine_metrics(self._exchange.http, view.engines)
         await _respond(send, 200, text.encode(), [(b"content-type", b"text/plain; version=0.0.4")])
 
-    async def _view(self) -> SchedulerView:
+    async def _view(self, metrics: bool = True) -> SchedulerView:
         try:
-            return await self._control.view()
+            return await self._control.view(metrics)
         except ConnectionError:
             raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
 

@@ -107,15 +107,14 @@ class SchedulerReplica:
         """A gateway can't reach an engine that still reports: Serve is stopping or starting it."""
         self._flow.replica_unroutable(replica_id, time.time())
 
-    async def view(self) -> SchedulerView:
+    async def view(self, metrics: bool = True) -> SchedulerView:
         now_s = time.time()
         snapshot = self._flow.snapshot(now_s)
-        self._metrics.observe(snapshot, now_s)
         return SchedulerView(
             replicas_ready=snapshot.replicas_ready,
             queued=snapshot.queued,
             in_flight=snapshot.in_flight,
-            metrics=self._metrics.text(),
+            metrics=self._metrics.page(snapshot, now_s) if metrics else "",
             engines=tuple(self._ports[id_] for id_ in sorted(snapshot.in_flight_by_replica)),
         )
 

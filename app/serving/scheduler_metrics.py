@@ -79,8 +79,13 @@ class SchedulerMetrics:
     def add_output_tokens(self, tokens: int) -> None:
         self._output_tokens.inc(tokens)
 
-    def observe(self, snapshot: Snapshot, now_s: float) -> None:
-        """Takes over the core's own counts, just before they are read."""
+    def page(self, snapshot: Snapshot, now_s: float) -> str:
+        """All of it as Prometheus reads it; takes milliseconds."""
+        self._take_over(snapshot)
+        self.requests.refresh(now_s)
+        return generate_latest(self._registry).decode()
+
+    def _take_over(self, snapshot: Snapshot) -> None:
         for class_name, queued in snapshot.queued_by_class.items():
             self._queued.labels(class_name).set(queued)
         self._backlog.set(snapshot.backlog_tokens)
@@ -93,10 +98,6 @@ class SchedulerMetrics:
         _replace(self._kv_use, snapshot.kv_use_by_replica)
         _replace(self._kv_capacity, snapshot.kv_capacity_tokens_by_replica)
         _replace(self._kv_reserved, snapshot.kv_reserved_tokens_by_replica)
-        self.requests.refresh(now_s)
-
-    def text(self) -> str:
-        return generate_latest(self._registry).decode()
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(name, help_text, labels, registry=self._registry)
