@@ -159,6 +159,7 @@ class Exchange:
     async def _let_go(self, run: _Run) -> None:
         """Until the engine has ended the hold it would turn the same ticket away."""
         assert run.response is not None
+        run.span.set_attribute("error.type", "revoked")
         run.span.end()
         run.response.release()
         try:
@@ -246,6 +247,8 @@ class Exchange:
 
     def _finish(self, run: _Run, settle_timeout_s: float = SETTLE_TIMEOUT_S) -> asyncio.Task[None]:
         """Lets go of the engine now and closes the ticket in the background."""
+        if run.outcome is not Outcome.COMPLETED:
+            run.span.set_attribute("error.type", run.outcome.label)
         run.span.end()
         if run.response is not None:
             if run.outcome is Outcome.COMPLETED:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,11 @@ def test_kubernetes_knows_every_field_of_the_rest(document: dict[str, Any]):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_what_is_served_is_the_shipped_configuration(name: str):
-    shipped = yaml.safe_load((REPOSITORY / "serve_configs" / "llama70b.yaml").read_text())
-    [application], [expected] = served(name)["applications"], shipped["applications"]
-    config = ApplicationConfig.model_validate(application["args"])
-    expected["args"]["replicas"]["max"] = config.replicas.max
-    assert application == expected
+    build = runpy.run_path(str(FOLDER / "build.py"))
+    assert set(build["SHAPES"]) == set(SHAPES)
+    assert build["with_served"](name) == (FOLDER / name).read_text()
+    [application] = served(name)["applications"]
+    ApplicationConfig.model_validate(application["args"])
     assert served(name)["http_options"] == {"host": "0.0.0.0", "port": 8000}
 
 
@@ -125,6 +126,18 @@ def test_every_pod_has_probes_the_token_and_what_scripts_serve_sets(name: str):
             if "valueFrom" in variable:
                 key = variable["valueFrom"]["secretKeyRef"]
                 assert key["key"] in common_secrets()[key["name"]]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_volume_is_there_for_all_that_mount_it(name: str):
+    claims = {common("PersistentVolumeClaim")["metadata"]["name"]}
+    for template in pods(name):
+        volumes = {one["name"]: one for one in template["spec"]["volumes"]}
+        [container] = template["spec"]["containers"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys()
+        for volume in volumes.values():
+            assert volume.get("secret", {}).get("secretName", "promiseserve-keys") in common_secrets()
+            assert {volume.get("persistentVolumeClaim", {}).get("claimName", *claims)} == claims
 
 
 def common_secrets() -> dict[str, dict[str, str]]:
