@@ -75,9 +75,11 @@ class Prometheus:
         assert answer["status"] == "success", (expression, answer)
         return answer["data"]["result"]
 
-    def firing(self) -> set[str]:
+    def pages(self) -> set[str]:
+        """Alerts that fire and would page somebody."""
         answer = httpx.get(f"{self._url}/alerts", timeout=10).json()
-        return {one["labels"]["alertname"] for one in answer["data"]["alerts"] if one["state"] == "firing"}
+        firing = [one["labels"] for one in answer["data"]["alerts"] if one["state"] == "firing"]
+        return {labels["alertname"] for labels in firing if labels["severity"] == "page"}
 
     def _scrapes(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):

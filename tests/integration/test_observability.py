@@ -6,12 +6,14 @@ import hashlib
 import re
 import secrets
 import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.cluster import REPOSITORY, Cluster, wait_until
@@ -173,12 +175,43 @@ def test_every_alert_reads_what_is_there(app: Cluster, prometheus: Prometheus):
 def test_promises_that_are_broken_page_and_a_healthy_application_pages_nobody(
     app: Cluster, prometheus: Prometheus
 ):
-    assert prometheus.firing() == set()
+    assert prometheus.pages() == set()
     # None comes so soon: admitted, as the engine is idle, and late, or refused.
     load(app, 20, ttft_budget_s=0.001)
-    wait_until(lambda: "PromiseserveBudgetBurnsFast" in prometheus.firing(), 20, "the page")
+    wait_until(lambda: "PromiseserveBudgetBurnsFast" in prometheus.pages(), 20, "the page")
     [worst] = prometheus.query('topk(1, class_slo:promiseserve_burn_rate:5m{slo=~"ttft|answered"})')
     assert float(worst["value"][1]) > 14.4
+
+
+def manifest_containers() -> list[dict]:
+    found = []
+    for name in ("one-node.yaml", "nodes.yaml"):
+        document = yaml.safe_load((REPOSITORY / "deploy" / "kubernetes" / name).read_text())
+        cluster = document["spec"]["rayClusterConfig"]
+        groups = [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]
+        found += [group["template"]["spec"]["containers"][0] for group in groups]
+    return found
+
+
+def test_what_kubernetes_probes_is_there_and_needs_no_token(app: Cluster):
+    ports = {8000: app.http_port, 52365: app.agent_port}
+    kinds = ("startupProbe", "livenessProbe", "readinessProbe")
+    asked = {tuple(one[kind]["httpGet"].values()) for one in manifest_containers() for kind in kinds}
+    for path, port in asked:
+        assert httpx.get(f"http://127.0.0.1:{ports[port]}{path}", timeout=10).status_code == 200, path
+
+
+def test_a_pod_that_ends_waits_for_the_leases_that_are_held(app: Cluster):
+    hook = manifest_containers()[0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert "localhost:8000" in hook[-1]
+    script = hook[-1].replace("localhost:8000", f"127.0.0.1:{app.http_port}").replace("sleep 5", "sleep 0")
+    with ThreadPoolExecutor(1) as clients:
+        streaming = clients.submit(stream, app, 400)
+        wait_until(lambda: app.metric("promiseserve_leases") == 1, 20, "the lease", 0.02)
+        subprocess.run([*hook[:-1], script], check=False, timeout=60)
+        assert app.metric("promiseserve_leases") == 0
+        # The client has its last byte when the lease is closed, or a moment later.
+        streaming.result(timeout=5)
 
 
 def test_the_table_of_the_engines_metrics_is_what_they_show(app: Cluster):
