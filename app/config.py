@@ -194,6 +194,22 @@ class GatewayConfig(_Strict):
     engine_silence_s: float = Field(default=600.0, gt=0)
 
 
+class TracingConfig(_Strict):
+    """Where the spans of requests go; without an endpoint there are none."""
+
+    otlp_traces_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="An OpenTelemetry collector over HTTP, such as `http://localhost:4318/v1/traces`.",
+    )
+    sample_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Of requests that bring no `traceparent`; others say it themselves.",
+    )
+
+
 class ApplicationConfig(_Strict):
     """The whole application."""
 
@@ -203,6 +219,7 @@ class ApplicationConfig(_Strict):
     replicas: ReplicasConfig = ReplicasConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     gateway: GatewayConfig = GatewayConfig()
+    tracing: TracingConfig = TracingConfig()
     flow: FlowConfig = Field(
         default=FlowConfig(), description="Classes and their promises, tenants and their shares."
     )

@@ -85,13 +85,14 @@ class Metered:
     prompt_tokens: int = 0
     output_tokens: int = 0
     first_token_at_s: float | None = None
+    last_token_at_s: float | None = None
     # The lease was taken back before the first token: the ticket waits again.
     revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerView:
-    """The scheduler's state for readiness and for the metrics page (`metrics`: Prometheus text)."""
+    """The scheduler's state for readiness, and its metrics as Prometheus text where they were asked for."""
 
     replicas_ready: int
     queued: int
@@ -126,5 +127,5 @@ class ControlPlane(Protocol):
     async def replica_unroutable(self, replica_id: str) -> None:
         """A call could not reach the replica: Serve is starting or stopping it, or has yet to see its end."""
 
-    async def view(self) -> SchedulerView:
-        """Raises ConnectionError when the scheduler can't be reached."""
+    async def view(self, metrics: bool = True) -> SchedulerView:
+        """Without `metrics` it costs little. Raises ConnectionError when the scheduler can't be reached."""

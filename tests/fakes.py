@@ -109,7 +109,7 @@ class FakeControlPlane:
         if self.scheduler_forgets:
             raise ConnectionError("the scheduler restarts")
 
-    async def view(self) -> SchedulerView:
+    async def view(self, metrics: bool = True) -> SchedulerView:
         """`state`; unreachable where that is None."""
         if self.state is None:
             raise ConnectionError("the scheduler restarts")
