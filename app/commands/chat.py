@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from app.commands import Subparsers
@@ -110,15 +110,16 @@ class Talk:
         console.print(pace(first_s - asked_s, ended_s - first_s, tokens), style="dim")
         return "".join(parts)
 
-    def _ask(self, question: Message) -> Iterator[tuple[str, int]]:
+    def _ask(self, question: Message) -> Generator[tuple[str, int]]:
         """Pieces of the answer; with the last one its length in tokens."""
-        stream: Any = self._client.chat.completions.create(
-            model=self.model,
-            messages=[*self._system, *self._turns, question],  # type: ignore[arg-type]
-            stream=True,
-            stream_options={"include_usage": True},
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [*self._system, *self._turns, question],
+            "stream": True,
+            "stream_options": {"include_usage": True},
             **self._options,
-        )
+        }
+        stream = self._client.chat.completions.create(**body)
         with stream:
             for chunk in stream:
                 text = chunk.choices[0].delta.content if chunk.choices else None
