@@ -85,6 +85,7 @@ class Metered:
     prompt_tokens: int = 0
     output_tokens: int = 0
     first_token_at_s: float | None = None
+    last_token_at_s: float | None = None
     # The lease was taken back before the first token: the ticket waits again.
     revoked: bool = False
 

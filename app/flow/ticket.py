@@ -39,6 +39,8 @@ class Ticket:
     fingerprint: str = ""
     # The adapter can abort this request before its first token and wait for another lease.
     revocable: bool = False
+    # What is asked for, by OpenTelemetry's names: `chat`, `text_completion`, `embeddings`. For figures only.
+    operation: str = ""
 
 
 class Usage(NamedTuple):
@@ -48,6 +50,8 @@ class Usage(NamedTuple):
     output_tokens: int
     # From arrival to the first token; None where there was none.
     ttft_s: float | None = None
+    # From the first token to the last; None where there was none.
+    decode_s: float | None = None
 
 
 class Lease(NamedTuple):

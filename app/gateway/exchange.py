@@ -284,6 +284,7 @@ class Exchange:
 
 
 def _used(metered: Metered, ticket: Ticket) -> Usage:
-    first_s = metered.first_token_at_s
+    first_s, last_s = metered.first_token_at_s, metered.last_token_at_s
     ttft_s = None if first_s is None else first_s - ticket.arrived_s
-    return Usage(metered.prompt_tokens, metered.output_tokens, ttft_s)
+    decode_s = None if first_s is None or last_s is None else last_s - first_s
+    return Usage(metered.prompt_tokens, metered.output_tokens, ttft_s, decode_s)

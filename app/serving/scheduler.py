@@ -39,8 +39,8 @@ class SchedulerReplica:
     def __init__(self, config: ApplicationConfig) -> None:
         flow = flow_config(config)
         self._ranks = {policy.name: rank for rank, policy in enumerate(flow.classes)}
-        self._flow = FlowController(limits(config), flow, random.random)
-        self._metrics = SchedulerMetrics()
+        self._metrics = SchedulerMetrics(config)
+        self._flow = FlowController(limits(config), flow, random.random, self._metrics.requests.ended)
         self._waiting: dict[str, tuple[Ticket, asyncio.Future[Grant | Refusal | None]]] = {}
         self._ports: dict[str, EnginePort] = {}
         self._starts: dict[str, float] = {}
@@ -105,8 +105,9 @@ class SchedulerReplica:
         self._flow.replica_unroutable(replica_id, time.time())
 
     async def view(self) -> SchedulerView:
-        snapshot = self._flow.snapshot(time.time())
-        self._metrics.observe(snapshot)
+        now_s = time.time()
+        snapshot = self._flow.snapshot(now_s)
+        self._metrics.observe(snapshot, now_s)
         return SchedulerView(
             replicas_ready=snapshot.replicas_ready,
             queued=snapshot.queued,
