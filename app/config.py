@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from app.flow.config import FlowConfig
+from app.promises import PromisesConfig
 from placement.shapes import ModelShape, known_shape
 from placement.topology import Problem, Topology
 
@@ -206,6 +207,9 @@ class ApplicationConfig(_Strict):
     flow: FlowConfig = Field(
         default=FlowConfig(), description="Classes and their promises, tenants and their shares."
     )
+    promises: PromisesConfig = Field(
+        default=PromisesConfig(), description="What `python -m app validate` holds a running application to."
+    )
     api_keys: dict[Annotated[str, Field(min_length=1)], list[_KeyHash]] = Field(
         default={},
         description="SHA-256 of each key, by tenant. Without any, everyone is the tenant `default`.",
@@ -219,6 +223,17 @@ class ApplicationConfig(_Strict):
     def requests_per_replica(self) -> int:
         return self.scheduler.requests_per_replica or self.engine.max_num_seqs
 
+    def promised_kv_tokens(self) -> int:
+        """What the cache of one engine must hold."""
+        return self.promises.kv_tokens or self.requests_per_replica() * self.engine.max_model_len
+
+    def promise_problems(self) -> Iterator[Problem]:
+        """Why the promises can't be measured on this application. Refused at once where they are stated."""
+        promises, window = self.promises, self.engine.max_model_len
+        if (longest := promises.prompt_tokens + promises.output_tokens) > window:
+            reason = f"with output_tokens {longest} tokens, and engine.max_model_len is {window}"
+            yield Problem(("promises", "prompt_tokens"), promises.prompt_tokens, reason)
+
     @model_validator(mode="after")
     def _plan_is_possible(self) -> Self:
         parallel = self.parallel
@@ -229,6 +244,8 @@ class ApplicationConfig(_Strict):
             shape=self.model.known_shape(),
         )
         problems = [*plan, *self._sequence_parallelism_problems(), *self._tenant_problems()]
+        if "promises" in self.model_fields_set:
+            problems += self.promise_problems()
         _refuse("ApplicationConfig", problems)
         return self
 

@@ -17,6 +17,8 @@ PRIORITY_HEADER = "x-engine-priority"
 
 # Where the scheduler takes a lease back from a request without a first token: DELETE, with the ticket's id.
 LEASES_PATH = "/leases/"
+# What each rank of an engine holds and how busy it is; also the gateway's path for all engines together.
+RANKS_PATH = "/ranks"
 # What a request is answered whose lease was taken back.
 REVOKED_STATUS = 409
 

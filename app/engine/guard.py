@@ -14,13 +14,14 @@ from app.contract import (
     LEASED_PATHS,
     LEASES_PATH,
     PRIORITY_HEADER,
+    RANKS_PATH,
     REVOKED_STATUS,
     SECRET_HEADER,
 )
 from app.engine.leases import LiveLeases, Run
 
 # Paths that only read, and take no lease.
-OBSERVED_PATHS = frozenset({"/metrics", "/health"})
+OBSERVED_PATHS = frozenset({"/metrics", "/health", RANKS_PATH})
 # The request that the current task serves (app/engine/metering.py counts for it).
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 

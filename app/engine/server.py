@@ -9,6 +9,7 @@ import socket
 from typing import Any
 
 from app.config import ApplicationConfig
+from app.contract import RANKS_PATH
 from app.engine.arguments import uses_ray_workers, vllm_arguments
 from app.engine.guard import Guard
 from app.engine.leases import LiveLeases
@@ -45,6 +46,7 @@ class EngineServer:
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
         from app.engine.metering import MeteredEngine
+        from app.engine.ranks import PROBE, RankStates
         from app.engine.vitals import Vitals
 
         arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(vllm_arguments(config, model_path))
@@ -53,6 +55,7 @@ class EngineServer:
         )
         if uses_ray_workers(config):
             vllm_config.parallel_config.placement_group = placement_group
+        vllm_config.parallel_config.worker_extension_cls = PROBE
         vitals = Vitals(vllm_config)
         engine = MeteredEngine.from_vllm_config(
             vllm_config=vllm_config,
@@ -63,6 +66,7 @@ class EngineServer:
         tasks = await engine.get_supported_tasks()
         app = build_app(arguments, tasks, engine.model_config)
         await init_app_state(engine, app.state, arguments, tasks)
+        app.add_route(RANKS_PATH, RankStates(engine).answer)
         return cls(engine, app, vitals, host)
 
     @property

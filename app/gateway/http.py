@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from app.contract import ControlPlane, SchedulerView
+from app.contract import RANKS_PATH, ControlPlane, SchedulerView
 from app.gateway.errors import ApiError
 from app.gateway.exchange import Answer, Exchange
 from app.gateway.headers import Headers, grant_headers
 from app.gateway.metrics import engine_metrics
+from app.gateway.ranks import engine_ranks
 from app.gateway.requests import SCHEMAS, Request, Window, parse
 from app.gateway.tenants import ApiKeys, bearer
 
@@ -42,6 +43,7 @@ class HttpFace:
             "/health": self._health,
             "/ready": self._ready,
             "/metrics": self._metrics,
+            RANKS_PATH: self._ranks,
             "/v1/models": self._models,
             f"/v1/models/{window.model}": self._model,
         }
@@ -120,6 +122,10 @@ class HttpFace:
         view = await self._view()
         text = view.metrics + await engine_metrics(self._exchange.http, view.engines)
         await _respond(send, 200, text.encode(), [(b"content-type", b"text/plain; version=0.0.4")])
+
+    async def _ranks(self, send: Send) -> None:
+        ranks = await engine_ranks(self._exchange.http, (await self._view()).engines)
+        await _respond(send, 200, json.dumps({"ranks": ranks}).encode(), _JSON)
 
     async def _view(self) -> SchedulerView:
         try:
