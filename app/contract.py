@@ -8,6 +8,7 @@ from typing import Protocol
 from app.flow.outcome import Outcome
 from app.flow.tenants import RateLimit
 from app.flow.ticket import Ticket, Usage
+from app.status.view import StatusView
 
 # Headers of an engine's private port (lower case, as ASGI gives them).
 SECRET_HEADER = "x-engine-secret"
@@ -131,3 +132,6 @@ class ControlPlane(Protocol):
 
     async def view(self) -> SchedulerView:
         """Raises ConnectionError when the scheduler can't be reached."""
+
+    async def status(self) -> StatusView:
+        """For a person who looks; costs more than `view`. Raises ConnectionError likewise."""

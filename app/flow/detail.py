@@ -101,9 +101,7 @@ def _class(queue: ClassQueue, pool: ReplicaPool, predictor: Predictor, now_s: fl
     )
 
 
-def _tenants(
-    queue: FlowQueue, tenants: Tenants, most: int, now_s: float
-) -> tuple[list[TenantDetail], int]:
+def _tenants(queue: FlowQueue, tenants: Tenants, most: int, now_s: float) -> tuple[list[TenantDetail], int]:
     busy = tenants.busy()
     shown = heapq.nlargest(most, busy, key=lambda account: (account.queued, account.running))
     queued = {account.name: [0] * len(queue.classes) for account in shown}

@@ -17,6 +17,7 @@ from app.gateway.headers import Headers, grant_headers
 from app.gateway.metrics import engine_metrics
 from app.gateway.ranks import engine_ranks
 from app.gateway.requests import SCHEMAS, Request, Window, parse
+from app.gateway.status import STATUS_PATHS, StatusFace
 from app.gateway.tenants import ApiKeys, bearer
 
 _JSON: Headers = [(b"content-type", b"application/json")]
@@ -32,12 +33,14 @@ class HttpFace:
         window: Window,
         keys: ApiKeys,
         max_body_bytes: int,
+        status: StatusFace,
     ) -> None:
         self._exchange = exchange
         self._control = control
         self._window = window
         self._keys = keys
         self._max_body_bytes = max_body_bytes
+        self._status = status
         self._started_s = int(time.time())
         self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
             "/health": self._health,
@@ -64,6 +67,9 @@ class HttpFace:
         elif path in self._reads:
             _allow(method, "GET")
             await self._reads[path](send)
+        elif path in STATUS_PATHS:
+            _allow(method, "GET")
+            await self._status(scope, receive, send)
         elif path.startswith("/v1/models/"):
             name = path.removeprefix("/v1/models/")
             raise ApiError(404, "model_not_found", f"model: {name!r} is not served", "model")

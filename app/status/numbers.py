@@ -16,7 +16,7 @@ def count(value: float) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """0 s, 35 ms, 4.2 s, 42 s, 3 min 20 s, 2 h 5 min."""
+    """0 s, 35 ms, 4.2 s, 42 s, 3 min 20 s, 1 h, 2 h 5 min."""
     if value is None:
         return UNKNOWN
     if value < 0.0005:
@@ -24,11 +24,11 @@ def seconds(value: float | None) -> str:
     if value < 0.9995:
         return f"{value * 1000:.0f}{SPACE}ms"
     if value < 9.95:
-        return f"{value:.1f}{SPACE}s"
+        return f"{value:.1f}".removesuffix(".0") + f"{SPACE}s"
     whole = round(value)
     if whole < 120:
         return f"{whole}{SPACE}s"
-    if whole < 7200:
+    if whole < 7200 and whole % 3600:
         return _two(whole // 60, "min", whole % 60, "s")
     return _two(whole // 3600, "h", whole % 3600 // 60, "min")
 

@@ -5,13 +5,14 @@ What nobody measures is empty or None, and is not shown: never a zero that stand
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
 from app.config import ApplicationConfig
 from app.flow.detail import Detail, ReplicaDetail
+from app.flow.slo import Standing
 from app.flow.snapshot import Snapshot
 from app.status.history import Sample
 
@@ -44,6 +45,24 @@ class RankLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class Attainment:
+    """How often a class kept a promise within a window; `total` is at least 1, `objective` a share."""
+
+    class_name: str
+    promise: str
+    window_s: float
+    kept: int
+    total: int
+    objective: float
+    # Share of the window's error budget that is left; negative when it is overdrawn.
+    budget_left: float
+
+    @property
+    def share(self) -> float:
+        return self.kept / self.total
+
+
+@dataclass(frozen=True, slots=True)
 class StatusView:
     """Times in seconds; `at_s` since the epoch."""
 
@@ -65,6 +84,7 @@ class StatusView:
     detail: Detail
     # Requests by outcome since the scheduler started, the commonest first.
     ended: tuple[tuple[str, int], ...]
+    attainment: tuple[Attainment, ...] = ()
     history: tuple[Sample, ...] = ()
     ranks: tuple[RankLoad, ...] = ()
 
@@ -79,7 +99,12 @@ class StatusView:
 
 
 def status_view(
-    config: ApplicationConfig, snapshot: Snapshot, detail: Detail, history: tuple[Sample, ...], at_s: float
+    config: ApplicationConfig,
+    snapshot: Snapshot,
+    detail: Detail,
+    standings: Iterable[Standing],
+    history: tuple[Sample, ...],
+    at_s: float,
 ) -> StatusView:
     """What the scheduler knows; the loads of ranks are the gateway's to add."""
     ended = sorted(snapshot.ended.items(), key=lambda one: (-one[1], one[0].label))
@@ -99,7 +124,20 @@ def status_view(
         max_replicas=config.replicas.max,
         detail=detail,
         ended=tuple((outcome.label, count) for outcome, count in ended if count),
+        attainment=tuple(_attainment(one) for one in standings),
         history=history,
+    )
+
+
+def _attainment(standing: Standing) -> Attainment:
+    return Attainment(
+        standing.class_name,
+        standing.promise,
+        standing.window_s,
+        standing.kept,
+        standing.total,
+        standing.objective,
+        standing.budget_left,
     )
 
 
