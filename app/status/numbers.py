@@ -8,6 +8,7 @@ import math
 SPACE = "\u202f"
 # A figure that is not known.
 UNKNOWN = "–"
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def count(value: float) -> str:
@@ -46,13 +47,12 @@ def size(value: float | None) -> str:
     """Bytes: 512 KiB, 3.4 GiB."""
     if value is None:
         return UNKNOWN
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1000:
-            break
+    unit = 0
+    while value >= 1000 and unit < len(UNITS) - 1:
         value /= 1024
-    else:
-        unit = "TiB"
-    return f"{value:.0f}{SPACE}{unit}" if value >= 9.95 or unit == "B" else f"{value:.1f}{SPACE}{unit}"
+        unit += 1
+    digits = 0 if value >= 9.95 or unit == 0 else 1
+    return f"{value:.{digits}f}{SPACE}{UNITS[unit]}"
 
 
 def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:

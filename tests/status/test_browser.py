@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,11 +18,15 @@ from pathlib import Path
 import aiohttp
 import pytest
 import uvicorn
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from app.config import StatusConfig
 from app.contract import SchedulerView
+from app.gateway.errors import ApiError
 from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys
+from app.status.page import main_html, page_html
 from app.status.view import StatusView
 from tests.fakes import FakeControlPlane
 from tests.status.views import IDLE, busy
@@ -49,13 +54,15 @@ class Site:
         self.control.state = SchedulerView(1, 0, 0, "", ())
         self._config = config
         self._keys = ApiKeys(keys)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/status"
+        self._server = uvicorn.Server(
+            uvicorn.Config(self._face, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+        )
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-        self._started = threading.Event()
-        self.url = ""
 
     def __enter__(self) -> Site:
         self._thread.start()
-        assert self._started.wait(10)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,16 +71,15 @@ class Site:
 
     async def _serve(self) -> None:
         async with aiohttp.ClientSession() as http:
-            face = StatusFace(self.control, http, self._config, self._keys)
-            options = {"port": 0, "log_level": "error", "lifespan": "off", "timeout_graceful_shutdown": 1}
-            self._server = uvicorn.Server(uvicorn.Config(face, **options))
-            serving = asyncio.create_task(self._server.serve())
-            while not self._server.started:
-                await asyncio.sleep(0.01)
-            port = self._server.servers[0].sockets[0].getsockname()[1]
-            self.url = f"http://127.0.0.1:{port}/status"
-            self._started.set()
-            await serving
+            self._status = StatusFace(self.control, http, self._config, self._keys)
+            await self._server.serve(sockets=[self._socket])
+
+    async def _face(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What the whole application does with an error that the page raises."""
+        try:
+            await self._status(scope, receive, send)
+        except ApiError as error:
+            await Response(error.body(), error.status)(scope, receive, send)
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +122,7 @@ def live(page: playwright.Page) -> None:
 def test_it_is_accessible_and_fits(browser, name, size, scheme):
     width, height = SIZES[size]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-    # The whole value, loads of ranks included: they come from engines, which are not here.
-    from app.status.page import main_html, page_html
-
+    # Loads of ranks come from engines, which are not here: the value is shown without a server.
     page.set_content(page_html(VIEWS[name], main_html(VIEWS[name])))
     if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"status-{name}-{size}-{scheme}.png", full_page=True)
