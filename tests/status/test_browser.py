@@ -57,7 +57,13 @@ class Site:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/status"
         self._server = uvicorn.Server(
-            uvicorn.Config(self._face, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                self._face,
+                interface="asgi3",
+                log_level="error",
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
         )
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
