@@ -1,4 +1,4 @@
-"""The queue over the last minutes, in constant space."""
+"""What was: the queue over the last minutes and the last decisions to scale, in constant space."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 # 150 points are what a line of a page can show.
 GRAIN_S = 2.0
 MAX_SAMPLES = 150
+# What a person reads.
+MAX_DECISIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +37,27 @@ class History:
 
     def samples(self) -> tuple[Sample, ...]:
         return tuple(self._samples)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleDecision:
+    """From `at_s` on so many engines were asked for, and why."""
+
+    at_s: float
+    engines: int
+    reason: str
+
+
+class ScaleLog:
+    """The last changes of the target, newest first; the same target for another reason is no change."""
+
+    def __init__(self) -> None:
+        self._decisions: deque[ScaleDecision] = deque(maxlen=MAX_DECISIONS)
+
+    def add(self, engines: int, reason: str, now_s: float) -> None:
+        """Every decision as it is made."""
+        if not self._decisions or self._decisions[0].engines != engines:
+            self._decisions.appendleft(ScaleDecision(now_s, engines, reason))
+
+    def decisions(self) -> tuple[ScaleDecision, ...]:
+        return tuple(self._decisions)

@@ -34,6 +34,8 @@ def _blocks(view: StatusView) -> Iterator[RenderableType]:
         yield Columns([_engine(view, one) for one in view.shown_replicas()])
     if view.detail.tenants:
         yield _tenants(view)
+    if view.scaling:
+        yield _scaling(view)
 
 
 def _head(view: StatusView) -> Text:
@@ -93,6 +95,13 @@ def _tenants(view: StatusView) -> Table:
         table.add_row(_plain(one.name), count(one.running), *map(count, one.queued), longest)
     if view.detail.more_tenants:
         table.caption = f"and {count(view.detail.more_tenants)} more with less"
+    return table
+
+
+def _scaling(view: StatusView) -> Table:
+    table = _table("Scale decisions", "Since (UTC)", ">Engines", "Because of")
+    for one in view.scaling:
+        table.add_row(clock(one.at_s), count(one.engines), _plain(one.reason.replace("_", " ")))
     return table
 
 

@@ -14,7 +14,7 @@ from app.config import ApplicationConfig
 from app.flow.detail import Detail, ReplicaDetail
 from app.flow.slo import Standing
 from app.flow.snapshot import Snapshot
-from app.status.history import Sample
+from app.status.history import Sample, ScaleDecision
 
 # Tenants that are named: a screen, and what a page may weigh.
 MAX_TENANTS = 20
@@ -86,6 +86,8 @@ class StatusView:
     ended: tuple[tuple[str, int], ...]
     attainment: tuple[Attainment, ...] = ()
     history: tuple[Sample, ...] = ()
+    # Newest first.
+    scaling: tuple[ScaleDecision, ...] = ()
     ranks: tuple[RankLoad, ...] = ()
 
     def shown_replicas(self) -> tuple[ReplicaDetail, ...]:

@@ -73,11 +73,17 @@ def test_each_rank_stands_at_its_stage_and_tensor_rank():
     assert table["PP 1 layers 20–39"][1] == "Rank 3 Memory 64 GiB Load 97 %"
 
 
+def test_a_scale_decision_comes_with_its_reason():
+    found = Cells(main_html(busy())).rows
+    assert ["14:11:20", "3", "queue"] in found
+    assert ["11:43:20", "2", "kv cache"] in found
+
+
 def test_what_is_not_measured_is_not_shown():
-    view = replace(busy(engines=1), ranks=(), attainment=(), history=())
+    view = replace(busy(engines=1), ranks=(), attainment=(), history=(), scaling=())
     text = main_html(view)
     assert rows(view)["PP 2 layers 40–59"] == ["Rank 4", "Rank 5"]
-    for absent in ("Memory", "Load", "Promises kept", "last 5 minutes"):
+    for absent in ("Memory", "Load", "Promises kept", "last 5 minutes", "Scale decisions"):
         assert absent not in text
 
 

@@ -26,6 +26,7 @@ def test_it_shows_what_the_page_shows():
     assert "standard 41 60,102 8.9 s ━━━━━━━━━─ 89 % 9.4 s 10 s" in lines
     assert "interactive ttft 99.4 % 99.8 % 99.0 %" in lines
     assert "search 60 3 11 40 59 s" in lines
+    assert "14:11:20 3 queue" in lines
     assert "replica0x7k2 ready" in text
     assert "PP1 20–39 63 GiB 70 % 64 GiB 97 %" in text
 

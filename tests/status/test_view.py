@@ -7,7 +7,7 @@ from app.flow.config import Limits
 from app.flow.controller import FlowController
 from app.flow.slo import Standing
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket
-from app.status.history import GRAIN_S, MAX_SAMPLES, History
+from app.status.history import GRAIN_S, MAX_DECISIONS, MAX_SAMPLES, History, ScaleLog
 from app.status.loads import RankMeter
 from app.status.view import status_view
 
@@ -115,6 +115,20 @@ def test_history_keeps_the_peak_of_each_grain_and_forgets_the_oldest():
     for number in range(500):
         history.add(0, 0, 100.0 + number * GRAIN_S)
     assert len(history.samples()) == MAX_SAMPLES
+
+
+def test_the_log_keeps_changes_of_the_target_newest_first():
+    log = ScaleLog()
+    for engines, reason in ((1, "minimum"), (1, "steady"), (2, "queue"), (2, "use"), (1, "surplus")):
+        log.add(engines, reason, 10.0)
+    assert [(one.engines, one.reason) for one in log.decisions()] == [
+        (1, "surplus"),
+        (2, "queue"),
+        (1, "minimum"),
+    ]
+    for engines in range(99):
+        log.add(engines, "queue", 20.0)
+    assert len(log.decisions()) == MAX_DECISIONS
 
 
 def test_a_clock_that_counts_on_needs_two_looks():

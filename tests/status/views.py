@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from app.flow.detail import ClassDetail, Detail, ReplicaDetail, TenantDetail
 from app.flow.ticket import EngineMetrics
-from app.status.history import Sample
+from app.status.history import Sample, ScaleDecision
 from app.status.view import Attainment, RankLoad, StageView, StatusView
 
 GIB = 2**30
@@ -105,6 +105,10 @@ def busy(engines: int = 2, tenants: int = 4) -> StatusView:
         ),
         history=tuple(
             Sample(1_790_000_000.0 - 2 * (149 - n), max(0, (n * 37) % 41 + n - 40), 128) for n in range(150)
+        ),
+        scaling=(
+            ScaleDecision(1_789_999_880.0, 3, "queue"),
+            ScaleDecision(1_789_991_000.0, 2, "kv_cache"),
         ),
         ranks=tuple(load for one in replicas for load in loads(one.replica_id, 8)),
     )
