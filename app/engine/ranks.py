@@ -41,7 +41,8 @@ class RankProbe:
             self.rank_clock = _StepClock(self.model_runner)
         return {
             "device": f"CPU of {socket.gethostname()}",
-            "memory_bytes": psutil.Process().memory_info().rss,
+            # Of pages that ranks share each counts its part: their sum is what the machine holds.
+            "memory_bytes": psutil.Process().memory_full_info().pss,
             "device_bytes": psutil.virtual_memory().total,
             "busy_s": self.rank_clock.busy_s,
         }

@@ -101,9 +101,7 @@ def _throughput(throughput: Throughput) -> Iterator[str]:
 
 def _filling(filling: Filling) -> Iterator[str]:
     def series(name: str, shares: Iterable[float]) -> Series:
-        points = [
-            (max(one.at_s, 0.0), 100 * share, "") for one, share in zip(filling.samples, shares, strict=True)
-        ]
+        points = [(one.at_s, 100 * share, "") for one, share in zip(filling.samples, shares, strict=True)]
         return Series(name, points, line=True)
 
     if filling.samples:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -181,18 +181,23 @@ class _Run:
             reason = "no engine tells its metrics"
             return NotMeasured(reason), NotMeasured(reason)
         prompt_tokens, output_tokens = filling_lengths(self._config.engine.max_model_len)
-        least_urgent = self._config.flow.classes[-1].name
-        flow = calls(self._target, MEMORY, prompt_tokens, output_tokens, least_urgent)
+        flows = [
+            calls(self._target, f"{MEMORY} {policy.name}", prompt_tokens, output_tokens, policy.name)
+            for policy in reversed(self._config.flow.classes)
+        ]
         places = self._config.requests_per_replica() * before.count
-        fill = _Fill(self._target.url, islice(flow, places), places, self._state, self._progress)
+        fill = _Fill(self._target.url, flows, places, self._state, self._progress)
         samples, reason = await fill.run(self._durations.filling_s)
         full = await self._ranks()
-        samples += [(await self._state.engines()).sample(fill.began_s)]
+        last = await self._state.engines()
+        samples.append(last.sample(fill.began_s))
+        if last.limit < places:
+            reason += f"; of the {places} places the scheduler had closed {places - last.limit} by then"
         for answer in await fill.leave():
             self._note(MEMORY, answer)
         await self._settle()
         filling = Filling(
-            samples=(before.sample(fill.began_s), *samples),
+            samples=(replace(before.sample(fill.began_s), at_s=0.0), *samples),
             kv_tokens=before.kv_tokens,
             places=places,
             started=fill.started,
@@ -219,18 +224,28 @@ class _Run:
 
 
 class _Fill:
-    """Requests of a whole window, a few prompts at a time, until all places are taken or no more get in."""
+    """Requests of a whole window, a few prompts at a time, until all places are taken or no more get in.
+
+    `flows`: of each class, least urgent first. What one is refused, because it leaves places to more urgent
+    ones, the next one tries.
+    """
 
     def __init__(
-        self, url: str, flow: Iterator[Call], places: int, state: ApplicationState, progress: Progress
+        self,
+        url: str,
+        flows: Sequence[Iterator[Call]],
+        places: int,
+        state: ApplicationState,
+        progress: Progress,
     ) -> None:
         self._url = url
-        self._flow = flow
+        self._flows = deque(flows)
         self._places = places
         self._state = state
         self._progress = progress
         self._tasks: list[asyncio.Task[Answer]] = []
-        self._reason = "every place was taken"
+        self._taken = 0
+        self._reason = ""
         self.started = 0
         self.began_s = time.perf_counter()
 
@@ -241,6 +256,8 @@ class _Fill:
         try:
             async with asyncio.timeout(longest_s):
                 await asyncio.gather(*(self._lane() for _ in range(LANES)))
+            if self.started == self._places:
+                self._reason = "every place was taken"
         except TimeoutError:
             self._reason = f"{longest_s:.0f} s were over"
         finally:
@@ -251,27 +268,36 @@ class _Fill:
 
     async def leave(self) -> list[Answer]:
         """All clients leave; the answers of those that had ended before."""
-        ended = [task.result() for task in self._tasks if task.done()]
+        ended = [task.result() for task in self._tasks if task.done() and not task.cancelled()]
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         return ended
 
     async def _lane(self) -> None:
-        for call in self._flow:
-            started = asyncio.Event()
-            now_s = time.perf_counter()
-            task = asyncio.create_task(
-                send(self._url, call, now_s, timeout_s=10 * REQUEST_TIMEOUT_S, started=started)
-            )
-            self._tasks.append(task)
-            begins = asyncio.create_task(started.wait())
-            await asyncio.wait({task, begins}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
-            begins.cancel()
-            if not started.is_set():
-                self._reason = _turned_away(task)
-                return
-            self.started += 1
+        while self._flows and self._taken < self._places:
+            flow = self._flows[0]
+            self._taken += 1
+            if await self._begins(next(flow)):
+                self.started += 1
+                continue
+            self._taken -= 1
+            if self._flows and self._flows[0] is flow:
+                self._flows.popleft()
+
+    async def _begins(self, call: Call) -> bool:
+        """True with its first token; a request that does not begin in time is given up."""
+        started = asyncio.Event()
+        sent = send(self._url, call, time.perf_counter(), 10 * REQUEST_TIMEOUT_S, started=started)
+        task = asyncio.create_task(sent)
+        self._tasks.append(task)
+        begins = asyncio.create_task(started.wait())
+        await asyncio.wait({task, begins}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
+        begins.cancel()
+        if not started.is_set():
+            self._reason = _turned_away(task)
+            task.cancel()
+        return started.is_set()
 
     async def _sample(self, samples: list[EngineSample], longest_s: float) -> None:
         while True:
