@@ -113,5 +113,5 @@ def _filling(filling: Filling) -> Iterator[str]:
 def _loads(moments: Sequence[Ranks]) -> Iterator[str]:
     loads = rank_loads(moments)
     if len(loads) > 1:
-        points = [(float(number), load, name) for number, (name, load) in enumerate(sorted(loads.items()))]
+        points = [(float(number), load, name) for number, (name, load) in enumerate(loads.items())]
         yield scatter("Load of the ranks", "rank", "busy s, or utilisation %", [Series("rank", points)])

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import aiohttp
 
 from app.config import ApplicationConfig
 from app.load.loops import ClosedLoop, OpenLoop
-from app.load.streams import COMPLETED, REFUSED, Answer, Call, send
+from app.load.streams import COMPLETED, REFUSED, Answer, Call
+from app.validation.filling import Fill
 from app.validation.measured import (
-    EngineSample,
     Filling,
     Latency,
     Measurements,
@@ -34,13 +35,9 @@ WARM_UP_REQUESTS = 2
 LATENCY_REQUESTS = 200
 # Asking the ranks holds an engine's pipeline up for a moment.
 RANKS_INTERVAL_S = 5.0
-SAMPLE_INTERVAL_S = 0.5
-# Prompts that are computed at a time: more only wait for each other.
-LANES = 4
-# Nothing more begins to answer in this time: the application is as full as it gets.
-STALL_S = 15.0
 # How often it is asked whether all requests have ended, once their clients have left.
 SETTLE_LOOKS = 30
+SETTLE_INTERVAL_S = 0.5
 
 # Which measurement, how much of it is done (0 to 1), and a word on it.
 Progress = Callable[[str, float, str], None]
@@ -186,7 +183,7 @@ class _Run:
             for policy in reversed(self._config.flow.classes)
         ]
         places = self._config.requests_per_replica() * before.count
-        fill = _Fill(self._target.url, flows, places, self._state, self._progress)
+        fill = Fill(self._target.url, flows, places, self._state, partial(self._progress, MEMORY))
         samples, reason = await fill.run(self._durations.filling_s)
         full = await self._ranks()
         last = await self._state.engines()
@@ -211,7 +208,7 @@ class _Run:
         for _ in range(SETTLE_LOOKS):
             if not (await self._state.engines()).running:
                 return
-            await asyncio.sleep(SAMPLE_INTERVAL_S)
+            await asyncio.sleep(SETTLE_INTERVAL_S)
 
     def _calls(self, seed: str) -> Iterator[Call]:
         return calls(self._target, seed, self._promises.prompt_tokens, self._promises.output_tokens)
@@ -221,96 +218,3 @@ class _Run:
         if answer.outcome not in (COMPLETED, REFUSED):
             words = [phase, answer.outcome, str(answer.status or ""), answer.code]
             self._failures[" ".join(filter(None, words))] += 1
-
-
-class _Fill:
-    """Requests of a whole window, a few prompts at a time, until all places are taken or no more get in.
-
-    `flows`: of each class, least urgent first. What one is refused, because it leaves places to more urgent
-    ones, the next one tries.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        flows: Sequence[Iterator[Call]],
-        places: int,
-        state: ApplicationState,
-        progress: Progress,
-    ) -> None:
-        self._url = url
-        self._flows = deque(flows)
-        self._places = places
-        self._state = state
-        self._progress = progress
-        self._tasks: list[asyncio.Task[Answer]] = []
-        self._taken = 0
-        self._reason = ""
-        self.started = 0
-        self.began_s = time.perf_counter()
-
-    async def run(self, longest_s: float) -> tuple[list[EngineSample], str]:
-        """The samples until it is full, and why it ended. The requests go on until `leave`."""
-        samples: list[EngineSample] = []
-        sampling = asyncio.create_task(self._sample(samples, longest_s))
-        try:
-            async with asyncio.timeout(longest_s):
-                await asyncio.gather(*(self._lane() for _ in range(LANES)))
-            if self.started == self._places:
-                self._reason = "every place was taken"
-        except TimeoutError:
-            self._reason = f"{longest_s:.0f} s were over"
-        finally:
-            sampling.cancel()
-            with suppress(asyncio.CancelledError):
-                await sampling
-        return samples, self._reason
-
-    async def leave(self) -> list[Answer]:
-        """All clients leave; the answers of those that had ended before."""
-        ended = [task.result() for task in self._tasks if task.done() and not task.cancelled()]
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        return ended
-
-    async def _lane(self) -> None:
-        while self._flows and self._taken < self._places:
-            flow = self._flows[0]
-            self._taken += 1
-            if await self._begins(next(flow)):
-                self.started += 1
-                continue
-            self._taken -= 1
-            if self._flows and self._flows[0] is flow:
-                self._flows.popleft()
-
-    async def _begins(self, call: Call) -> bool:
-        """True with its first token; a request that does not begin in time is given up."""
-        started = asyncio.Event()
-        sent = send(self._url, call, time.perf_counter(), 10 * REQUEST_TIMEOUT_S, started=started)
-        task = asyncio.create_task(sent)
-        self._tasks.append(task)
-        begins = asyncio.create_task(started.wait())
-        await asyncio.wait({task, begins}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
-        begins.cancel()
-        if not started.is_set():
-            self._reason = _turned_away(task)
-            task.cancel()
-        return started.is_set()
-
-    async def _sample(self, samples: list[EngineSample], longest_s: float) -> None:
-        while True:
-            with suppress(NotServedError, aiohttp.ClientError, TimeoutError):
-                sample = (await self._state.engines()).sample(self.began_s)
-                samples.append(sample)
-                done = max(self.started / self._places, sample.at_s / longest_s)
-                self._progress(MEMORY, done, f"{self.started} requests, cache {100 * sample.kv_use:.0f} %")
-            await asyncio.sleep(SAMPLE_INTERVAL_S)
-
-
-def _turned_away(task: asyncio.Task[Answer]) -> str:
-    if not task.done():
-        return f"nothing more began to answer within {STALL_S:.0f} s"
-    answer = task.result()
-    return f"one more was {answer.outcome} ({answer.status} {answer.code})"

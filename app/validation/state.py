@@ -56,7 +56,9 @@ class ApplicationState:
 
     async def ranks(self) -> Ranks:
         found = (await self._json(RANKS_PATH))["ranks"]
-        return tuple(sorted((RankState(**rank) for rank in found), key=lambda rank: rank.name))
+        return tuple(
+            sorted((RankState(**rank) for rank in found), key=lambda rank: (rank.replica, rank.rank))
+        )
 
     async def _json(self, path: str) -> Any:
         async with self._get(path) as response:

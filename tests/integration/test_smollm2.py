@@ -18,6 +18,7 @@ import yaml
 from benchmarks.servers import free_ports
 from tests.integration.cluster import READY_TIMEOUT_S, REPOSITORY, wait_until
 from tests.integration.environment import server_environment
+from tests.integration.validated import assert_complete, validate
 
 pytestmark = pytest.mark.engine
 
@@ -30,6 +31,7 @@ class Served:
     """Where the application answers, and the environment in which another process finds its cluster."""
 
     url: str
+    config: Path
     exports: dict[str, str]
 
 
@@ -56,7 +58,7 @@ def served(tmp_path_factory: pytest.TempPathFactory):
             lambda: launcher.poll() is not None or "Ready." in log.read_text(), READY_TIMEOUT_S, "ready"
         )
         assert launcher.poll() is None, log.read_text()
-        yield Served(f"http://127.0.0.1:{http}/v1", _exports(log.read_text()))
+        yield Served(f"http://127.0.0.1:{http}/v1", config, _exports(log.read_text()))
         family = psutil.Process(launcher.pid).children(recursive=True)
         launcher.send_signal(signal.SIGTERM)
         launcher.wait(timeout=90)
@@ -97,6 +99,18 @@ def test_the_capital_of_france_as_a_stream(client: openai.OpenAI):
     pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
     assert "Paris" in "".join(pieces)
     assert len(pieces) > 3
+
+
+def test_validate_reports_on_every_promise(served: Served, tmp_path: Path):
+    run = validate(served.config, tmp_path)
+    assert_complete(run)
+    # One rank has nothing to be balanced with.
+    assert run.not_measurable == ["load_imbalance", "memory_imbalance"]
+    assert run.verdicts["requests_per_s"]["measured"] > 0
+    page = run.page.read_text()
+    assert page.count("<svg") == 4
+    assert "http://www.w3.org/2000/svg" in page
+    assert "<script" not in page
 
 
 def test_the_notebook_runs(served: Served):

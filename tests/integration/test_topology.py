@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.integration.cluster import REPOSITORY, Cluster, wait_until
+from tests.integration.validated import assert_complete, validate
 
 pytestmark = pytest.mark.engine
 
@@ -75,6 +76,15 @@ def test_each_rank_is_in_its_bundle(app: Cluster, tmp_path: Path):
         assert worker["bundle"] == rank["rank"]
         assert worker["actor"].endswith(f"_TP{rank['tensor_rank']}_PP{rank['stage']}")
     assert len({worker["placement_group"] for worker in replica["ranks"]}) == 1
+
+
+def test_validate_reports_on_every_promise_and_the_eight_ranks_are_balanced(app: Cluster, tmp_path: Path):
+    run = validate(app.folder / "topology-cpu.yaml", tmp_path)
+    assert_complete(run)
+    assert run.not_measurable == []
+    assert run.verdicts["load_imbalance"]["status"] == "pass"
+    assert run.verdicts["memory_imbalance"]["status"] == "pass"
+    assert {rank["rank"] for rank in run.measurements["ranks_full"]} == set(range(8))
 
 
 def test_a_dead_worker_takes_the_engine_out_of_service_and_nothing_spins(app: Cluster):

@@ -1,0 +1,75 @@
+"""Configurations that are broken on purpose: `validate` finds what is wrong with each, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.cluster import Cluster
+from tests.integration.validated import BROKEN, assert_complete, validate
+
+pytestmark = pytest.mark.engine
+
+# What any machine keeps that runs the tests, but for what is broken.
+PROMISES = {
+    "prompt_tokens": 64,
+    "output_tokens": 64,
+    "latency_streams": 1,
+    "requests_per_s": 1,
+    "ttft_p50_ms": 5000,
+    "ttft_p99_ms": 10000,
+    "tpot_p50_ms": 1000,
+    "tpot_p99_ms": 2000,
+    "memory_share": 0.95,
+    "imbalance": 0.5,
+}
+ENGINE = {"dtype": "float32", "max_model_len": 512, "max_num_seqs": 32, "cpu_kv_cache_gib": 1}
+
+
+@contextmanager
+def deployed(cluster: Cluster, **changes: dict[str, Any]) -> Iterator[Path]:
+    """The tiny Llama with these sections changed; its configuration file."""
+    sections = {
+        "model": {"name": "tiny-llama", "source": "embedded:tiny-llama"},
+        "engine": ENGINE | changes.pop("engine", {}),
+        "promises": PROMISES | changes.pop("promises", {}),
+    }
+    cluster.deploy("smollm2-cpu.yaml", **sections, **changes)
+    try:
+        yield cluster.folder / "smollm2-cpu.yaml"
+    finally:
+        cluster.remove()
+
+
+def test_a_kv_cache_that_can_not_hold_its_places_fails_and_only_that(cluster: Cluster, tmp_path: Path):
+    # A token takes 8 layers x 2 (K, V) x 4 KV heads x 32 x 4 bytes: 1 GiB holds 131,072, not 64 x 4,096.
+    with deployed(cluster, engine={"max_model_len": 4096, "max_num_seqs": 64}) as config:
+        run = validate(config, tmp_path)
+    assert_complete(run)
+    assert (run.failing, run.status) == (["kv_tokens"], BROKEN)
+    assert run.verdicts["kv_tokens"]["measured"] == 131_072
+    assert run.verdicts["kv_tokens"]["promised"] == 64 * 4096
+
+
+def test_a_limit_of_one_request_fails_the_rate_and_only_that(cluster: Cluster, tmp_path: Path):
+    # One stream of 64 tokens takes a third of a second and more.
+    with deployed(cluster, scheduler={"requests_per_replica": 1}, promises={"requests_per_s": 10}) as config:
+        run = validate(config, tmp_path)
+    assert_complete(run)
+    assert (run.failing, run.status) == (["requests_per_s"], BROKEN)
+
+
+def test_a_rank_with_most_of_the_layers_fails_the_balance_and_only_that(cluster: Cluster, tmp_path: Path):
+    stages = {
+        "pipeline_parallel_size": 2,
+        "bundles": [{"CPU": 0.1, "GPU": 1}, {"GPU": 1}],
+        "layer_partition": [7, 1],
+    }
+    with deployed(cluster, parallel=stages) as config:
+        run = validate(config, tmp_path)
+    assert_complete(run)
+    assert (run.failing, run.status) == (["load_imbalance"], BROKEN)
