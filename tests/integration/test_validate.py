@@ -19,7 +19,7 @@ PROMISES = {
     "prompt_tokens": 64,
     "output_tokens": 64,
     "latency_streams": 1,
-    "requests_per_s": 1,
+    "requests_per_s": 2,
     "ttft_p50_ms": 5000,
     "ttft_p99_ms": 10000,
     "tpot_p50_ms": 1000,
