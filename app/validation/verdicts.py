@@ -184,7 +184,7 @@ def _load_balance(promises: PromisesConfig, moments: tuple[Ranks, ...] | NotMeas
     loads = rank_loads(moments)
     if (reason := _incomparable(loads)) is not None:
         return promise.unknown(reason)
-    what = "GPU utilisation" if moments[0][0].busy_s is None else "CPU time in the ranks' own steps"
+    what = "GPU utilisation" if moments[0][0].busy_s is None else "seconds in the ranks' own steps"
     return promise.judge(100 * spread(list(loads.values())), f"{what}: {_extremes(loads)}")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.documented import documented
 from tests.integration.cluster import REPOSITORY, Cluster, wait_until
 from tests.integration.validated import assert_complete, validate
 
@@ -63,8 +64,8 @@ async def test_eight_ranks_say_what_one_process_says(app: Cluster, one_process: 
 
 def test_each_rank_is_in_its_bundle(app: Cluster, tmp_path: Path):
     output = tmp_path / "plan.json"
-    command = [sys.executable, "-m", "placement", "show", "serve_configs/topology-cpu.yaml"]
-    command += ["--address", app.address, "--json", str(output)]
+    command = documented("README.md", "python -m placement show serve_configs/topology-cpu.yaml").split()
+    command = [sys.executable, *command[1:-1], app.address, "--json", str(output)]
     # The state API is found through the dashboard, which the cluster's address leads to.
     subprocess.run(command, check=True, cwd=REPOSITORY, timeout=60, capture_output=True)
     (plan,) = json.loads(output.read_text())

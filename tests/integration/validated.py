@@ -15,8 +15,8 @@ from tests.integration.cluster import REPOSITORY
 PROMISES = 11
 BROKEN = 3
 # Seconds; the load is twice so long.
-LOAD_S = 5
-FILLING_S = 5
+LOAD_S = 4
+FILLING_S = 4
 
 
 @dataclass(frozen=True)
