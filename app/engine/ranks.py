@@ -41,7 +41,8 @@ class RankProbe:
             self.rank_clock = _StepClock(self.model_runner)
         return {
             "device": f"CPU of {socket.gethostname()}",
-            "memory_bytes": psutil.Process().memory_info().rss,
+            # Of pages that ranks share each counts its part: their sum is what the machine holds.
+            "memory_bytes": psutil.Process().memory_full_info().pss,
             "device_bytes": psutil.virtual_memory().total,
             "busy_s": self.rank_clock.busy_s,
         }
@@ -59,9 +60,9 @@ class RankProbe:
 
 
 class _StepClock:
-    """CPU time of the thread that computes a rank's steps: what it waits for another stage does not count.
+    """Time in a rank's own part of the steps: waiting for another stage, or for work, does not count.
 
-    Ranks of one stage wait for each other by spinning, which does.
+    Waiting for the other ranks of its stage, in the middle of a step, does.
     """
 
     def __init__(self, runner: Any) -> None:
@@ -71,11 +72,11 @@ class _StepClock:
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **options: Any) -> Any:
-            started_s = time.thread_time()
+            started_s = time.perf_counter()
             try:
                 return call(*arguments, **options)
             finally:
-                self.busy_s += time.thread_time() - started_s
+                self.busy_s += time.perf_counter() - started_s
 
         return run
 

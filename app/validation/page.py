@@ -101,9 +101,7 @@ def _throughput(throughput: Throughput) -> Iterator[str]:
 
 def _filling(filling: Filling) -> Iterator[str]:
     def series(name: str, shares: Iterable[float]) -> Series:
-        points = [
-            (max(one.at_s, 0.0), 100 * share, "") for one, share in zip(filling.samples, shares, strict=True)
-        ]
+        points = [(one.at_s, 100 * share, "") for one, share in zip(filling.samples, shares, strict=True)]
         return Series(name, points, line=True)
 
     if filling.samples:
@@ -115,5 +113,5 @@ def _filling(filling: Filling) -> Iterator[str]:
 def _loads(moments: Sequence[Ranks]) -> Iterator[str]:
     loads = rank_loads(moments)
     if len(loads) > 1:
-        points = [(float(number), load, name) for number, (name, load) in enumerate(sorted(loads.items()))]
+        points = [(float(number), load, name) for number, (name, load) in enumerate(loads.items())]
         yield scatter("Load of the ranks", "rank", "busy s, or utilisation %", [Series("rank", points)])

@@ -8,15 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import aiohttp
 
 from app.config import ApplicationConfig
 from app.load.loops import ClosedLoop, OpenLoop
-from app.load.streams import COMPLETED, REFUSED, Answer, Call, send
+from app.load.streams import COMPLETED, REFUSED, Answer, Call
+from app.validation.filling import Fill
 from app.validation.measured import (
-    EngineSample,
     Filling,
     Latency,
     Measurements,
@@ -34,13 +35,9 @@ WARM_UP_REQUESTS = 2
 LATENCY_REQUESTS = 200
 # Asking the ranks holds an engine's pipeline up for a moment.
 RANKS_INTERVAL_S = 5.0
-SAMPLE_INTERVAL_S = 0.5
-# Prompts that are computed at a time: more only wait for each other.
-LANES = 4
-# Nothing more begins to answer in this time: the application is as full as it gets.
-STALL_S = 15.0
 # How often it is asked whether all requests have ended, once their clients have left.
 SETTLE_LOOKS = 30
+SETTLE_INTERVAL_S = 0.5
 
 # Which measurement, how much of it is done (0 to 1), and a word on it.
 Progress = Callable[[str, float, str], None]
@@ -181,18 +178,23 @@ class _Run:
             reason = "no engine tells its metrics"
             return NotMeasured(reason), NotMeasured(reason)
         prompt_tokens, output_tokens = filling_lengths(self._config.engine.max_model_len)
-        least_urgent = self._config.flow.classes[-1].name
-        flow = calls(self._target, MEMORY, prompt_tokens, output_tokens, least_urgent)
+        flows = [
+            calls(self._target, f"{MEMORY} {policy.name}", prompt_tokens, output_tokens, policy.name)
+            for policy in reversed(self._config.flow.classes)
+        ]
         places = self._config.requests_per_replica() * before.count
-        fill = _Fill(self._target.url, islice(flow, places), places, self._state, self._progress)
+        fill = Fill(self._target.url, flows, places, self._state, partial(self._progress, MEMORY))
         samples, reason = await fill.run(self._durations.filling_s)
         full = await self._ranks()
-        samples += [(await self._state.engines()).sample(fill.began_s)]
+        last = await self._state.engines()
+        samples.append(last.sample(fill.began_s))
+        if last.limit < places:
+            reason += f"; of the {places} places the scheduler had closed {places - last.limit} by then"
         for answer in await fill.leave():
             self._note(MEMORY, answer)
         await self._settle()
         filling = Filling(
-            samples=(before.sample(fill.began_s), *samples),
+            samples=(replace(before.sample(fill.began_s), at_s=0.0), *samples),
             kv_tokens=before.kv_tokens,
             places=places,
             started=fill.started,
@@ -206,7 +208,7 @@ class _Run:
         for _ in range(SETTLE_LOOKS):
             if not (await self._state.engines()).running:
                 return
-            await asyncio.sleep(SAMPLE_INTERVAL_S)
+            await asyncio.sleep(SETTLE_INTERVAL_S)
 
     def _calls(self, seed: str) -> Iterator[Call]:
         return calls(self._target, seed, self._promises.prompt_tokens, self._promises.output_tokens)
@@ -216,75 +218,3 @@ class _Run:
         if answer.outcome not in (COMPLETED, REFUSED):
             words = [phase, answer.outcome, str(answer.status or ""), answer.code]
             self._failures[" ".join(filter(None, words))] += 1
-
-
-class _Fill:
-    """Requests of a whole window, a few prompts at a time, until all places are taken or no more get in."""
-
-    def __init__(
-        self, url: str, flow: Iterator[Call], places: int, state: ApplicationState, progress: Progress
-    ) -> None:
-        self._url = url
-        self._flow = flow
-        self._places = places
-        self._state = state
-        self._progress = progress
-        self._tasks: list[asyncio.Task[Answer]] = []
-        self._reason = "every place was taken"
-        self.started = 0
-        self.began_s = time.perf_counter()
-
-    async def run(self, longest_s: float) -> tuple[list[EngineSample], str]:
-        """The samples until it is full, and why it ended. The requests go on until `leave`."""
-        samples: list[EngineSample] = []
-        sampling = asyncio.create_task(self._sample(samples, longest_s))
-        try:
-            async with asyncio.timeout(longest_s):
-                await asyncio.gather(*(self._lane() for _ in range(LANES)))
-        except TimeoutError:
-            self._reason = f"{longest_s:.0f} s were over"
-        finally:
-            sampling.cancel()
-            with suppress(asyncio.CancelledError):
-                await sampling
-        return samples, self._reason
-
-    async def leave(self) -> list[Answer]:
-        """All clients leave; the answers of those that had ended before."""
-        ended = [task.result() for task in self._tasks if task.done()]
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        return ended
-
-    async def _lane(self) -> None:
-        for call in self._flow:
-            started = asyncio.Event()
-            now_s = time.perf_counter()
-            task = asyncio.create_task(
-                send(self._url, call, now_s, timeout_s=10 * REQUEST_TIMEOUT_S, started=started)
-            )
-            self._tasks.append(task)
-            begins = asyncio.create_task(started.wait())
-            await asyncio.wait({task, begins}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
-            begins.cancel()
-            if not started.is_set():
-                self._reason = _turned_away(task)
-                return
-            self.started += 1
-
-    async def _sample(self, samples: list[EngineSample], longest_s: float) -> None:
-        while True:
-            with suppress(NotServedError, aiohttp.ClientError, TimeoutError):
-                sample = (await self._state.engines()).sample(self.began_s)
-                samples.append(sample)
-                done = max(self.started / self._places, sample.at_s / longest_s)
-                self._progress(MEMORY, done, f"{self.started} requests, cache {100 * sample.kv_use:.0f} %")
-            await asyncio.sleep(SAMPLE_INTERVAL_S)
-
-
-def _turned_away(task: asyncio.Task[Answer]) -> str:
-    if not task.done():
-        return f"nothing more began to answer within {STALL_S:.0f} s"
-    answer = task.result()
-    return f"one more was {answer.outcome} ({answer.status} {answer.code})"

@@ -23,12 +23,14 @@ class NotServedError(ConnectionError):
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """`kv_tokens`: what the smallest cache holds; None where no engine says it."""
+    """`kv_tokens`: what the smallest cache holds; None where no engine says it. `limit`: the places that
+    the scheduler gives all of them now."""
 
     count: int
     kv_use: float
     running: int
     preemptions: int
+    limit: int
     kv_tokens: int | None
 
     def sample(self, since_s: float) -> EngineSample:
@@ -54,7 +56,9 @@ class ApplicationState:
 
     async def ranks(self) -> Ranks:
         found = (await self._json(RANKS_PATH))["ranks"]
-        return tuple(sorted((RankState(**rank) for rank in found), key=lambda rank: rank.name))
+        return tuple(
+            sorted((RankState(**rank) for rank in found), key=lambda rank: (rank.replica, rank.rank))
+        )
 
     async def _json(self, path: str) -> Any:
         async with self._get(path) as response:
@@ -88,6 +92,7 @@ def engines(text: str) -> Engines:
         kv_use=max(kv_use, default=0.0),
         running=int(sum(_values(families.get("vllm:num_requests_running")))),
         preemptions=int(sum(_values(families.get("vllm:num_preemptions"), "_total"))),
+        limit=int(sum(_values(families.get("promiseserve_replica_limit")))),
         kv_tokens=min(filter(None, map(_kv_tokens, _labels(caches))), default=None),
     )
 

@@ -102,14 +102,15 @@ def _latency(promises: PromisesConfig, latency: Latency | NotMeasured) -> Iterat
             if not values:
                 yield promise.unknown(f"no request completed, {latency.refused} were refused")
             else:
-                yield promise.judge(percentile(values, share), _latency_detail(latency, len(values)))
+                detail = _latency_detail(latency, len(values))
+                largest = f"; the largest of {len(values)}" if share * len(values) > len(values) - 1 else ""
+                yield promise.judge(percentile(values, share), detail + largest)
 
 
 def _latency_detail(latency: Latency, count: int) -> str:
     lengths = f"{latency.prompt_tokens}/{latency.output_tokens} tokens"
     refused = f", {latency.refused} more were refused" if latency.refused else ""
-    largest = "; P99 of fewer than 100 is the largest" if count < 100 else ""
-    return f"{count} requests of {lengths}, {latency.streams} at a time{refused}{largest}"
+    return f"{count} requests of {lengths}, {latency.streams} at a time{refused}"
 
 
 def _throughput(promises: PromisesConfig, throughput: Throughput | NotMeasured) -> Verdict:
@@ -125,10 +126,11 @@ def _throughput(promises: PromisesConfig, throughput: Throughput | NotMeasured) 
 
 
 def completion_rate(ended_s: Sequence[float]) -> float:
-    """Between the first completion and the last: neither the start of a run counts nor its end."""
-    if len(ended_s) < 2:
+    """Between completions, once a quarter of them has come: the first requests find an idle engine."""
+    steady = sorted(ended_s)[len(ended_s) // 4 :]
+    if len(steady) < 2:
         return 0.0
-    return (len(ended_s) - 1) / max(max(ended_s) - min(ended_s), 1e-9)
+    return (len(steady) - 1) / max(steady[-1] - steady[0], 1e-9)
 
 
 def _memory(promises: PromisesConfig, ranks: Ranks | NotMeasured, filling: Filling | NotMeasured) -> Verdict:
@@ -182,7 +184,7 @@ def _load_balance(promises: PromisesConfig, moments: tuple[Ranks, ...] | NotMeas
     loads = rank_loads(moments)
     if (reason := _incomparable(loads)) is not None:
         return promise.unknown(reason)
-    what = "GPU utilisation" if moments[0][0].busy_s is None else "CPU time in the ranks' own steps"
+    what = "GPU utilisation" if moments[0][0].busy_s is None else "seconds in the ranks' own steps"
     return promise.judge(100 * spread(list(loads.values())), f"{what}: {_extremes(loads)}")
 
 
