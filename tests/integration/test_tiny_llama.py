@@ -21,6 +21,7 @@ from ray import serve
 from app.gateway.errors import ApiError
 from app.gateway.status import MAX_VIEWERS
 from app.status.view import RankLoad, StatusView, from_json
+from tests.documented import documented
 from tests.integration.cluster import REPOSITORY, Cluster, wait_until
 
 pytestmark = pytest.mark.engine
@@ -392,8 +393,8 @@ class TestDeath:
 class TestTools:
     """What an operator opens beside it: `/status`, `python -m app top` and `chat`."""
 
-    def start(self, app: Cluster, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "app", arguments[0], "--url", app.url, *arguments[1:]]
+    def start(self, app: Cluster, documented_command: str, *options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, *documented_command.split()[1:], "--url", app.url, *options]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=REPOSITORY, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
 
@@ -424,25 +425,27 @@ class TestTools:
                 next(events.iter_lines())
 
     def test_top_shows_it_and_ends_with_ctrl_c(self, app: Cluster):
-        once = self.start(app, "top", "--once")
+        command = documented("README.md", "python -m app top")
+        once = self.start(app, command, "--once")
         printed, errors = once.communicate(timeout=60)
         assert (once.returncode, errors) == (0, "")
         assert MODEL in printed
         assert "Queue by class" in printed
-        live = self.start(app, "top")
+        live = self.start(app, command)
         assert live.stdout is not None
         live.stdout.read(1)
         live.send_signal(signal.SIGINT)
         assert (live.wait(30), live.communicate()[1]) == (0, "")
 
     def test_chat_streams_and_remembers(self, app: Cluster):
-        chat = self.start(app, "chat", "--max-tokens", "8")
+        command = documented("README.md", "python -m app chat")
+        chat = self.start(app, command, "--max-tokens", "8")
         printed, errors = chat.communicate("Hello\nAnd then?\n", timeout=60)
         assert (chat.returncode, errors) == (0, "")
         assert printed.count("first token after") == 2
 
     def test_ctrl_c_stops_an_answer_and_not_the_talk(self, app: Cluster):
-        chat = self.start(app, "chat", "--max-tokens", str(LONG))
+        chat = self.start(app, "python -m app chat", "--max-tokens", str(LONG))
         assert chat.stdin is not None
         assert chat.stdout is not None
         chat.stdin.write("Hello\n")
