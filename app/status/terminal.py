@@ -153,7 +153,7 @@ def _bar(share: float, warns: bool = False) -> Text:
 
 def _table(title: str, *columns: str) -> Table:
     """A column whose name begins with > holds figures."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim")
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=None, header_style="dim")
     for name in columns:
         table.add_column(_plain(name.removeprefix(">")), justify="right" if name.startswith(">") else "left")
     return table
