@@ -187,11 +187,36 @@ async def test_what_the_application_does_not_tell_is_not_measured():
     assert "/ranks answers 404" in found.ranks_loaded.reason
 
 
+async def test_without_metrics_the_rest_is_measured():
+    application = Application()
+
+    async def private(_: web.Request) -> web.Response:
+        return web.Response(status=401, text="a key is needed")
+
+    application.metrics = private
+    async with application.served() as target:
+        found = await measure(CONFIG, target, DURATIONS, lambda *_: None)
+    assert found.latency.ttfts_ms
+    assert found.filling == NotMeasured("the metrics can't be read: /metrics answers 401: a key is needed")
+
+
 async def test_another_model_is_not_measured():
     application = Application()
     application.model = "other"
     async with application.served() as target:
         with pytest.raises(NotServedError, match=r"serves .'other': 64., not tiny with 64 tokens"):
+            await measure(CONFIG, target, DURATIONS, lambda *_: None)
+
+
+async def test_what_is_no_application_is_not_measured():
+    application = Application()
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text="<html>")
+
+    application.models = page
+    async with application.served() as target:
+        with pytest.raises(NotServedError, match=r"/llm: /v1/models does not answer as OpenAI's"):
             await measure(CONFIG, target, DURATIONS, lambda *_: None)
 
 
