@@ -87,6 +87,11 @@ def problem_lines(error: ValidationError) -> list[str]:
     ]
 
 
+def problem_line(problem: Problem) -> str:
+    """The same for what only a command can find."""
+    return f"{'.'.join(map(str, problem.field))}: {_shown(problem.value)}: {problem.reason}"
+
+
 def _shown(value: object) -> str:
     text = _one_line(repr(value))
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

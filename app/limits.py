@@ -72,32 +72,32 @@ class RequestLimits(BaseModel):
     # None: what fits into the model's window.
     max_output_tokens: _Count | None = None
 
-    # Schemas and grammars are compiled in the engine. `python -m benchmarks grammars` measures for how long; on
-    # one busy core: 1,000 properties 0.4 s; 30 levels 0.03 s, 100 levels 0.6 s, 400 levels more than 15 s.
+    # Schemas and grammars are compiled in the engine. `python -m benchmarks grammars` measures for how long.
+    # On one busy core: 1,000 properties 0.4 s; 30 levels 0.03 s, 100 levels 0.6 s, 400 more than 15 s.
     max_schema_bytes: _Count = 32 * 1024
     max_schema_depth: _Count = 32
     max_regex_chars: _Count = 512
     # `* + ? {` of all patterns together: 500 times `.*` 5 s.
     max_regex_operators: _Count = 64
-    # Of them, and of alternatives, what may be left out: 16 times `.?` 0.5 s, 32 times 3 s, 64 times more than 15 s.
+    # What may be left out, alternatives included: 16 times `.?` 0.5 s, 32 times 3 s, 64 times more than 15 s.
     max_regex_optionals: _Count = 16
-    # Sum of {n,m}, minLength and maxLength: one state for each character. 8,192 took 1.7 s; a hundred different
-    # lengths around 4,096 more than 15 s.
+    # Sum of {n,m}, minLength and maxLength: one state for each character. 8,192 took 1.7 s; a hundred
+    # different lengths around 4,096 more than 15 s.
     max_repetitions: _Count = 8192
 
-    allowed_fields: frozenset[str] = Field(
-        default=frozenset(), description="Names of FORBIDDEN_FIELDS that clients may use all the same."
+    allowed_fields: tuple[str, ...] = Field(
+        default=(), description="Names of FORBIDDEN_FIELDS that clients may use all the same."
     )
-    media_hosts: frozenset[Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")]] = Field(
-        default=frozenset(),
+    media_hosts: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")], ...] = Field(
+        default=(),
         description="Hosts from which the engine may fetch media; `data:` URLs need none. A host that "
         "resolves to a private address opens that address.",
     )
 
     @field_validator("allowed_fields")
     @classmethod
-    def _are_forbidden_otherwise(cls, names: frozenset[str]) -> frozenset[str]:
-        if unknown := sorted(names - FORBIDDEN_FIELDS.keys()):
+    def _are_forbidden_otherwise(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted(set(names) - FORBIDDEN_FIELDS.keys()):
             raise ValueError(f"{unknown[0]!r} is none of {', '.join(sorted(FORBIDDEN_FIELDS))}")
         return names
 

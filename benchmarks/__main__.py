@@ -11,7 +11,17 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import fit_engine, flow, grammars, null, overhead, overload, parity, simulation
+from benchmarks import (
+    fit_engine,
+    flow,
+    grammars,
+    null,
+    overhead,
+    overload,
+    parity,
+    pictures,
+    simulation,
+)
 
 COMMANDS = {
     "parity": (parity, "start and token gaps beside bare vLLM"),
@@ -21,6 +31,7 @@ COMMANDS = {
     "flow": (flow, "cost of the decision core"),
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),
     "grammars": (grammars, "what schemas and patterns cost the engine to compile"),
+    "pictures": (pictures, "what policies keep over the load, as SVG for the documentation"),
     "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),
 }
 STDOUT = "-"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import time
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,13 +15,16 @@ from app.contract import (
     LEASED_PATHS,
     LEASES_PATH,
     PRIORITY_HEADER,
+    RANKS_PATH,
     REVOKED_STATUS,
     SECRET_HEADER,
+    Metered,
 )
 from app.engine.leases import LiveLeases, Run
+from app.tracing import TRACEPARENT, record
 
 # Paths that only read, and take no lease.
-OBSERVED_PATHS = frozenset({"/metrics", "/health"})
+OBSERVED_PATHS = frozenset({"/metrics", "/health", RANKS_PATH})
 # The rank of a class: there are never a thousand.
 MAX_PRIORITY_DIGITS = 3
 # The request that the current task serves (app/engine/metering.py counts for it).
@@ -67,7 +71,9 @@ class Guard:
         if not (priority.isdigit() and len(priority) <= MAX_PRIORITY_DIGITS):
             await _refuse(send, 400, "no such priority")
             return
+        arrived_s = time.time()
         run = await self._leases.attach(lease_id, int(priority)) if lease_id else None
+        attached_s = time.time()
         if run is None:
             await _refuse(send, 403, "no live lease")
             return
@@ -82,6 +88,9 @@ class Guard:
         finally:
             current_run.reset(token)
             self._leases.end(lease_id)
+            traceparent = headers.get(TRACEPARENT.encode(), b"").decode("latin-1")
+            record(traceparent, "lease", arrived_s, attached_s)
+            _record_run(traceparent, run.metered, attached_s)
         if run.metered.revoked:
             await _refuse(send, REVOKED_STATUS, "the lease was taken back")
 
@@ -125,6 +134,14 @@ def _path(scope: Scope) -> str | None:
     """The path as it was sent; None where it is not what the application inside would read."""
     path: str = scope["path"]
     return path if scope.get("raw_path", path.encode()).partition(b"?")[0] == path.encode() else None
+
+
+def _record_run(traceparent: str, metered: Metered, attached_s: float) -> None:
+    """What the engine did; an answer without tokens, or that came to none, is all prefill."""
+    first_s, last_s = metered.first_token_at_s, metered.last_token_at_s
+    record(traceparent, "prefill", attached_s, time.time() if first_s is None else first_s)
+    if first_s is not None and last_s is not None:
+        record(traceparent, "decode", first_s, last_s)
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:

@@ -97,7 +97,7 @@ def _patterns(schema: dict[str, Any]) -> Iterator[str]:
 def _check_patterns(
     field: str, patterns: list[str], texts: list[str], limits: RequestLimits, lengths: int = 0
 ) -> None:
-    """`texts` are grammars, whose stars are their business: what is optional and what they repeat is counted."""
+    """`texts` are grammars: what is optional in them and what they repeat is counted, stars are not."""
     for pattern in patterns:
         if len(pattern) > limits.max_regex_chars:
             raise _exceeds(field, f"a pattern of {len(pattern)} characters", limits.max_regex_chars)

@@ -9,18 +9,22 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from opentelemetry.trace import Span
 from starlette.types import Message, Receive, Scope, Send
 
-from app.contract import ControlPlane, SchedulerView
+from app.contract import RANKS_PATH, ControlPlane, SchedulerView
 from app.gateway.door import announced_bytes, check_head, tenant_of
 from app.gateway.errors import ApiError, shorten
 from app.gateway.exchange import Answer, Exchange
 from app.gateway.headers import Headers, grant_headers
 from app.gateway.metrics import engine_metrics
 from app.gateway.openapi import document
+from app.gateway.ranks import engine_ranks
 from app.gateway.redaction import where
 from app.gateway.requests import Request, Window, body_too_large, parse
 from app.gateway.schemas import SCHEMAS
+from app.gateway.spans import describe, request_span
+from app.gateway.status import STATUS_PATHS, StatusFace
 from app.gateway.tenants import Tenants
 from app.limits import RequestLimits
 
@@ -38,12 +42,14 @@ class HttpFace:
         control: ControlPlane,
         window: Window,
         keys: Tenants,
+        status: StatusFace,
     ) -> None:
         self._exchange = exchange
         self._control = control
         self._window = window
         self._keys = keys
         self._openapi = json.dumps(document(window)).encode()
+        self._status = status
         self._started_s = int(time.time())
         self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
             "/health": self._health,
@@ -53,6 +59,7 @@ class HttpFace:
         }
         # Read with a key.
         self._keyed_reads: dict[str, Callable[[Send], Awaitable[None]]] = {
+            RANKS_PATH: self._ranks,
             "/v1/models": self._models,
             f"/v1/models/{window.model}": self._model,
         }
@@ -92,6 +99,9 @@ class HttpFace:
             _allow(method, "GET")
             tenant_of(scope, self._keys)
             await self._keyed_reads[path](send)
+        elif path in STATUS_PATHS:
+            _allow(method, "GET")
+            await self._status(scope, receive, send)
         elif path.startswith("/v1/models/"):
             name = path.removeprefix("/v1/models/")
             raise ApiError(404, "model_not_found", f"model: {shorten(name)} is not served", "model")
@@ -99,6 +109,10 @@ class HttpFace:
             raise ApiError(404, "unknown_path", f"path: {shorten(path)} is not served here", "path")
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with request_span(scope["path"], _header(scope, b"traceparent")) as span:
+            await self._infer_within(span, scope, receive, send)
+
+    async def _infer_within(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
         path, tenant = scope["path"], tenant_of(scope, self._keys)
         body = await _read_body(scope, receive, self._window.limits)
         if body is None:
@@ -108,7 +122,8 @@ class HttpFace:
             request = await asyncio.to_thread(parse, path, body, self._window, tenant)
         else:
             request = parse(path, body, self._window, tenant)
-        answering = asyncio.ensure_future(self._answer(request, send))
+        describe(span, request, self._window.model)
+        answering = asyncio.ensure_future(self._answer(request, span, send))
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -119,8 +134,8 @@ class HttpFace:
         with contextlib.suppress(asyncio.CancelledError):
             await answering
 
-    async def _answer(self, request: Request, send: Send) -> None:
-        async with self._exchange.answer(request) as answer:
+    async def _answer(self, request: Request, span: Span, send: Send) -> None:
+        async with self._exchange.answer(request, span) as answer:
             if not request.stream:
                 body = b"".join([chunk async for chunk in answer.chunks])
                 await _respond(send, 200, body, _answer_headers(answer))
@@ -140,7 +155,7 @@ class HttpFace:
         await _respond(send, 200, b'{"status": "ok"}', _JSON)
 
     async def _ready(self, send: Send) -> None:
-        view = await self._view()
+        view = await self._view(metrics=False)
         if view.replicas_ready == 0:
             raise ApiError(503, "rejected_no_engine", "No engine is ready.", None, 1)
         state = {"status": "ready", "replicas": view.replicas_ready, "queued": view.queued}
@@ -151,9 +166,13 @@ class HttpFace:
         text = view.metrics + await engine_metrics(self._exchange.http, view.engines)
         await _respond(send, 200, text.encode(), [(b"content-type", b"text/plain; version=0.0.4")])
 
-    async def _view(self) -> SchedulerView:
+    async def _ranks(self, send: Send) -> None:
+        ranks = await engine_ranks(self._exchange.http, (await self._view(metrics=False)).engines)
+        await _respond(send, 200, json.dumps({"ranks": ranks}).encode(), _JSON)
+
+    async def _view(self, metrics: bool = True) -> SchedulerView:
         try:
-            return await self._control.view()
+            return await self._control.view(metrics)
         except ConnectionError:
             raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
 
@@ -182,6 +201,11 @@ def _allow(method: str, allowed: str) -> None:
         raise ApiError(
             405, "method_not_allowed", f"method: {method} is not allowed here, {allowed} is", "method"
         )
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """The first of that name."""
+    return next((value.decode("latin-1") for given, value in scope["headers"] if given == name), None)
 
 
 def _answer_headers(answer: Answer) -> Headers:

@@ -144,6 +144,7 @@ def _ticket(
         fingerprint=hashlib.blake2b(body, digest_size=16).hexdigest(),
         # The engine sees the first token of every request but those with several whole answers.
         revocable=bool(fields.stream) or (fields.n or 1) == 1,
+        operation=fields.operation,
     )
 
 

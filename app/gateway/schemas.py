@@ -6,7 +6,7 @@ is in app/gateway/bounds.py; /openapi.json is made from these models.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
@@ -37,6 +37,9 @@ class _Typed(BaseModel):
 
 class Fields(_Typed):
     """What every path has."""
+
+    # OpenTelemetry's `gen_ai.operation.name`.
+    operation: ClassVar[str]
 
     model: str
     stream: bool | None = None
@@ -134,6 +137,8 @@ class Message(BaseModel):
 
 
 class Chat(_Sampled):
+    operation = "chat"
+
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: _Count | None = None
     max_completion_tokens: _Count | None = None
@@ -145,6 +150,8 @@ class Chat(_Sampled):
 
 
 class Completion(_Sampled):
+    operation = "text_completion"
+
     prompt: _Prompts
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0)] | None = None
@@ -169,6 +176,8 @@ class TextConfig(_Typed):
 
 
 class Responses(Fields):
+    operation = "chat"
+
     # The engine knows what an item may be.
     input: str | list[Any]
     instructions: str | None = None
@@ -185,6 +194,8 @@ class Responses(Fields):
 class Embedding(Fields):
     """Of inputs; vLLM's other form, of messages, is not offered."""
 
+    operation = "embeddings"
+
     input: _Prompts
     messages: None = None
     chat_template_kwargs: None = None
@@ -195,6 +206,8 @@ class Embedding(Fields):
 class Tokenize(Fields):
     """A prompt or messages, told apart by the engine."""
 
+    operation = "tokenize"
+
     prompt: str | None = None
     messages: list[Message] | None = None
     tools: list[Tool] | None = None
@@ -202,6 +215,8 @@ class Tokenize(Fields):
 
 
 class Detokenize(Fields):
+    operation = "tokenize"
+
     tokens: list[_TokenId]
 
 

@@ -10,15 +10,17 @@ from hashlib import sha256
 import aiohttp
 import pytest
 
+from app.config import StatusConfig
 from app.contract import RateLimits, Refusal, SchedulerView
 from app.flow.outcome import Outcome
 from app.flow.tenants import RateLimit
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
 from app.gateway.schemas import SCHEMAS
+from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys
 from app.limits import RequestLimits
-from tests.fakes import TIERS, FakeControlPlane, FakeEngine, soon, window
+from tests.fakes import TIERS, FakeControlPlane, FakeEngine, dead_port, soon, window
 
 CHAT = "/v1/chat/completions"
 MAX_BODY_BYTES = 2000
@@ -84,8 +86,9 @@ class Site:
         self.control = FakeControlPlane()
         exchange = Exchange(self.control, http, TIERS, 60.0, scheduler_retry_s=0.001)
         keyed = ApiKeys(keys, open_without_keys=not keys)
+        status = StatusFace(self.control, http, StatusConfig(), keyed)
         limits = RequestLimits(max_body_bytes=MAX_BODY_BYTES)
-        self.face = HttpFace(exchange, self.control, replace(window(), limits=limits), keyed)
+        self.face = HttpFace(exchange, self.control, replace(window(), limits=limits), keyed, status)
 
     def visit(
         self, method: str, path: str, *parts: bytes, cut: bool = False, key: str | None = None
@@ -234,7 +237,7 @@ async def test_it_is_ready_once_an_engine_is(site):
     assert json.loads(after.body) == {"status": "ready", "replicas": 2, "queued": 3}
 
 
-@pytest.mark.parametrize("path", ["/ready", "/metrics"])
+@pytest.mark.parametrize("path", ["/ready", "/metrics", "/ranks"])
 async def test_without_the_scheduler_it_says_so(site, path):
     site.control.state = None
     visit = await site.visit("GET", path).done()
@@ -248,6 +251,18 @@ async def test_the_metrics_are_the_schedulers_and_the_engines(site, engine):
     assert visit.headers["content-type"].startswith("text/plain")
     assert visit.body.startswith(READY.metrics.encode())
     assert b'vllm:running{replica="engine-1"} 2.0' in visit.body
+
+
+async def test_the_ranks_are_those_of_every_engine_that_answers(site, engine):
+    engine.ranks = [{"rank": 0, "busy_s": 1.5}, {"rank": 1, "busy_s": 2.5}]
+    site.control.state = SchedulerView(2, 0, 0, "", (engine.port, dead_port()))
+    visit = await site.visit("GET", "/ranks").done()
+    assert json.loads(visit.body) == {
+        "ranks": [
+            {"replica": "engine-1", "rank": 0, "busy_s": 1.5},
+            {"replica": "engine-1", "rank": 1, "busy_s": 2.5},
+        ]
+    }
 
 
 async def test_an_answer_tells_what_was_predicted_and_what_is_left_of_the_tenants_limits(site, engine):

@@ -53,6 +53,7 @@ def app(cluster: Cluster, key_file: Path):
     cluster.deploy(
         "smollm2-cpu.yaml",
         api_keys_file=str(key_file),
+        status={"open": False},
         model={"name": MODEL, "source": "embedded:tiny-llama"},
         engine={"dtype": "float32", "max_num_seqs": 8, "cpu_kv_cache_gib": 1},
         limits={"body_timeout_s": BODY_TIMEOUT_S},

@@ -84,8 +84,8 @@ def test_every_limit_of_the_table_exists_and_bounds_a_field():
 
 
 def test_a_field_is_allowed_by_its_name_only():
-    limits = RequestLimits(allowed_fields=frozenset({"chat_template"}))
+    limits = RequestLimits(allowed_fields=("chat_template",))
     assert "chat_template" not in dict(limits.forbidden())
     assert len(dict(limits.forbidden())) == len(FORBIDDEN_FIELDS) - 1
     with pytest.raises(ValueError, match="'chat_tempate' is none of"):
-        RequestLimits(allowed_fields=frozenset({"chat_tempate"}))
+        RequestLimits(allowed_fields=("chat_tempate",))

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 import aiohttp
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from app.config import StatusConfig
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
 from app.gateway.requests import Window
+from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys, Tenants
 from app.gateway.tokens import TokenCounter
 from app.limits import DEFAULT_LIMITS, RequestLimits
@@ -66,9 +68,9 @@ class Site:
     ) -> AsyncIterator[Site]:
         async with FakeEngine.started() as engine, aiohttp.ClientSession() as http:
             control = FakeControlPlane()
-            face = HttpFace(
-                Exchange(control, http, TIERS, 60.0), control, window(limits, max_model_len), keys
-            )
+            status = StatusFace(control, http, StatusConfig(), keys)
+            exchange = Exchange(control, http, TIERS, 60.0)
+            face = HttpFace(exchange, control, window(limits, max_model_len), keys, status)
             site = cls(face, control, engine)
             answering = asyncio.create_task(site._answer_all())
             yield site
