@@ -8,6 +8,7 @@ from typing import Protocol
 from app.flow.outcome import Outcome
 from app.flow.tenants import RateLimit
 from app.flow.ticket import Ticket, Usage
+from app.status.view import StatusView
 
 # Headers of an engine's private port (lower case, as ASGI gives them).
 SECRET_HEADER = "x-engine-secret"
@@ -17,6 +18,8 @@ PRIORITY_HEADER = "x-engine-priority"
 
 # Where the scheduler takes a lease back from a request without a first token: DELETE, with the ticket's id.
 LEASES_PATH = "/leases/"
+# What each rank of an engine holds and how busy it is; also the gateway's path for all engines together.
+RANKS_PATH = "/ranks"
 # What a request is answered whose lease was taken back.
 REVOKED_STATUS = 409
 
@@ -129,3 +132,6 @@ class ControlPlane(Protocol):
 
     async def view(self, metrics: bool = True) -> SchedulerView:
         """Without `metrics` it costs little. Raises ConnectionError when the scheduler can't be reached."""
+
+    async def status(self) -> StatusView:
+        """For a person who looks; costs more than `view`. Raises ConnectionError likewise."""

@@ -22,6 +22,7 @@ from app.flow.ticket import Ticket, Usage
 from app.gateway.requests import Window
 from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
+from app.status.view import StatusView
 
 # Far more than anything here takes, on a machine that is busy with something else.
 WAIT_S = 10.0
@@ -66,6 +67,7 @@ class FakeControlPlane:
     def __init__(self, *script: Grant | Refusal | Exception | None) -> None:
         self.script = deque(script)
         self.state: SchedulerView | None = SchedulerView(0, 0, 0, "", ())
+        self.status_view: StatusView | None = None
         self.metered = Metered()
         self.dead: set[str] = set()
         self.unreachable: set[str] = set()
@@ -114,6 +116,12 @@ class FakeControlPlane:
         if self.state is None:
             raise ConnectionError("the scheduler restarts")
         return self.state
+
+    async def status(self) -> StatusView:
+        """`status_view`; unreachable where that is None."""
+        if self.status_view is None:
+            raise ConnectionError("the scheduler restarts")
+        return self.status_view
 
     async def next_close(self) -> Closed:
         """The next `close` that nobody has asked for yet."""
@@ -198,6 +206,7 @@ class FakeEngine:
     def __init__(self, port: EnginePort) -> None:
         self.port = port
         self.metrics = ""
+        self.ranks: list[dict[str, object]] = []
         # Leases that were asked back.
         self.revoked: asyncio.Queue[str] = asyncio.Queue()
         self._arrived: asyncio.Queue[EngineRequest] = asyncio.Queue()
@@ -210,6 +219,7 @@ class FakeEngine:
         runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         engine = cls(EnginePort(replica_id, "127.0.0.1", 0, SECRET))
         application.router.add_get("/metrics", engine._show_metrics)
+        application.router.add_get("/ranks", engine._show_ranks)
         application.router.add_delete("/leases/{lease}", engine._revoke)
         application.router.add_post("/{path:.*}", engine._receive)
         await runner.setup()
@@ -240,6 +250,11 @@ class FakeEngine:
     async def _revoke(self, request: web.Request) -> web.StreamResponse:
         self.revoked.put_nowait(request.match_info["lease"])
         return web.json_response({"revoked": True})
+
+    async def _show_ranks(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("x-engine-secret") != SECRET:
+            return web.json_response({"error": {"message": "this port is private"}}, status=401)
+        return web.json_response({"ranks": self.ranks})
 
     async def _show_metrics(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("x-engine-secret") != SECRET:

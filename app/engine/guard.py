@@ -15,6 +15,7 @@ from app.contract import (
     LEASED_PATHS,
     LEASES_PATH,
     PRIORITY_HEADER,
+    RANKS_PATH,
     REVOKED_STATUS,
     SECRET_HEADER,
     Metered,
@@ -23,7 +24,7 @@ from app.engine.leases import LiveLeases, Run
 from app.tracing import TRACEPARENT, record
 
 # Paths that only read, and take no lease.
-OBSERVED_PATHS = frozenset({"/metrics", "/health"})
+OBSERVED_PATHS = frozenset({"/metrics", "/health", RANKS_PATH})
 # The request that the current task serves (app/engine/metering.py counts for it).
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 

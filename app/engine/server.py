@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 
 from app.config import ApplicationConfig
+from app.contract import RANKS_PATH
 from app.engine.arguments import uses_ray_workers, vllm_arguments
 from app.engine.guard import Guard
 from app.engine.leases import LiveLeases
@@ -49,6 +50,7 @@ class EngineServer:
 
         from app.engine.gpus import GpuCollector
         from app.engine.metering import MeteredEngine
+        from app.engine.ranks import PROBE, RankStates
         from app.engine.vitals import Vitals
 
         arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(vllm_arguments(config, model_path))
@@ -57,6 +59,7 @@ class EngineServer:
         )
         if uses_ray_workers(config):
             vllm_config.parallel_config.placement_group = placement_group
+        vllm_config.parallel_config.worker_extension_cls = PROBE
         vitals = Vitals(vllm_config)
         engine = MeteredEngine.from_vllm_config(
             vllm_config=vllm_config,
@@ -69,6 +72,7 @@ class EngineServer:
         await init_app_state(engine, app.state, arguments, tasks)
         # The registry that vLLM's own page shows.
         REGISTRY.register(GpuCollector(pynvml))
+        app.add_route(RANKS_PATH, RankStates(engine).answer)
         return cls(engine, app, vitals, host)
 
     @property

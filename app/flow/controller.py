@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from app.flow.admission import Predictor
 from app.flow.config import FlowConfig, Limits
+from app.flow.detail import Detail, take_detail
 from app.flow.doors import Doors
 from app.flow.endings import Ended, Endings
 from app.flow.gate import Gate, Ranks, budget_s, deadline_s
@@ -191,6 +192,10 @@ class FlowController:
         last = len(self._config.classes) - 1
         drain_s = self._predictor.drain_s(last, now_s) if self._queue else 0.0
         return take_snapshot(self._queue, self._pool, len(self._leases), self._endings.counts, drain_s, now_s)
+
+    def detail(self, max_tenants: int, now_s: float) -> Detail:
+        """For a person who looks; costs time in proportion to queue and tenants."""
+        return take_detail(self._queue, self._pool, self._tenants, self._predictor, max_tenants, now_s)
 
     def _predict_placed(self, entry: Entry) -> None:
         """It had a place at once: the prediction is that of its engine."""

@@ -11,13 +11,15 @@ from collections.abc import Awaitable, Callable
 from opentelemetry.trace import Span
 from starlette.types import Receive, Scope, Send
 
-from app.contract import ControlPlane, SchedulerView
+from app.contract import RANKS_PATH, ControlPlane, SchedulerView
 from app.gateway.errors import ApiError
 from app.gateway.exchange import Answer, Exchange
 from app.gateway.headers import Headers, grant_headers
 from app.gateway.metrics import engine_metrics
+from app.gateway.ranks import engine_ranks
 from app.gateway.requests import SCHEMAS, Request, Window, parse
 from app.gateway.spans import describe, request_span
+from app.gateway.status import STATUS_PATHS, StatusFace
 from app.gateway.tenants import ApiKeys, bearer
 
 _JSON: Headers = [(b"content-type", b"application/json")]
@@ -33,17 +35,20 @@ class HttpFace:
         window: Window,
         keys: ApiKeys,
         max_body_bytes: int,
+        status: StatusFace,
     ) -> None:
         self._exchange = exchange
         self._control = control
         self._window = window
         self._keys = keys
         self._max_body_bytes = max_body_bytes
+        self._status = status
         self._started_s = int(time.time())
         self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
             "/health": self._health,
             "/ready": self._ready,
             "/metrics": self._metrics,
+            RANKS_PATH: self._ranks,
             "/v1/models": self._models,
             f"/v1/models/{window.model}": self._model,
         }
@@ -64,6 +69,9 @@ class HttpFace:
         elif path in self._reads:
             _allow(method, "GET")
             await self._reads[path](send)
+        elif path in STATUS_PATHS:
+            _allow(method, "GET")
+            await self._status(scope, receive, send)
         elif path.startswith("/v1/models/"):
             name = path.removeprefix("/v1/models/")
             raise ApiError(404, "model_not_found", f"model: {name!r} is not served", "model")
@@ -127,6 +135,10 @@ class HttpFace:
         view = await self._view()
         text = view.metrics + await engine_metrics(self._exchange.http, view.engines)
         await _respond(send, 200, text.encode(), [(b"content-type", b"text/plain; version=0.0.4")])
+
+    async def _ranks(self, send: Send) -> None:
+        ranks = await engine_ranks(self._exchange.http, (await self._view(metrics=False)).engines)
+        await _respond(send, 200, json.dumps({"ranks": ranks}).encode(), _JSON)
 
     async def _view(self, metrics: bool = True) -> SchedulerView:
         try:

@@ -18,6 +18,7 @@ from app.gateway.calls import CallFace
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
 from app.gateway.requests import Window
+from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys
 from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
@@ -57,10 +58,13 @@ class GatewayReplica:
         self._keys = ApiKeys(config.api_keys)
         self._calls = CallFace(self._exchange, self._window, self._keys)
         self._max_body_bytes = config.gateway.max_body_bytes
+        self._status = StatusFace(self._control, self._http, config.status, self._keys)
 
     async def __serve_build_asgi_app__(self) -> HttpFace:
         """Serve's hook: the ASGI application, built inside the replica."""
-        return HttpFace(self._exchange, self._control, self._window, self._keys, self._max_body_bytes)
+        return HttpFace(
+            self._exchange, self._control, self._window, self._keys, self._max_body_bytes, self._status
+        )
 
     async def chat(self, body: dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
         """A chat completion. `body` as for OpenAI's API; the key as in HTTP's header. Raises ApiError."""

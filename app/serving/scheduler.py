@@ -20,6 +20,8 @@ from app.flow.estimate import RunningMean
 from app.flow.outcome import Outcome
 from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
 from app.serving.scheduler_metrics import SchedulerMetrics
+from app.status.history import History
+from app.status.view import MAX_TENANTS, StatusView, status_view
 
 logger = logging.getLogger("ray.serve")
 
@@ -39,10 +41,12 @@ class SchedulerReplica:
 
     def __init__(self, config: ApplicationConfig) -> None:
         tracing.configure(config.tracing, "promiseserve-scheduler")
+        self._config = config
         flow = flow_config(config)
         self._ranks = {policy.name: rank for rank, policy in enumerate(flow.classes)}
         self._metrics = SchedulerMetrics(config)
         self._flow = FlowController(limits(config), flow, random.random, self._metrics.requests.ended)
+        self._history = History()
         self._waiting: dict[str, tuple[Ticket, asyncio.Future[Grant | Refusal | None]]] = {}
         self._ports: dict[str, EnginePort] = {}
         self._starts: dict[str, float] = {}
@@ -92,6 +96,7 @@ class SchedulerReplica:
             self._perform(self._flow.progress(ticket_id, tokens, now_s))
         snapshot = self._flow.snapshot(now_s)
         self._ports = {id_: self._ports[id_] for id_ in snapshot.in_flight_by_replica}
+        self._history.add(snapshot.queued, snapshot.in_flight, now_s)
         return float(snapshot.queued)
 
     async def first_tokens(self, first_tokens: Sequence[tuple[str, float]]) -> None:
@@ -116,6 +121,17 @@ class SchedulerReplica:
             in_flight=snapshot.in_flight,
             metrics=self._metrics.page(snapshot, now_s) if metrics else "",
             engines=tuple(self._ports[id_] for id_ in sorted(snapshot.in_flight_by_replica)),
+        )
+
+    async def status(self) -> StatusView:
+        now_s = time.time()
+        return status_view(
+            self._config,
+            self._flow.snapshot(now_s),
+            self._flow.detail(MAX_TENANTS, now_s),
+            self._metrics.requests.standings(now_s),
+            self._history.samples(),
+            now_s,
         )
 
     async def check_health(self) -> None:
