@@ -21,8 +21,13 @@ th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px soli
 td { vertical-align: top; font-variant-numeric: tabular-nums; }
 td.n { white-space: nowrap; }
 .pass { color: var(--pass); } .fail { color: var(--fail); font-weight: bold; } .none { color: var(--none); }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
+.pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }
 figure { margin: 0; } svg { max-width: 100%; height: auto; border-radius: .4rem; }
+@media (max-width: 44rem) {
+  thead { display: none; } tr { display: block; padding: .6rem 0; border-bottom: 1px solid var(--line); }
+  td, td.n { display: block; padding: 0; border: 0; white-space: normal; }
+  td::before { content: attr(data-name) " "; opacity: .7; }
+}
 """
 _CLASSES = {Status.PASS: "pass", Status.FAIL: "fail", Status.NOT_MEASURABLE: "none"}
 
@@ -54,13 +59,14 @@ measured in {report.seconds:.0f} s.</p>
 
 def _row(verdict: Verdict) -> str:
     cells = [
-        f"<td>{escape(verdict.title)}</td>",
-        f'<td class="n">{escape(promised_text(verdict))}</td>',
-        f'<td class="n">{escape(measured_text(verdict))}</td>',
-        f'<td class="n {_CLASSES[verdict.status]}">{escape(verdict.status)}</td>',
-        f"<td>{escape(verdict.detail)}</td>",
+        ("", "", f"<b>{escape(verdict.title)}</b>"),
+        ("n", "promised", escape(promised_text(verdict))),
+        ("n", "measured", escape(measured_text(verdict))),
+        (f"n {_CLASSES[verdict.status]}", "", escape(verdict.status)),
+        ("", "", escape(verdict.detail)),
     ]
-    return f"<tr>{''.join(cells)}</tr>"
+    row = "".join(f'<td class="{kind}" data-name="{name}">{text}</td>' for kind, name, text in cells)
+    return f"<tr>{row}</tr>"
 
 
 def _pictures(report: Report) -> Iterator[str]:
