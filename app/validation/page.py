@@ -21,7 +21,8 @@ th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px soli
 td { vertical-align: top; font-variant-numeric: tabular-nums; }
 td.n { white-space: nowrap; }
 .pass { color: var(--pass); } .fail { color: var(--fail); font-weight: bold; } .none { color: var(--none); }
-.pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }
+.pictures { display: grid; gap: 1rem; }
+@media (min-width: 60rem) { .pictures { grid-template-columns: 1fr 1fr; } }
 figure { margin: 0; } svg { max-width: 100%; height: auto; border-radius: .4rem; }
 @media (max-width: 44rem) {
   thead { display: none; } tr { display: block; padding: .6rem 0; border-bottom: 1px solid var(--line); }
