@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from app.commands import chat, config_reference, validate
+from app.commands import chat, config_reference, top, validate
 from app.config_file import ConfigFileError
 
 # As argparse exits on a bad command line.
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; bad input is a message on stderr and status 2, no server to talk to status 1."""
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (chat, config_reference, validate):
+    for command in (chat, top, config_reference, validate):
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:

@@ -195,6 +195,33 @@ class GatewayConfig(_Strict):
     engine_silence_s: float = Field(default=600.0, gt=0)
 
 
+class TracingConfig(_Strict):
+    """Where the spans of requests go; without an endpoint there are none."""
+
+    otlp_traces_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="An OpenTelemetry collector over HTTP, such as `http://localhost:4318/v1/traces`.",
+    )
+    sample_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Of requests that bring no `traceparent`; others say it themselves.",
+    )
+
+
+class StatusConfig(_Strict):
+    """Who may see `/status`, which shows all tenants. By default nobody."""
+
+    tenants: list[str] = Field(default=[], description="Tenants whose API keys open it.")
+    # A proxy on this machine hides where its clients are: only for an endpoint that listens on loopback.
+    open: bool = Field(
+        default=False,
+        description="Without `api_keys`: everybody sees it whose connection comes from this machine.",
+    )
+
+
 class ApplicationConfig(_Strict):
     """The whole application."""
 
@@ -204,6 +231,7 @@ class ApplicationConfig(_Strict):
     replicas: ReplicasConfig = ReplicasConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     gateway: GatewayConfig = GatewayConfig()
+    tracing: TracingConfig = TracingConfig()
     flow: FlowConfig = Field(
         default=FlowConfig(), description="Classes and their promises, tenants and their shares."
     )
@@ -214,6 +242,7 @@ class ApplicationConfig(_Strict):
         default={},
         description="SHA-256 of each key, by tenant. Without any, everyone is the tenant `default`.",
     )
+    status: StatusConfig = StatusConfig()
     hardware: str | None = Field(
         default=None,
         description="The cluster's GPUs, such as `8xh100` (as for `placement plan --cluster`). Where it is "
@@ -259,6 +288,12 @@ class ApplicationConfig(_Strict):
         for tenant in self.flow.tenants:
             if self.api_keys and tenant not in self.api_keys:
                 yield Problem(("flow", "tenants", tenant), tenant, "has no key among api_keys")
+        for number, tenant in enumerate(self.status.tenants):
+            if tenant not in self.api_keys:
+                yield Problem(("status", "tenants", number), tenant, "has no key among api_keys")
+        if self.status.open and self.api_keys:
+            reason = "there are api_keys: name the tenants whose keys open it in status.tenants"
+            yield Problem(("status", "open"), True, reason)
 
     def _sequence_parallelism_problems(self) -> Iterator[Problem]:
         sequence_parallelism, engine = self.parallel.sequence_parallelism, self.engine

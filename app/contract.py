@@ -8,6 +8,7 @@ from typing import Protocol
 from app.flow.outcome import Outcome
 from app.flow.tenants import RateLimit
 from app.flow.ticket import Ticket, Usage
+from app.status.view import StatusView
 
 # Headers of an engine's private port (lower case, as ASGI gives them).
 SECRET_HEADER = "x-engine-secret"
@@ -87,13 +88,14 @@ class Metered:
     prompt_tokens: int = 0
     output_tokens: int = 0
     first_token_at_s: float | None = None
+    last_token_at_s: float | None = None
     # The lease was taken back before the first token: the ticket waits again.
     revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerView:
-    """The scheduler's state for readiness and for the metrics page (`metrics`: Prometheus text)."""
+    """The scheduler's state for readiness, and its metrics as Prometheus text where they were asked for."""
 
     replicas_ready: int
     queued: int
@@ -128,5 +130,8 @@ class ControlPlane(Protocol):
     async def replica_unroutable(self, replica_id: str) -> None:
         """A call could not reach the replica: Serve is starting or stopping it, or has yet to see its end."""
 
-    async def view(self) -> SchedulerView:
-        """Raises ConnectionError when the scheduler can't be reached."""
+    async def view(self, metrics: bool = True) -> SchedulerView:
+        """Without `metrics` it costs little. Raises ConnectionError when the scheduler can't be reached."""
+
+    async def status(self) -> StatusView:
+        """For a person who looks; costs more than `view`. Raises ConnectionError likewise."""

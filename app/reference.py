@@ -170,7 +170,7 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, BaseModel) or is_dataclass(value):
         return ""
     if isinstance(value, tuple):
-        value = [one.name for one in value]
+        value = [getattr(one, "name", one) for one in value]
     text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
     return f"`{text}`"
 

@@ -22,6 +22,7 @@ from app.flow.ticket import Ticket, Usage
 from app.gateway.requests import Window
 from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
+from app.status.view import StatusView
 
 # Far more than anything here takes, on a machine that is busy with something else.
 WAIT_S = 10.0
@@ -66,6 +67,7 @@ class FakeControlPlane:
     def __init__(self, *script: Grant | Refusal | Exception | None) -> None:
         self.script = deque(script)
         self.state: SchedulerView | None = SchedulerView(0, 0, 0, "", ())
+        self.status_view: StatusView | None = None
         self.metered = Metered()
         self.dead: set[str] = set()
         self.unreachable: set[str] = set()
@@ -109,11 +111,17 @@ class FakeControlPlane:
         if self.scheduler_forgets:
             raise ConnectionError("the scheduler restarts")
 
-    async def view(self) -> SchedulerView:
+    async def view(self, metrics: bool = True) -> SchedulerView:
         """`state`; unreachable where that is None."""
         if self.state is None:
             raise ConnectionError("the scheduler restarts")
         return self.state
+
+    async def status(self) -> StatusView:
+        """`status_view`; unreachable where that is None."""
+        if self.status_view is None:
+            raise ConnectionError("the scheduler restarts")
+        return self.status_view
 
     async def next_close(self) -> Closed:
         """The next `close` that nobody has asked for yet."""

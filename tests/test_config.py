@@ -241,6 +241,14 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         {"api_keys": {"blue": [HASH]}, "flow": {"tenants": {"red": {"weight": 2}}}},
         "flow.tenants.red: 'red': has no key among api_keys",
     ),
+    (
+        {"api_keys": {"blue": [HASH]}, "status": {"tenants": ["blue", "red"]}},
+        "status.tenants.1: 'red': has no key among api_keys",
+    ),
+    (
+        {"api_keys": {"blue": [HASH]}, "status": {"open": True}},
+        "status.open: True: there are api_keys: name the tenants whose keys open it in status.tenants",
+    ),
     ({"flow": {"admision": {}}}, "flow.admision: {}: Unexpected keyword argument"),
     ({"flow": {"admission": {"enabled": "x"}}}, "flow.admission.enabled: 'x': Input should be a valid"),
     (

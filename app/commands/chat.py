@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.commands import Subparsers
 from app.commands.server import Server, add_server_arguments, plain_status, server_of, unreachable
+from app.printable import printable
 
 if TYPE_CHECKING:
     import openai
@@ -151,11 +152,6 @@ def plain(error: openai.APIError, server: Server) -> str:
 
 def code_of(error: openai.APIError) -> str | None:
     return error.body.get("code") if isinstance(error.body, dict) else None
-
-
-def printable(text: str) -> str:
-    """Without what would steer the terminal."""
-    return "".join(c for c in text if c in "\n\t" or c.isprintable())
 
 
 def pace(first_token_s: float, rest_s: float, tokens: int) -> str:

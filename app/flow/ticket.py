@@ -39,6 +39,10 @@ class Ticket:
     fingerprint: str = ""
     # The adapter can abort this request before its first token and wait for another lease.
     revocable: bool = False
+    # What is asked for, by OpenTelemetry's names: `chat`, `text_completion`, `embeddings`. For figures only.
+    operation: str = ""
+    # The W3C trace context of the request; empty when it is not traced.
+    traceparent: str = ""
 
 
 class Usage(NamedTuple):
@@ -48,6 +52,8 @@ class Usage(NamedTuple):
     output_tokens: int
     # From arrival to the first token; None where there was none.
     ttft_s: float | None = None
+    # From the first token to the last; None where there was none.
+    decode_s: float | None = None
 
 
 class Lease(NamedTuple):

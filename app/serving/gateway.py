@@ -11,12 +11,14 @@ import aiohttp
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from app import tracing
 from app.config import ApplicationConfig
 from app.engine import models
 from app.gateway.calls import CallFace
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
 from app.gateway.requests import Window
+from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys
 from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
@@ -40,6 +42,7 @@ class GatewayReplica:
                 "RAY_SERVE_ENABLE_HA_PROXY is not 1: every token passes Serve's Python proxy, which costs "
                 "throughput. Set it before Ray starts; scripts/serve does."
             )
+        tracing.configure(config.tracing, "promiseserve-gateway")
         self._control = ServeControlPlane(scheduler, engine)
         # One connection a running request: the scheduler bounds them.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
@@ -55,10 +58,13 @@ class GatewayReplica:
         self._keys = ApiKeys(config.api_keys)
         self._calls = CallFace(self._exchange, self._window, self._keys)
         self._max_body_bytes = config.gateway.max_body_bytes
+        self._status = StatusFace(self._control, self._http, config.status, self._keys)
 
     async def __serve_build_asgi_app__(self) -> HttpFace:
         """Serve's hook: the ASGI application, built inside the replica."""
-        return HttpFace(self._exchange, self._control, self._window, self._keys, self._max_body_bytes)
+        return HttpFace(
+            self._exchange, self._control, self._window, self._keys, self._max_body_bytes, self._status
+        )
 
     async def chat(self, body: dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
         """A chat completion. `body` as for OpenAI's API; the key as in HTTP's header. Raises ApiError."""

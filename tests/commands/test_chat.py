@@ -11,8 +11,9 @@ import openai
 import pytest
 from rich.console import Console
 
-from app.commands.chat import Talk, pace, printable
+from app.commands.chat import Talk, pace
 from app.commands.server import Server
+from app.printable import printable
 from tests.fakes import FakeEngine, soon
 
 

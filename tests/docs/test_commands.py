@@ -29,6 +29,7 @@ RUN_HERE = [
 
 SMOLLM2 = "tests/integration/test_smollm2.py"
 TOPOLOGY = "tests/integration/test_topology.py"
+TINY_LLAMA = "tests/integration/test_tiny_llama.py"
 VALIDATE = "tests/integration/test_validate.py"
 
 # By the command: the file and the function that runs it, taken from the page by `documented`.
@@ -40,6 +41,8 @@ VALIDATED = (
 )
 RUN_BY = {
     f"{CURL} -d '{QUESTION}'": (SMOLLM2, "test_the_readmes_curl"),
+    "python -m app chat": (TINY_LLAMA, "test_chat_streams_and_remembers"),
+    "python -m app top": (TINY_LLAMA, "test_top_shows_it_and_ends_with_ctrl_c"),
     VALIDATED: (VALIDATE, "test_the_documented_command_starts_measures_and_stops"),
     "python -m placement show serve_configs/topology-cpu.yaml --address auto": (
         TOPOLOGY,

@@ -10,12 +10,14 @@ from hashlib import sha256
 import aiohttp
 import pytest
 
+from app.config import StatusConfig
 from app.contract import RateLimits, Refusal, SchedulerView
 from app.flow.outcome import Outcome
 from app.flow.tenants import RateLimit
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
 from app.gateway.requests import SCHEMAS
+from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys
 from tests.fakes import TIERS, FakeControlPlane, FakeEngine, dead_port, soon, window
 
@@ -81,7 +83,9 @@ class Site:
     def __init__(self, http: aiohttp.ClientSession, **keys: list[str]) -> None:
         self.control = FakeControlPlane()
         exchange = Exchange(self.control, http, TIERS, 60.0, scheduler_retry_s=0.001)
-        self.face = HttpFace(exchange, self.control, window(), ApiKeys(keys), MAX_BODY_BYTES)
+        api_keys = ApiKeys(keys)
+        status = StatusFace(self.control, http, StatusConfig(), api_keys)
+        self.face = HttpFace(exchange, self.control, window(), api_keys, MAX_BODY_BYTES, status)
 
     def visit(
         self, method: str, path: str, *parts: bytes, cut: bool = False, key: str | None = None

@@ -43,6 +43,7 @@ class Cluster:
 
     address: str
     dashboard: str
+    agent_port: int
     http_port: int
     folder: Path
 
@@ -62,7 +63,7 @@ class Cluster:
         mine = _ray_processes(before)
         try:
             ray.init(address=f"127.0.0.1:{port}", log_to_driver=False, namespace="tests")
-            yield cls(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", http, Path(folder.name))
+            yield cls(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", agent, http, Path(folder.name))
         finally:
             _end(mine)
             folder.cleanup()

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.status.view import RankLoad, StatusView, from_json
 from tests.documented import documented
 from tests.integration.cluster import REPOSITORY, Cluster, wait_until
 from tests.integration.validated import assert_complete, validate
@@ -77,6 +78,25 @@ def test_each_rank_is_in_its_bundle(app: Cluster, tmp_path: Path):
         assert worker["bundle"] == rank["rank"]
         assert worker["actor"].endswith(f"_TP{rank['tensor_rank']}_PP{rank['stage']}")
     assert len({worker["placement_group"] for worker in replica["ranks"]}) == 1
+
+
+def test_the_status_page_has_the_load_of_each_rank_at_its_place(app: Cluster):
+    def view() -> StatusView:
+        return from_json(httpx.get(f"{app.url}/status.json", timeout=30).content)
+
+    def loads() -> list[RankLoad]:
+        return [one for one in view().ranks if one.busy is not None]
+
+    wait_until(lambda: len(loads()) == 8, 60, "the load of eight ranks", every_s=1.0)
+    shown = view()
+    assert [(one.stage, one.first_layer, one.last_layer) for one in shown.stages] == [
+        (0, 0, 1),
+        (1, 2, 3),
+        (2, 4, 5),
+        (3, 6, 7),
+    ]
+    assert [one.rank for one in loads()] == list(range(8))
+    assert "Rank 7" in httpx.get(f"{app.url}/status", timeout=30).text
 
 
 def test_validate_reports_on_every_promise_and_the_eight_ranks_are_balanced(app: Cluster, tmp_path: Path):
