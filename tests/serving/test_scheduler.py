@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import time
 from dataclasses import replace
 
@@ -322,3 +323,21 @@ def test_the_engines_step_decides_the_burst_that_it_is_kept_fed_with():
     )
     assert flow_config(application).limit.batched_tokens == 256
     assert limits(application).requests_per_replica == application.engine.max_num_seqs
+
+
+async def test_the_status_crosses_process_borders_and_says_who_waits():
+    replica = scheduler()
+    await report(replica)
+    await soon(replica.acquire(ticket("a")))
+    calls = await waiting(replica, ticket("b"))
+    await report(replica, "a")
+    view = pickle.loads(pickle.dumps(await replica.status()))
+    assert (view.model, view.queued, view.in_flight, view.places) == ("tiny", 1, 1, 1)
+    assert [one.replica_id for one in view.detail.replicas] == [PORT.replica_id]
+    assert [(one.name, sum(one.queued), one.running) for one in view.detail.tenants] == [("default", 1, 1)]
+    assert view.history[-1].in_flight == 1
+    await replica.close("a", Outcome.COMPLETED, Usage(3, 2, 0.1))
+    await soon(calls[0])
+    ended = await replica.status()
+    assert ended.ended == (("completed", 1),)
+    assert {(one.promise, one.kept, one.total) for one in ended.attainment} >= {("answered", 1, 1)}
