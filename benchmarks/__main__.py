@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import fit_engine, flow, null, overhead, overload, parity, simulation
+from benchmarks import autoscale, fit_engine, flow, null, overhead, overload, parity, simulation
 
 COMMANDS = {
     "parity": (parity, "start and token gaps beside bare vLLM"),
@@ -20,6 +20,7 @@ COMMANDS = {
     "null": (null, "ceiling of the load client"),
     "flow": (flow, "cost of the decision core"),
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),
+    "autoscale": (autoscale, "autoscalers on recorded traces, paired by seed"),
     "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),
 }
 STDOUT = "-"
