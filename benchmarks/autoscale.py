@@ -1,10 +1,10 @@
-"""Autoscalers on recorded traces: ours, Ray Serve's, llm-d's, and fixed numbers, behind the same decision core.
+"""Autoscalers on recorded traces: ours, Ray Serve's, llm-d's, fixed numbers, behind the same decision core.
 
-`python -m benchmarks autoscale --traces DIRECTORY` prints a Markdown table of means over the seeds; `--json` the
-same figures as one object: trace, policy, `attainment` (of what was offered), `replica_hours`, `oscillations`.
+`python -m benchmarks autoscale --traces DIRECTORY` prints a Markdown table of means over the seeds; `--json`
+the same as one object: trace, policy, `attainment` (of what was offered), `replica_hours`, `oscillations`.
 
-The traces' arrivals keep their times; `--volume` lays so many copies over each other, shifted by up to 20 s. The
-first tenth of the time fills the estimates and is not counted, for anybody, as in the other simulations.
+The traces' arrivals keep their times; two or three copies, shifted by up to 20 s, make up the load. The first
+tenth of the time fills the estimates and is not counted, for anybody, as in the other simulations.
 """
 
 from __future__ import annotations
@@ -76,7 +76,12 @@ def simulate(requests: Sequence[Request], policy: str, seed: int) -> dict[str, f
     replicas = int(count) if kind == "fixed" else round(per_s / capacity_per_s(ENGINE, requests) / FIRST_USE)
     warm_up_s = first_s + WARM_UP_SHARE * (last_s - first_s)
     scaling = Scaling(
-        ENGINE, max(1, replicas), MAX_REPLICAS, seed=seed, ttft_budget_s=promise.ttft_s, count_from_s=warm_up_s
+        ENGINE,
+        max(1, replicas),
+        MAX_REPLICAS,
+        seed=seed,
+        ttft_budget_s=promise.ttft_s,
+        count_from_s=warm_up_s,
     )
     simulator = ScaledSimulator(flow_controller(ENGINE, seed), POLICIES[policy](), scaling)
     records = [one for one in simulator.run(requests) if one.request.arrived_s >= warm_up_s]
@@ -88,7 +93,9 @@ def simulate(requests: Sequence[Request], policy: str, seed: int) -> dict[str, f
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--traces", type=Path, required=True, help="the folder of the two Azure traces of 2023")
+    parser.add_argument(
+        "--traces", type=Path, required=True, help="the folder of the two Azure traces of 2023"
+    )
     parser.add_argument("--only", choices=TRACES, nargs="+", default=list(TRACES))
     parser.add_argument("--policies", choices=POLICIES, nargs="+", default=list(POLICIES))
     parser.add_argument("--seeds", type=int, default=5)

@@ -1,7 +1,7 @@
 """How many more replicas the nodes have room for, and what the next one would lack. Pure.
 
-A replica is a whole group of bundles: all of them find a place, or it is not placed at all. Counted as Ray packs:
-under STRICT_PACK the group shares one node; under PACK its bundles spread over as few nodes as there can be.
+A replica is a whole group of bundles: all of them find a place, or it is not placed at all. Counted as Ray
+packs: under STRICT_PACK the group shares one node; under PACK its bundles spread over as few as there can be.
 """
 
 from __future__ import annotations

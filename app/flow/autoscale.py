@@ -67,7 +67,7 @@ class ScalePolicy:
     upscale_delay_s: float = 1.0
     # An engine costs minutes to start, and bursts come back: give it up slowly.
     downscale_delay_s: float = 600.0
-    # The engines do what arrives for this share of that time; a burst of twelve seconds is absorbed or refused.
+    # The engines do what arrives for this share of that time; twelve seconds of it are absorbed or refused.
     need_share: float = 0.98
     # A trend is what lasts longer than this.
     trend_s: float = 30.0
@@ -86,8 +86,8 @@ class Load:
     # Requests in the queue and on engines.
     queued: int
     in_flight: int
-    # Requests that arrive, those included that find no place; over a class's budget, in which a burst of it may
-    # be worked off; of the classes together that is largest.
+    # Requests that arrive, those included that find no place. Each class's rate is over its budget, in which
+    # a burst of it may be worked off; the highest of the rates of a class and all more urgent ones.
     offered_per_s: float
     # Mean time that a request holds its place.
     service_s: float
@@ -151,7 +151,9 @@ class Autoscaler:
             return Decision(target, Reason.NO_DATA, target)
         if self._target is None:
             # After a restart: what runs is what was wanted.
-            self._target = min(max(load.running + load.starting, self._policy.min_replicas), self._policy.max_replicas)
+            self._target = min(
+                max(load.running + load.starting, self._policy.min_replicas), self._policy.max_replicas
+            )
             self._born_s = self._busy_s = now_s
         self._observe(load, now_s)
         wanted, reason = self._wanted(load, now_s, self._target)

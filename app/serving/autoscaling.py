@@ -1,8 +1,9 @@
 """Serve's autoscaling: the scheduler decides (app/flow/autoscale.py), Serve's controller carries it out.
 
 Serve shows a deployment's policy the figures of its own replicas only, and an application that sleeps has no
-engine that could say anything. So the scheduler's deployment has a policy as well: it leaves its own deployment
-as it is, and hands on what its replica has decided. Both are called in one process, Serve's controller.
+engine that could say anything. So the scheduler's deployment has a policy too: it leaves its own number as
+it is, and hands on what its replica has decided. Both are called in one process, Serve's controller.
+(A policy for the whole application would see both, but only a Serve file can name one: `build` can't.)
 """
 
 from __future__ import annotations

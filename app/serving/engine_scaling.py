@@ -1,4 +1,4 @@
-"""The scheduler's side of autoscaling: what the core sees and what the cluster holds, to a target in words."""
+"""The scheduler's side of autoscaling: from what the core sees and the cluster holds to a target."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ class EngineScaling:
             here = load.running + load.starting
             load = replace(load, placeable=here + self._room.replicas, missing=self._room.missing)
         before, self.decision = self.decision, self._autoscaler.decide(load, now_s)
-        changed = before is None or (before.target, before.reason) != (self.decision.target, self.decision.reason)
+        changed = before is None or (before.target, before.reason) != (
+            self.decision.target,
+            self.decision.reason,
+        )
         if changed or now_s - self._logged_s >= LOG_INTERVAL_S:
             self._logged_s = now_s
             _log(self.decision, load)

@@ -87,9 +87,7 @@ class SchedulerReplica:
         self._perform(self._flow.capacity_starting(replica_id, now_s + self._start_s.value, now_s))
         self._perform(self._flow.replica_gone(WAKING, now_s))
 
-    async def report(
-        self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]
-    ) -> None:
+    async def report(self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]) -> None:
         """An engine's sign of life, and what its requests have made."""
         now_s = time.time()
         started_s = self._starts.pop(report.replica_id, None)
@@ -103,9 +101,11 @@ class SchedulerReplica:
         self._ports = {id_: self._ports[id_] for id_ in snapshot.in_flight_by_replica}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Serve's hook: what its policies hand on (app/serving/autoscaling.py). Nothing while nothing is known."""
+        """Serve's hook, for app/serving/autoscaling.py. Nothing while nothing is known."""
         decision = self._scaling.decision
-        return {} if decision is None or decision.reason is Reason.NO_DATA else {DESIRED: float(decision.target)}
+        return (
+            {} if decision is None or decision.reason is Reason.NO_DATA else {DESIRED: float(decision.target)}
+        )
 
     async def first_tokens(self, first_tokens: Sequence[tuple[str, float]]) -> None:
         """Requests that have begun to answer, and when."""

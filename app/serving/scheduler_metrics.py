@@ -22,9 +22,15 @@ class SchedulerMetrics:
         self._drain_s = self._gauge("promiseserve_drain_seconds", "Predicted time to empty the queue.")
         self._starting = self._gauge("promiseserve_replicas_starting", "Engines that are on their way.")
         self._desired = self._gauge("promiseserve_replicas_desired", "Engines that are asked for.")
-        self._wanted = self._gauge("promiseserve_replicas_wanted", "Engines that the load asks for, unbounded.")
-        self._reason = self._gauge("promiseserve_scaling_reason", "1 for why so many are asked for.", "reason")
-        self._start_s = self._gauge("promiseserve_engine_start_seconds", "Mean time that an engine takes to start.")
+        self._wanted = self._gauge(
+            "promiseserve_replicas_wanted", "Engines that the load asks for, unbounded."
+        )
+        self._reason = self._gauge(
+            "promiseserve_scaling_reason", "1 for why so many are asked for.", "reason"
+        )
+        self._start_s = self._gauge(
+            "promiseserve_engine_start_seconds", "Mean time that an engine takes to start."
+        )
         self._in_flight = self._gauge("promiseserve_leases", "Leases that are held.")
         self._ready = self._gauge("promiseserve_replicas_ready", "Engines that may get leases.")
         self._by_replica = self._gauge("promiseserve_replica_leases", "Leases of an engine.", "replica")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 from app.flow.autoscale import Autoscaler, Load, ScalePolicy
 from app.flow.controller import FlowController
 from app.flow.estimate import RunningMean
-from app.flow.ticket import Action, Refused, ReplicaReport
+from app.flow.ticket import Refused, ReplicaReport
 from placement.simulation.engine import EngineShape, SimulatedEngine
 from placement.simulation.simulator import Record, Setup, Simulator
 from placement.simulation.workload import Request
@@ -113,9 +114,8 @@ class ScaledSimulator(Simulator):
     @property
     def oscillations(self) -> int:
         """Changes of direction within ten minutes: up, then down (or the other way) before the load could."""
-        pairs = zip(self.changes, self.changes[1:], strict=False)
-        steps = [(b[0], b[1] - a[1]) for a, b in pairs if b[0] >= self._scaling.count_from_s]
-        turns = zip(steps, steps[1:], strict=False)
+        steps = [(b[0], b[1] - a[1]) for a, b in pairwise(self.changes) if b[0] >= self._scaling.count_from_s]
+        turns = pairwise(steps)
         return sum(a[1] * b[1] < 0 and b[0] - a[0] <= OSCILLATION_S for a, b in turns)
 
     def _scale(self, _: object) -> None:
@@ -179,7 +179,7 @@ class ScaledSimulator(Simulator):
         if replica_id in self._draining and not self._engines[replica_id].busy:
             self._pay()
             self._draining.discard(replica_id)
-            self._retire(self._engines.pop(replica_id))
+            del self._engines[replica_id]
             self._do(self._flow.replica_gone(replica_id, self.now_s))
 
     def _complete(self, request: Request) -> None:
@@ -194,9 +194,6 @@ class ScaledSimulator(Simulator):
         budget_s = self._scaling.ttft_budget_s.get(self.records[action.ticket_id].request.class_name)
         if budget_s is not None and action.predicted_wait_s is not None:
             self._late.append(action.predicted_wait_s / budget_s)
-
-    def _retire(self, engine: SimulatedEngine) -> None:
-        """Nothing of an engine that has ended is needed any more."""
 
     def _pay(self) -> None:
         count = len(self._engines) + len(self._starting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -177,8 +178,8 @@ class TestSteps:
         run.see(80.0, 61)
         at_s = [at_s for at_s, _, _ in run.changes]
         assert [target for _, target, _ in run.changes][-2:] == [32, 64]
-        assert all(2 * a >= b for (_, a, _), (_, b, _) in zip(run.changes, run.changes[1:], strict=False))
-        assert all(after - before >= POLICY.step_s for before, after in zip(at_s, at_s[1:], strict=False))
+        assert all(2 * a >= b for (_, a, _), (_, b, _) in pairwise(run.changes))
+        assert all(after - before >= POLICY.step_s for before, after in pairwise(at_s))
         assert Reason.STEP_LIMIT in {reason for _, _, reason in run.changes}
 
     def test_the_maximum_holds_and_is_named(self):

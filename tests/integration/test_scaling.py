@@ -1,4 +1,4 @@
-"""A real application that sleeps, wakes, grows under a step of load, shrinks, and is updated: nothing is lost."""
+"""A real application sleeps, wakes, grows under a step of load, shrinks, is updated: nothing is lost."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def test_2_a_queue_that_grows_has_a_second_engine_started_within_three_seconds(a
 
 def test_3_nothing_is_lost_while_an_engine_is_taken_away(app: Cluster):
     wait_until(lambda: engines("RUNNING") == 2, READY_WITHIN_S, "two engines to begin with")
-    results = asyncio.run(ask_many(app.url, REQUESTS, 2, 30, until=lambda: engines("RUNNING", "STOPPING") == 1))
+    results = asyncio.run(
+        ask_many(app.url, REQUESTS, 2, 30, until=lambda: engines("RUNNING", "STOPPING") == 1)
+    )
     assert len(results) >= REQUESTS
     assert [one for one in results if one != "complete"] == []
 

@@ -62,7 +62,9 @@ def test_the_newest_word_counts_not_the_mean_of_a_window():
 def test_a_new_scheduler_outweighs_the_one_that_it_follows():
     now_s = time.time()
     HandOnPolicy()(
-        Context("llm", raw_metrics={DESIRED: {"old": [Sample(9.0, now_s - 5.0)], "new": [Sample(3.0, now_s)]}})
+        Context(
+            "llm", raw_metrics={DESIRED: {"old": [Sample(9.0, now_s - 5.0)], "new": [Sample(3.0, now_s)]}}
+        )
     )
     assert engines() == 3
 
