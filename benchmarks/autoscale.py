@@ -13,14 +13,18 @@ import argparse
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
+from math import ceil
 from pathlib import Path
 from statistics import mean
 
 from app.flow.autoscale import ScalePolicy
 from app.flow.config import default_classes
 from benchmarks.scaling_peers import ServeQueueLength, SloSaturation
+from placement.simulation import fluid
 from placement.simulation.engine import ENGINES
 from placement.simulation.experiment import WARM_UP_SHARE, flow_controller
+from placement.simulation.fluid import Fleet
 from placement.simulation.scaling import Fixed, Ours, ScaledSimulator, Scaler, Scaling
 from placement.simulation.simulator import capacity_per_s
 from placement.simulation.summary import promise_of
@@ -32,7 +36,7 @@ VOLUMES = {"conversation": 2, "code": 3}
 # A quarter of the places: a few requests a second then need several engines.
 PLACES = 16
 ENGINE = replace(ENGINES["gpu-like"], max_num_seqs=PLACES, kv_capacity_tokens=100_000)
-MAX_REPLICAS = 1000
+MAX_REPLICAS = 4000
 SHIFT_S = 20.0
 # Engines at the beginning: what the mean load needs at this use.
 FIRST_USE = 0.7
@@ -92,6 +96,25 @@ def simulate(requests: Sequence[Request], policy: str, seed: int) -> dict[str, f
     }
 
 
+def fleet(trace: Path, policy: str, replicas: int, seed: int) -> dict[str, float]:
+    """The trace's arrivals, as many as keep `replicas` engines busy on average, as a fluid."""
+    requests = read_azure_trace(trace)
+    per_s = capacity_per_s(ENGINE, requests)
+    arrivals = [0.0] * (int(requests[-1].arrived_s) + 1)
+    for one in requests:
+        arrivals[int(one.arrived_s)] += replicas * per_s * len(arrivals) / len(requests)
+    warm_up_s = int(WARM_UP_SHARE * len(arrivals))
+    outcome = fluid.run(
+        arrivals, Fleet(per_s, PLACES, seed=seed), POLICIES[policy](), ceil(replicas / FIRST_USE), warm_up_s
+    )
+    changes = [b - a for a, b in pairwise(outcome.targets[warm_up_s:]) if a != b]
+    return {
+        "attainment": outcome.kept / outcome.offered,
+        "replica_hours": outcome.replica_s / 3600,
+        "oscillations": float(sum(a * b < 0 for a, b in pairwise(changes))),
+    }
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--traces", type=Path, required=True, help="the folder of the two Azure traces of 2023"
@@ -99,16 +122,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=TRACES, nargs="+", default=list(TRACES))
     parser.add_argument("--policies", choices=POLICIES, nargs="+", default=list(POLICIES))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--fleet", type=int, help="as a fluid, with the load of so many engines: for hundreds of them"
+    )
 
 
 def run(options: argparse.Namespace) -> Figures:
     figures: Figures = {}
     for trace in options.only:
+        path = options.traces / TRACES[trace]
         runs: dict[str, list[dict[str, float]]] = {policy: [] for policy in options.policies}
         for seed in range(options.seeds):
-            requests = workload(options.traces / TRACES[trace], VOLUMES[trace], seed)
+            requests = [] if options.fleet else workload(path, VOLUMES[trace], seed)
             for policy in options.policies:
-                runs[policy].append(simulate(requests, policy, seed))
+                runs[policy].append(
+                    fleet(path, policy, options.fleet, seed)
+                    if options.fleet
+                    else simulate(requests, policy, seed)
+                )
         figures[trace] = {
             policy: {name: round(mean(one[name] for one in tries), 4) for name in tries[0]}
             for policy, tries in runs.items()

@@ -142,22 +142,26 @@ class Autoscaler:
         self._trend = Trend(policy.trend_s)
         self._deep_since_s: float | None = None
         self._busy_s = 0.0
-        self._up_s = self._down_s = self._born_s = -math.inf
+        self._born_s: float | None = None
+        self._up_s = self._down_s = -math.inf
+
+    def adopt(self, target: int) -> None:
+        """What was asked for before this one began."""
+        self._target = target
 
     def decide(self, load: Load | None, now_s: float) -> Decision:
         """The target from now on. `load` None: nobody knows, so nothing changes."""
         if load is None:
             target = self._policy.min_replicas if self._target is None else self._target
             return Decision(target, Reason.NO_DATA, target)
-        if self._target is None:
-            # After a restart: what runs is what was wanted.
-            self._target = min(
-                max(load.running + load.starting, self._policy.min_replicas), self._policy.max_replicas
-            )
+        if self._born_s is None:
             self._born_s = self._busy_s = now_s
+        # After a restart: what runs is what was wanted, unless it is known better.
+        before = load.running + load.starting if self._target is None else self._target
+        before = min(max(before, self._policy.min_replicas), self._policy.max_replicas)
         self._observe(load, now_s)
-        wanted, reason = self._wanted(load, now_s, self._target)
-        decision = self._bounded(load, wanted, reason, self._target, now_s)
+        wanted, reason = self._wanted(load, now_s, before)
+        decision = self._bounded(load, wanted, reason, before, now_s)
         self._remember(decision.target, now_s)
         return decision
 
@@ -217,7 +221,7 @@ class Autoscaler:
         if policy.min_replicas == 0 and target == 1:
             idle = now_s - self._busy_s >= policy.idle_s
             return (0, Reason.IDLE) if idle else (1, Reason.STEADY)
-        if now_s - self._born_s < policy.downscale_delay_s:
+        if self._born_s is not None and now_s - self._born_s < policy.downscale_delay_s:
             return target, Reason.STEADY
         enough = max(1, _up(self._need.value / policy.use_low))
         return (enough, Reason.SURPLUS) if enough < target else (target, Reason.STEADY)

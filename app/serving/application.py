@@ -22,6 +22,7 @@ UNBOUNDED_CALLS = 100_000
 # A dead engine is out of service within three of these (Serve's threshold), so below 10 s.
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 5.0
+SCHEDULER_SHUTDOWN_S = 1.0
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -59,6 +60,8 @@ def _scheduler() -> serve.Deployment:
         max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=HEALTH_PERIOD_S,
+        # Its calls are tickets that wait: they go to its successor at once, with their age.
+        graceful_shutdown_timeout_s=SCHEDULER_SHUTDOWN_S,
         # Always one; that it can't change is what lets its policy hand on the word for the engines.
         autoscaling_config=_autoscaling(1, 1, "HandOnPolicy"),
     )

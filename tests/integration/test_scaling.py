@@ -99,7 +99,7 @@ def test_1_the_first_request_wakes_an_engine_and_waits_for_it(app: Cluster):
 
 
 def test_2_a_queue_that_grows_has_a_second_engine_started_within_three_seconds(app: Cluster):
-    load = in_background(app.url, 60, 24, 200)
+    load = in_background(app.url, 60, 24, 200, until=lambda: engines("RUNNING") == 2)
     depth = lambda: app.metric("promiseserve_queue_depth")  # noqa: E731
     wait_until(lambda: depth() > TARGET_QUEUE_DEPTH, 30, "a queue", every_s=0.02)
     took_s = wait_until(lambda: engines("STARTING", "RUNNING") == 2, 30, "two engines", every_s=0.05)
