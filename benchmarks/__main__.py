@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import (
+    autoscale,
     fit_engine,
     flow,
     grammars,
@@ -32,6 +33,7 @@ COMMANDS = {
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),
     "grammars": (grammars, "what schemas and patterns cost the engine to compile"),
     "pictures": (pictures, "what policies keep over the load, as SVG for the documentation"),
+    "autoscale": (autoscale, "autoscalers on recorded traces, paired by seed"),
     "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),
 }
 STDOUT = "-"

@@ -17,7 +17,7 @@ CONFIG = ApplicationConfig.model_validate(
     {
         "model": {"name": "tiny", "source": "somebody/tiny"},
         "engine": {"device": "cpu", "max_model_len": 64},
-        "open_without_keys": True,
+        "api_keys": {"search": ["0" * 64]},
     }
 )
 
