@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import fit_engine, flow, null, overhead, overload, parity, simulation
+from benchmarks.chaos import command as chaos
 
 COMMANDS = {
     "parity": (parity, "start and token gaps beside bare vLLM"),
@@ -20,6 +21,7 @@ COMMANDS = {
     "null": (null, "ceiling of the load client"),
     "flow": (flow, "cost of the decision core"),
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),
+    "chaos": (chaos, "each part killed and frozen under load, and the account of every request"),
     "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),
 }
 STDOUT = "-"

@@ -1,15 +1,22 @@
-"""The door of an engine's private port: the replica's secret, and a live lease for whatever computes."""
+"""The door of an engine's private port: the replica's secret, and a live lease for whatever computes.
+
+An engine that dies says so in one way only: before the head of an answer by a status of its own, after it by a
+connection that breaks. vLLM's own word for it, an event in a stream that ends in order, never leaves.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import json
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.contract import (
+    ENGINE_DIED_STATUS,
+    HEALTH_PATH,
     LEASE_HEADER,
     LEASED_PATHS,
     LEASES_PATH,
@@ -19,19 +26,22 @@ from app.contract import (
 )
 from app.engine.leases import LiveLeases, Run
 
-# Paths that only read, and take no lease.
-OBSERVED_PATHS = frozenset({"/metrics", "/health"})
+# Paths of vLLM's that only read, and take no lease.
+OBSERVED_PATHS = frozenset({"/metrics"})
 # The request that the current task serves (app/engine/metering.py counts for it).
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 
 
 class Guard:
-    """ASGI middleware around vLLM's application."""
+    """ASGI middleware around vLLM's application; `healthy` is asked for each sign of life."""
 
-    def __init__(self, app: ASGIApp, leases: LiveLeases, secret: str) -> None:
+    def __init__(
+        self, app: ASGIApp, leases: LiveLeases, secret: str, healthy: Callable[[], bool] = lambda: True
+    ) -> None:
         self._app = app
         self._leases = leases
         self._secret = secret.encode()
+        self._healthy = healthy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -40,6 +50,9 @@ class Guard:
         headers = dict(scope["headers"])
         if scope["type"] != "http" or not self._knows(headers.get(SECRET_HEADER.encode(), b"")):
             await _refuse(send, 401, "this port is private")
+        elif scope["path"] == HEALTH_PATH and scope["method"] == "GET":
+            healthy = self._healthy()
+            await _respond(send, 200 if healthy else 503, {"healthy": healthy})
         elif scope["path"] in OBSERVED_PATHS and scope["method"] == "GET":
             await self._app(scope, receive, send)
         elif scope["path"] in LEASED_PATHS and scope["method"] == "POST":
@@ -65,14 +78,17 @@ class Guard:
         try:
             await self._app(scope, revocable.receive, revocable.send)
         except Exception:
-            # An application whose client leaves amid the body fails in its own way.
-            if not run.metered.revoked:
+            # An application whose client leaves amid the body, or whose engine dies, fails in its own way.
+            if not run.metered.revoked and not run.orphaned:
                 raise
         finally:
             current_run.reset(token)
             self._leases.end(lease_id)
         if run.metered.revoked:
             await _refuse(send, REVOKED_STATUS, "the lease was taken back")
+        elif run.orphaned and not revocable.begun:
+            await _refuse(send, ENGINE_DIED_STATUS, "the engine has died")
+        # An answer that has begun stays without an end: the server breaks the connection.
 
 
 class _Revocable:
@@ -86,6 +102,7 @@ class _Revocable:
         self._receive = receive
         self._send = send
         self._head: Message | None = None
+        self.begun = False
 
     async def receive(self) -> Message:
         message = asyncio.ensure_future(self._receive())
@@ -98,7 +115,7 @@ class _Revocable:
             revoked.cancel()
 
     async def send(self, message: Message) -> None:
-        if self._run.metered.revoked:
+        if self._run.metered.revoked or self._run.orphaned:
             return
         if message["type"] == "http.response.start":
             self._head = message
@@ -106,6 +123,7 @@ class _Revocable:
         if self._head is not None:
             self._run.answers()
             head, self._head = self._head, None
+            self.begun = True
             await self._send(head)
         await self._send(message)
 

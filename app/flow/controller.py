@@ -8,7 +8,8 @@ Rules
 - A refusal charges nothing; a lease charges its tenant at once and is corrected as tokens come.
 - A silent replica gets no leases but keeps its own until they expire; one that is gone never comes back.
 - A controller younger than `replica_ttl_s` has yet to hear of its replicas: tickets wait for them.
-- A lease lives while its replica reports it; one that no report has named for `lease_ttl_s` has expired.
+- A lease lives while its replica reports it: one that no report has named for `lease_ttl_s` has expired, and
+  so has one that was named once and is missing in two reports.
 - A full queue refuses the least urgent: the newcomer, unless it outranks the last in the queue.
 - An urgent ticket that would be late takes the place of a less urgent one that has no first token yet.
 """
@@ -135,7 +136,8 @@ class FlowController:
             self._adopt(replica, now_s)
         if report.metrics is not None:
             self._predictor.itl(report.metrics.running, report.metrics.itl_s)
-        self._leases.renew(report.live_leases & replica.in_flight, now_s)
+        for held in self._leases.renew(replica, report.live_leases, now_s):
+            self._end_lease(held, Outcome.LEASE_EXPIRED, None)
         return self._dispatch(now_s)
 
     def capacity_starting(self, replica_id: str, ready_s: float, now_s: float) -> list[Action]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.contract import ControlPlane, SchedulerView
 from app.gateway.errors import ApiError
@@ -17,6 +19,8 @@ from app.gateway.headers import Headers, grant_headers
 from app.gateway.metrics import engine_metrics
 from app.gateway.requests import SCHEMAS, Request, Window, parse
 from app.gateway.tenants import ApiKeys, bearer
+
+logger = logging.getLogger("ray.serve")
 
 _JSON: Headers = [(b"content-type", b"application/json")]
 
@@ -31,12 +35,14 @@ class HttpFace:
         window: Window,
         keys: ApiKeys,
         max_body_bytes: int,
+        reader_stall_s: float = math.inf,
     ) -> None:
         self._exchange = exchange
         self._control = control
         self._window = window
         self._keys = keys
         self._max_body_bytes = max_body_bytes
+        self._reader_stall_s = reader_stall_s
         self._started_s = int(time.time())
         self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
             "/health": self._health,
@@ -90,6 +96,14 @@ class HttpFace:
             await answering
 
     async def _answer(self, request: Request, send: Send) -> None:
+        try:
+            await self._send_answer(request, _Patient(send, self._reader_stall_s))
+        except _ReaderStalledError:
+            # Its lease is free with the end of this; the connection breaks, so that it can't take a part of
+            # the answer for the whole.
+            logger.info("A client has taken nothing for %.0f s and was let go.", self._reader_stall_s)
+
+    async def _send_answer(self, request: Request, send: Send) -> None:
         async with self._exchange.answer(request) as answer:
             if not request.stream:
                 body = b"".join([chunk async for chunk in answer.chunks])
@@ -142,6 +156,25 @@ class HttpFace:
             "owned_by": "promiseserve",
             "max_model_len": self._window.max_model_len,
         }
+
+
+class _ReaderStalledError(Exception):
+    """The client takes nothing of its answer."""
+
+
+class _Patient:
+    """A server's `send`, which waits while the client's buffers are full, with a bound for that."""
+
+    def __init__(self, send: Send, stall_s: float) -> None:
+        self._send = send
+        self._stall_s = None if stall_s == math.inf else stall_s
+
+    async def __call__(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._send(message)
+        except TimeoutError:
+            raise _ReaderStalledError from None
 
 
 def _allow(method: str, allowed: str) -> None:

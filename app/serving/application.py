@@ -18,9 +18,14 @@ from placement.hardware import parse_cluster
 
 # Control calls wait in the scheduler by design: never in Serve's own queues.
 UNBOUNDED_CALLS = 100_000
-# A dead engine is out of service within three of these (Serve's threshold), so below 10 s.
-HEALTH_PERIOD_S = 2.0
-HEALTH_TIMEOUT_S = 5.0
+# Serve replaces a replica whose process has ended when it next asks; one that does not answer after three
+# timeouts. Ten seconds: a replica whose machine is busy answers late, and must not be ended for it.
+HEALTH_PERIOD_S = 1.0
+HEALTH_TIMEOUT_S = 10.0
+# Everything waits for the scheduler, which does milliseconds of work at a time: it is asked more often, and
+# has less patience. A successor starts in about a second.
+SCHEDULER_HEALTH_PERIOD_S = 0.25
+SCHEDULER_HEALTH_TIMEOUT_S = 3.0
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -47,6 +52,8 @@ def _gateway(config: ApplicationConfig) -> serve.Deployment:
         num_replicas=config.gateway.replicas,
         max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=config.replicas.drain_s,
     )
 
@@ -58,7 +65,8 @@ def _scheduler() -> serve.Deployment:
         num_replicas=1,
         max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
-        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_period_s=SCHEDULER_HEALTH_PERIOD_S,
+        health_check_timeout_s=SCHEDULER_HEALTH_TIMEOUT_S,
     )
 
 

@@ -70,8 +70,15 @@ class EngineReplica:
             with contextlib.suppress(*SCHEDULER_RESTARTS):
                 await asyncio.wait_for(self._report(), REPORT_TIMEOUT_S)
             await asyncio.sleep(REPORT_INTERVAL_S)
+        await self._die()
+
+    async def _die(self) -> None:
+        """Serve would ask three times before it believes in an ill replica; one that has ended it replaces at
+        once. Requests that are still here see their connections break."""
         logger.error("The engine has died; no more leases for this replica.")
-        await self._scheduler.replica_gone.remote(self._replica_id)
+        with contextlib.suppress(*SCHEDULER_RESTARTS):
+            await asyncio.wait_for(self._scheduler.replica_gone.remote(self._replica_id), REPORT_TIMEOUT_S)
+        self._server.kill()
 
     async def _report(self) -> None:
         server = self._server

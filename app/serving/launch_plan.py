@@ -51,6 +51,14 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         # For how long a stopping gateway waits for load balancers to notice: the one on this machine is told.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # A gateway that dies before it has answered anything: another gets the request. Nothing has been said
+        # to the client, and the engine ends what its gateway has left.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        # A frozen gateway gets nothing new after about six seconds (ten of Serve's own five), HAProxy itself
+        # has a successor after three failures in a row of these (thirty seconds of Serve's own).
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs workers at 15, below whatever else the machine does; here they are what it is for.
         "RAY_worker_niceness": "0",

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from typing import NamedTuple
 
 import aiohttp
 
@@ -18,6 +19,8 @@ from app.flow.controller import FlowController, Limits
 from app.flow.estimate import RunningMean
 from app.flow.outcome import Outcome
 from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
+from app.serving.attendance import Attendance
+from app.serving.deletion import DELETION_CHECK_INTERVAL_S, is_being_deleted
 from app.serving.scheduler_metrics import SchedulerMetrics
 
 logger = logging.getLogger("ray.serve")
@@ -33,6 +36,14 @@ START_SMOOTHING = 0.3
 MAX_START_S = 3600.0
 
 
+class _Waiting(NamedTuple):
+    """A ticket whose gateway waits for an answer."""
+
+    ticket: Ticket
+    answer: asyncio.Future[Grant | Refusal | None]
+    gateway_id: str
+
+
 class SchedulerReplica:
     """Turns calls into events and the core's actions into answers."""
 
@@ -41,14 +52,16 @@ class SchedulerReplica:
         self._ranks = {policy.name: rank for rank, policy in enumerate(flow.classes)}
         self._flow = FlowController(limits(config), flow, random.random)
         self._metrics = SchedulerMetrics()
-        self._waiting: dict[str, tuple[Ticket, asyncio.Future[Grant | Refusal | None]]] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._attendance = Attendance(config.scheduler.gateway_ttl_s)
         self._ports: dict[str, EnginePort] = {}
         self._starts: dict[str, float] = {}
         self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
         self._revoking: set[asyncio.Task[None]] = set()
         self._ticking = asyncio.get_running_loop().create_task(self._tick_for_ever())
+        self._watching = asyncio.get_running_loop().create_task(self._drain_when_deleted())
 
-    async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
+    async def acquire(self, ticket: Ticket, gateway_id: str = "") -> Grant | Refusal | None:
         """A place for the ticket, when its turn has come; None when it was closed while it waited.
 
         A ticket that is submitted again (its first call was lost, its lease was taken back) takes over the
@@ -56,9 +69,14 @@ class SchedulerReplica:
         """
         self._settle(ticket.ticket_id, None)
         answer: asyncio.Future[Grant | Refusal | None] = asyncio.get_running_loop().create_future()
-        self._waiting[ticket.ticket_id] = (ticket, answer)
+        self._waiting[ticket.ticket_id] = _Waiting(ticket, answer, gateway_id)
+        self._attendance.seen(gateway_id, time.time())
         self._perform(self._flow.submit(ticket, time.time()))
         return await answer
+
+    async def attend(self, gateway_id: str) -> None:
+        """A gateway's sign of life."""
+        self._attendance.seen(gateway_id, time.time())
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None = None) -> None:
         """The request has ended, in the queue or on an engine."""
@@ -124,7 +142,27 @@ class SchedulerReplica:
     async def _tick_for_ever(self) -> None:
         while True:
             await asyncio.sleep(TICK_INTERVAL_S)
-            self._perform(self._flow.tick(time.time()))
+            now_s = time.time()
+            if absent := self._attendance.leave(now_s):
+                self._close_tickets_of(absent, now_s)
+            self._perform(self._flow.tick(now_s))
+
+    async def _drain_when_deleted(self) -> None:
+        """Serve tells a replica nothing of its application's end before that replica's own turn comes, which
+        is after all streams: what waits until then would be granted."""
+        deleted = False
+        while not deleted:
+            await asyncio.sleep(DELETION_CHECK_INTERVAL_S)
+            deleted = await asyncio.to_thread(is_being_deleted)
+        logger.info("The application is being deleted: no new leases")
+        self._perform(self._flow.drain(time.time()))
+
+    def _close_tickets_of(self, gateway_ids: Set[str], now_s: float) -> None:
+        left = [id_ for id_, waiting in self._waiting.items() if waiting.gateway_id in gateway_ids]
+        logger.warning("Gateways are silent: %s; closing %d tickets", ", ".join(gateway_ids), len(left))
+        for ticket_id in left:
+            self._perform(self._flow.close(ticket_id, Outcome.CANCELLED, now_s))
+            self._settle(ticket_id, None)
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -159,7 +197,7 @@ class SchedulerReplica:
         waiting = self._waiting.get(ticket_id)
         if waiting is None:
             return None
-        return RateLimits(*self._flow.rate_limits(waiting[0].tenant, time.time()))
+        return RateLimits(*self._flow.rate_limits(waiting.ticket.tenant, time.time()))
 
     async def _revoke(self, action: Revoke) -> None:
         """Ask the engine to take the lease back; if it does not, its first token gives the lease again."""
@@ -176,9 +214,9 @@ class SchedulerReplica:
             logger.warning("A lease was not taken back from %s: %s", action.replica_id, error)
 
     def _settle(self, ticket_id: str, answer: Grant | Refusal | None) -> None:
-        _, waiting = self._waiting.pop(ticket_id, (None, None))
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
+        waiting = self._waiting.pop(ticket_id, None)
+        if waiting is not None and not waiting.answer.done():
+            waiting.answer.set_result(answer)
 
 
 def limits(config: ApplicationConfig) -> Limits:

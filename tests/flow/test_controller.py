@@ -227,6 +227,36 @@ def test_when_the_last_replica_falls_silent_what_waits_is_refused():
     assert outcomes(flow.tick(5.1)) == [("b", Outcome.EVICTED_NO_ENGINE)]
 
 
+def test_a_lease_that_two_reports_no_longer_name_has_ended_and_its_place_is_free():
+    """Its gateway died: the engine has let go of the request, and nobody is left to close it."""
+    flow = controller("r")
+    submit(flow, "a")
+    report(flow, "r", "a", at_s=1.0)
+    submit(flow, "b", at_s=1.5)
+    assert report(flow, "r", at_s=2.0) == []
+    assert report(flow, "r", at_s=3.0) == [granted("b", queue_wait_s=1.5)]
+    assert flow.snapshot(3.0).ended == {Outcome.LEASE_EXPIRED: 1}
+
+
+def test_a_lease_that_one_report_misses_lives_on():
+    """A report may be under way while the request begins; its close, while the request ends."""
+    flow = controller("r")
+    submit(flow, "a")
+    for at_s, leases in ((1.0, ["a"]), (2.0, []), (3.0, ["a"]), (4.0, [])):
+        report(flow, "r", *leases, at_s=at_s)
+    assert flow.snapshot(4.0).in_flight == 1
+    flow.close("a", Outcome.COMPLETED, 4.1)
+    assert flow.snapshot(4.1).ended == {Outcome.COMPLETED: 1}
+
+
+def test_a_lease_that_no_report_has_named_yet_waits_for_its_request():
+    flow = controller("r")
+    submit(flow, "a")
+    for at_s in (1.0, 2.0, 3.0, 4.0):
+        report(flow, "r", at_s=at_s)
+    assert flow.snapshot(4.0).in_flight == 1
+
+
 def test_a_lease_that_expired_is_not_adopted_again_from_its_own_replica():
     flow = controller("r")
     submit(flow, "a")

@@ -194,9 +194,8 @@ class FlowRules(RuleBasedStateMachine):
                 self.leases[name] = replica_id
         if not replica.gone:
             replica.seen_s, replica.draining = self.now_s, draining
-        self.apply(
-            self.flow.report(ReplicaReport(replica_id, frozenset(live), draining, metrics), self.now_s)
-        )
+        said = ReplicaReport(replica_id, frozenset(live), draining, metrics)
+        self.apply(self.flow.report(said, self.now_s), expiring=True)
 
     @rule(replica_id=MORTALS)
     def gone(self, replica_id: str) -> None:

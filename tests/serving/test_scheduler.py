@@ -321,3 +321,28 @@ def test_the_engines_step_decides_the_burst_that_it_is_kept_fed_with():
     )
     assert flow_config(application).limit.batched_tokens == 256
     assert limits(application).requests_per_replica == application.engine.max_num_seqs
+
+
+async def test_what_a_silent_gateway_has_in_the_queue_is_closed_and_the_others_go_on():
+    replica = scheduler(gateway_ttl_s=BRIEF_S)
+    await report(replica)
+    await soon(replica.acquire(ticket("running")))
+    dead = asyncio.create_task(replica.acquire(ticket("dead"), "gateway-1"))
+    [living] = await waiting(replica, ticket("living"))
+    assert await soon(dead) is None
+    assert (await replica.view()).queued == 1
+    await replica.close("running", Outcome.COMPLETED)
+    assert isinstance(await soon(living), Grant)
+
+
+async def test_a_gateway_that_says_that_it_lives_keeps_its_place_in_the_queue():
+    replica = scheduler(gateway_ttl_s=2 * BRIEF_S)
+    await report(replica)
+    await soon(replica.acquire(ticket("running")))
+    call = asyncio.create_task(replica.acquire(ticket("a"), "gateway-1"))
+    for _ in range(5):
+        done, _ = await asyncio.wait({call}, timeout=BRIEF_S / 2)
+        assert not done
+        await replica.attend("gateway-1")
+    await replica.close("running", Outcome.COMPLETED)
+    assert isinstance(await soon(call), Grant)
