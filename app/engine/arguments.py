@@ -81,6 +81,8 @@ def environment(config: ApplicationConfig) -> dict[str, str]:
     variables = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
+        # Its configuration closes all handlers that the process has, Serve's among them (engine/server.py).
+        "VLLM_CONFIGURE_LOGGING": "0",
         # The engine core must not outlive its replica (app/engine/orphans.py).
         "PROMISESERVE_ENGINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -1,7 +1,7 @@
 """The door of an engine's private port: the replica's secret, and a live lease for whatever computes.
 
-An engine that dies says so in one way only: before the head of an answer by a status of its own, after it by a
-connection that breaks. vLLM's own word for it, an event in a stream that ends in order, never leaves.
+An engine that dies says so in one way only: before the head of an answer by a status of its own, after it by
+a connection that breaks. vLLM's own word for it, an event in a stream that ends in order, never leaves.
 """
 
 from __future__ import annotations

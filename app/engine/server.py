@@ -74,7 +74,7 @@ class EngineServer:
 
     @property
     def healthy(self) -> bool:
-        """False once the engine core, one of its workers or the listener is gone, or the core makes no steps."""
+        """False once the engine core, a worker or the listener is gone, or the core makes no steps."""
         unfinished = self._engine.output_processor.has_unfinished_requests()
         stalled = self._stall.stalled(unfinished, self.vitals.steps, time.monotonic())
         return not stalled and not self._engine.errored and not self._serving.done()
@@ -104,6 +104,9 @@ def _http_server(app: Any) -> Any:
             lifespan="on",
             log_level="warning",
             access_log=False,
+            # Left to configure logging it would close the handlers of the process, Serve's among them, and
+            # Serve's controller gives up a replica without them when it restarts.
+            log_config=None,
             timeout_keep_alive=KEEP_ALIVE_S,
         )
     )

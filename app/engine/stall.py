@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class StallWatch:
-    """An engine with unfinished requests makes steps, however slow: without one for `stall_s` it has stopped."""
+    """An engine with unfinished requests makes steps, however slow; none for `stall_s`: it has stopped."""
 
     def __init__(self, stall_s: float) -> None:
         self._stall_s = stall_s

@@ -145,6 +145,16 @@ class FlowController:
         self._pool.expect(replica_id, max(ready_s, now_s))
         return []
 
+    def caller_gone(self, caller: str, now_s: float) -> list[Action]:
+        """A process that has asked for leases is dead: what it has in the queue is closed, and so are leases
+        that no engine has heard of. The others end with their requests, as the reports will say."""
+        waiting = [entry.ticket.ticket_id for entry in self._queue if entry.ticket.caller == caller]
+        unused = self._leases.unused_by(caller)
+        actions: list[Action] = []
+        for ticket_id in waiting + unused:
+            actions += self.close(ticket_id, Outcome.CANCELLED, now_s)
+        return actions
+
     def replica_gone(self, replica_id: str, now_s: float) -> list[Action]:
         """The replica died or was stopped: its leases end as failed, the queue waits for the others."""
         replica = self._pool.gone(replica_id, now_s)

@@ -104,6 +104,8 @@ class LeaseTable:
 
     def first_token(self, held: Held, now_s: float) -> None:
         held.first_token_s = now_s
+        # As good as a report that names it.
+        held.missed_reports = 0
         replica = held.replica
         replica.clock.first_token(held.mark, len(replica.in_flight), now_s)
         self._prefilled(held)
@@ -164,6 +166,14 @@ class LeaseTable:
                 if held.missed_reports >= MISSED_REPORTS:
                     ended.append(held)
         return sorted(ended, key=lambda held: held.lease.ticket_id)
+
+    def unused_by(self, caller: str) -> list[str]:
+        """Leases of a caller that no engine has named or answered under."""
+        return [
+            ticket_id
+            for ticket_id, held in self._held.items()
+            if held.missed_reports is None and held.entry is not None and held.entry.ticket.caller == caller
+        ]
 
     def unseen_since(self, since_s: float) -> list[Held]:
         return [held for held in self._held.values() if held.seen_s < since_s]

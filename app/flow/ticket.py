@@ -39,6 +39,8 @@ class Ticket:
     fingerprint: str = ""
     # The adapter can abort this request before its first token and wait for another lease.
     revocable: bool = False
+    # The process that waits for the answer; when it dies nobody would use the lease. Empty: not known.
+    caller: str = ""
 
 
 class Usage(NamedTuple):

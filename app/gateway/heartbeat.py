@@ -36,10 +36,10 @@ class Lifeline:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         bound, self._bound = self._bound, None
         assert bound is not None
-        return await bound.__aexit__(kind, error, traceback)
+        await bound.__aexit__(kind, error, traceback)
 
     def cut(self) -> None:
         """The engine is lost."""

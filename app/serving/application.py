@@ -22,17 +22,22 @@ UNBOUNDED_CALLS = 100_000
 # timeouts. Ten seconds: a replica whose machine is busy answers late, and must not be ended for it.
 HEALTH_PERIOD_S = 1.0
 HEALTH_TIMEOUT_S = 10.0
-# Everything waits for the scheduler, which does milliseconds of work at a time: it is asked more often, and
-# has less patience. A successor starts in about a second.
+# A gateway that says nothing for fifteen seconds serves nobody, and its clients wait.
+GATEWAY_HEALTH_TIMEOUT_S = 5.0
+# Everything waits for the scheduler, which does milliseconds of work at a time: it is asked more often, with
+# less patience.
 SCHEDULER_HEALTH_PERIOD_S = 0.25
 SCHEDULER_HEALTH_TIMEOUT_S = 3.0
+# A frozen one is ended after it: until then gateways wait for its answers. Nothing has to drain, they ask the
+# next one.
+SCHEDULER_STOP_S = 1.0
 
 
 def build(args: dict[str, Any]) -> Application:
     """Gateway, scheduler and engines, bound together. Raises ValueError before anything starts."""
     config = ApplicationConfig.model_validate(args)
     _refuse_impossible(config)
-    scheduler = _scheduler().bind(config)
+    scheduler = _scheduler(config).bind(config)
     return _gateway(config).bind(config, scheduler, _engine(config).bind(config, scheduler))
 
 
@@ -53,20 +58,24 @@ def _gateway(config: ApplicationConfig) -> serve.Deployment:
         max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=HEALTH_PERIOD_S,
-        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        health_check_timeout_s=GATEWAY_HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=config.replicas.drain_s,
     )
 
 
-def _scheduler() -> serve.Deployment:
+def _scheduler(config: ApplicationConfig) -> serve.Deployment:
     return serve.deployment(
         SchedulerReplica,
         name="Scheduler",
-        num_replicas=1,
+        num_replicas=1 + config.scheduler.spares,
+        request_router_config=RequestRouterConfig(
+            request_router_class="app.serving.leader_router:LeaderRouter"
+        ),
         max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=SCHEDULER_HEALTH_PERIOD_S,
         health_check_timeout_s=SCHEDULER_HEALTH_TIMEOUT_S,
+        graceful_shutdown_timeout_s=SCHEDULER_STOP_S,
     )
 
 

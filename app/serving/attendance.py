@@ -5,6 +5,7 @@ from __future__ import annotations
 # A gateway says this often that it lives.
 ATTEND_INTERVAL_S = 1.0
 
+
 class Attendance:
     """When each gateway was last heard of. A name that is empty belongs to a caller that is no gateway."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
@@ -33,7 +34,8 @@ class ServeControlPlane:
             await asyncio.sleep(ATTEND_INTERVAL_S)
 
     async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
-        return await _answer(self._scheduler.acquire.remote(ticket, self._gateway_id))
+        ticket = replace(ticket, caller=self._gateway_id)
+        return await _answer(self._scheduler.acquire.remote(ticket))
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
         await _answer(self._scheduler.close.remote(ticket_id, outcome, usage))

@@ -6,9 +6,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import aiohttp
 
@@ -21,6 +20,7 @@ from app.flow.outcome import Outcome
 from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
 from app.serving.attendance import Attendance
 from app.serving.deletion import DELETION_CHECK_INTERVAL_S, is_being_deleted
+from app.serving.leader_router import STARTED_S
 from app.serving.scheduler_metrics import SchedulerMetrics
 
 logger = logging.getLogger("ray.serve")
@@ -36,14 +36,6 @@ START_SMOOTHING = 0.3
 MAX_START_S = 3600.0
 
 
-class _Waiting(NamedTuple):
-    """A ticket whose gateway waits for an answer."""
-
-    ticket: Ticket
-    answer: asyncio.Future[Grant | Refusal | None]
-    gateway_id: str
-
-
 class SchedulerReplica:
     """Turns calls into events and the core's actions into answers."""
 
@@ -52,16 +44,26 @@ class SchedulerReplica:
         self._ranks = {policy.name: rank for rank, policy in enumerate(flow.classes)}
         self._flow = FlowController(limits(config), flow, random.random)
         self._metrics = SchedulerMetrics()
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, tuple[Ticket, asyncio.Future[Grant | Refusal | None]]] = {}
         self._attendance = Attendance(config.scheduler.gateway_ttl_s)
         self._ports: dict[str, EnginePort] = {}
         self._starts: dict[str, float] = {}
         self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
         self._revoking: set[asyncio.Task[None]] = set()
-        self._ticking = asyncio.get_running_loop().create_task(self._tick_for_ever())
+        self._started_s = time.time()
+        # Time begins for the queue with the first call: a spare that has waited for long is as new as any.
+        self._ticking: asyncio.Task[None] | None = None
         self._watching = asyncio.get_running_loop().create_task(self._drain_when_deleted())
 
-    async def acquire(self, ticket: Ticket, gateway_id: str = "") -> Grant | Refusal | None:
+    async def record_replica_metadata(self) -> dict[str, float]:
+        """Serve's hook: by it `LeaderRouter` knows who leads."""
+        return {STARTED_S: self._started_s}
+
+    def _wake(self) -> None:
+        if self._ticking is None:
+            self._ticking = asyncio.get_running_loop().create_task(self._tick_for_ever())
+
+    async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
         """A place for the ticket, when its turn has come; None when it was closed while it waited.
 
         A ticket that is submitted again (its first call was lost, its lease was taken back) takes over the
@@ -69,8 +71,9 @@ class SchedulerReplica:
         """
         self._settle(ticket.ticket_id, None)
         answer: asyncio.Future[Grant | Refusal | None] = asyncio.get_running_loop().create_future()
-        self._waiting[ticket.ticket_id] = _Waiting(ticket, answer, gateway_id)
-        self._attendance.seen(gateway_id, time.time())
+        self._waiting[ticket.ticket_id] = (ticket, answer)
+        self._wake()
+        self._attendance.seen(ticket.caller, time.time())
         self._perform(self._flow.submit(ticket, time.time()))
         return await answer
 
@@ -87,6 +90,7 @@ class SchedulerReplica:
 
     async def starting(self, replica_id: str) -> None:
         """An engine has begun to start: requests may wait for it."""
+        self._wake()
         now_s = time.time()
         self._starts = {id_: at_s for id_, at_s in self._starts.items() if now_s - at_s < MAX_START_S}
         self._starts[replica_id] = now_s
@@ -97,6 +101,7 @@ class SchedulerReplica:
     ) -> float:
         """An engine's sign of life, and what its requests have made; answers with the queue depth, for
         Serve's autoscaling."""
+        self._wake()
         now_s = time.time()
         started_s = self._starts.pop(report.replica_id, None)
         if started_s is not None:
@@ -135,7 +140,7 @@ class SchedulerReplica:
 
     async def check_health(self) -> None:
         """Raises when the clock of the queue has stopped."""
-        if self._ticking.done():
+        if self._ticking is not None and self._ticking.done():
             error = None if self._ticking.cancelled() else self._ticking.exception()
             raise RuntimeError("scheduler: the tick task has ended") from error
 
@@ -143,8 +148,8 @@ class SchedulerReplica:
         while True:
             await asyncio.sleep(TICK_INTERVAL_S)
             now_s = time.time()
-            if absent := self._attendance.leave(now_s):
-                self._close_tickets_of(absent, now_s)
+            for gateway_id in self._attendance.leave(now_s):
+                self._close_tickets_of(gateway_id, now_s)
             self._perform(self._flow.tick(now_s))
 
     async def _drain_when_deleted(self) -> None:
@@ -157,11 +162,11 @@ class SchedulerReplica:
         logger.info("The application is being deleted: no new leases")
         self._perform(self._flow.drain(time.time()))
 
-    def _close_tickets_of(self, gateway_ids: Set[str], now_s: float) -> None:
-        left = [id_ for id_, waiting in self._waiting.items() if waiting.gateway_id in gateway_ids]
-        logger.warning("Gateways are silent: %s; closing %d tickets", ", ".join(gateway_ids), len(left))
-        for ticket_id in left:
-            self._perform(self._flow.close(ticket_id, Outcome.CANCELLED, now_s))
+    def _close_tickets_of(self, gateway_id: str, now_s: float) -> None:
+        logger.warning("Gateway %s is silent: what it has in the queue is closed.", gateway_id)
+        self._perform(self._flow.caller_gone(gateway_id, now_s))
+        for ticket_id in [id_ for id_, (one, _) in self._waiting.items() if one.caller == gateway_id]:
+            # It may live after all: then it asks again.
             self._settle(ticket_id, None)
 
     def _perform(self, actions: list[Action]) -> None:
@@ -197,7 +202,7 @@ class SchedulerReplica:
         waiting = self._waiting.get(ticket_id)
         if waiting is None:
             return None
-        return RateLimits(*self._flow.rate_limits(waiting.ticket.tenant, time.time()))
+        return RateLimits(*self._flow.rate_limits(waiting[0].tenant, time.time()))
 
     async def _revoke(self, action: Revoke) -> None:
         """Ask the engine to take the lease back; if it does not, its first token gives the lease again."""
@@ -214,9 +219,9 @@ class SchedulerReplica:
             logger.warning("A lease was not taken back from %s: %s", action.replica_id, error)
 
     def _settle(self, ticket_id: str, answer: Grant | Refusal | None) -> None:
-        waiting = self._waiting.pop(ticket_id, None)
-        if waiting is not None and not waiting.answer.done():
-            waiting.answer.set_result(answer)
+        _, waiting = self._waiting.pop(ticket_id, (None, None))
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
 
 
 def limits(config: ApplicationConfig) -> Limits:

@@ -24,6 +24,7 @@ MID_STREAM_CHUNKS = 5
 # Requests of a probe go out this often after a fault, until one has had its first token.
 PROBE_EVERY_S, PROBE_TOKENS = 0.1, 1
 PHASE_TIMEOUT_S = 60.0
+DETAIL_CHARS = 160
 # The bar: nothing of a dead process is left after it.
 ORPHANS_AFTER_S = 10.0
 # Leases must be back by then: above the longest time for which a dead engine's lease lives.
@@ -204,9 +205,9 @@ class Run:
             account.longest_s = max(account.longest_s, (attempt.ended_s or time.monotonic()) - at_s)
             if fate is not Fate.COMPLETED:
                 kind = "stream" if attempt.ask.stream else "whole"
-                account.details.append(
-                    f"{fate.value} {kind} after {attempt.chunks} chunks: {attempt.detail}"[:200]
-                )
+                sent_s, ended_s = attempt.sent_s - at_s, (attempt.ended_s or 0.0) - at_s
+                seen = f"{fate.value} {kind} from {sent_s:.1f} to {ended_s:.1f} s, {attempt.chunks} chunks"
+                account.details.append(f"{seen}: {attempt.detail}"[:DETAIL_CHARS])
 
     async def _settle(self, http: httpx.AsyncClient, at_s: float) -> None:
         left = 0

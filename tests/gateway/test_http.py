@@ -84,9 +84,7 @@ class Visit:
 class Site:
     """The face over a scripted control plane."""
 
-    def __init__(
-        self, http: aiohttp.ClientSession, reader_stall_s: float = 60.0, **keys: list[str]
-    ) -> None:
+    def __init__(self, http: aiohttp.ClientSession, reader_stall_s: float = 60.0, **keys: list[str]) -> None:
         self.control = FakeControlPlane()
         exchange = Exchange(self.control, http, TIERS, 60.0, scheduler_retry_s=0.001)
         keyring = ApiKeys(keys)

@@ -200,6 +200,8 @@ async def test_the_view_names_the_engines_that_can_be_asked_for_their_figures():
 async def test_it_is_healthy_while_its_clock_runs():
     replica = scheduler()
     await replica.check_health()
+    await report(replica)
+    await replica.check_health()
     clock = next(task for task in asyncio.all_tasks() if "tick" in task.get_coro().__qualname__)
     clock.cancel()
     await asyncio.wait({clock})
@@ -327,7 +329,7 @@ async def test_what_a_silent_gateway_has_in_the_queue_is_closed_and_the_others_g
     replica = scheduler(gateway_ttl_s=BRIEF_S)
     await report(replica)
     await soon(replica.acquire(ticket("running")))
-    dead = asyncio.create_task(replica.acquire(ticket("dead"), "gateway-1"))
+    dead = asyncio.create_task(replica.acquire(replace(ticket("dead"), caller="gateway-1")))
     [living] = await waiting(replica, ticket("living"))
     assert await soon(dead) is None
     assert (await replica.view()).queued == 1
@@ -339,7 +341,7 @@ async def test_a_gateway_that_says_that_it_lives_keeps_its_place_in_the_queue():
     replica = scheduler(gateway_ttl_s=2 * BRIEF_S)
     await report(replica)
     await soon(replica.acquire(ticket("running")))
-    call = asyncio.create_task(replica.acquire(ticket("a"), "gateway-1"))
+    call = asyncio.create_task(replica.acquire(replace(ticket("a"), caller="gateway-1")))
     for _ in range(5):
         done, _ = await asyncio.wait({call}, timeout=BRIEF_S / 2)
         assert not done
