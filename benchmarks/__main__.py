@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import fit_engine, flow, null, overhead, overload, parity, simulation
+from benchmarks import fit_engine, flow, null, overhead, overload, parity, simulation, soak
 from benchmarks.chaos import command as chaos
 
 COMMANDS = {
@@ -22,6 +22,7 @@ COMMANDS = {
     "flow": (flow, "cost of the decision core"),
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),
     "chaos": (chaos, "each part killed and frozen under load, and the account of every request"),
+    "soak": (soak, "a mixed load for minutes, and what grows meanwhile"),
     "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),
 }
 STDOUT = "-"

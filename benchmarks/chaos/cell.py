@@ -18,7 +18,8 @@ from benchmarks.chaos.parts import TITLES, Fault, Processes, named, title
 
 PHASES = ("queued", "before-first-token", "mid-stream")
 # Tokens of an answer that is in mid-stream for seconds, of one that waits, and of a prompt of many steps.
-LONG_TOKENS, SHORT_TOKENS, SLOW_PROMPT_WORDS = 300, 16, 320
+LONG_TOKENS, SHORT_TOKENS, SLOW_PROMPT_WORDS = 300, 16, 1800
+FREE_PLACES = 2
 # Chunks that a stream in mid-stream has sent at least.
 MID_STREAM_CHUNKS = 5
 # Requests of a probe go out this often after a fault, until one has had its first token.
@@ -112,10 +113,14 @@ def load(phase: str, places: int) -> list[Ask]:
     if phase == "before-first-token":
         prompts = [f"{number} " + "word " * SLOW_PROMPT_WORDS for number in range(places)]
         return [Ask(prompt, SHORT_TOKENS, number % 2 == 0) for number, prompt in enumerate(prompts)]
-    running = [Ask(f"The request {number}", LONG_TOKENS, number % 4 != 3) for number in range(places)]
     if phase == "mid-stream":
-        return running
-    waiting = [Ask(f"The waiting {number}", SHORT_TOKENS, number % 2 == 0) for number in range(places)]
+        # Two places stay free: a probe that waits for one would measure the load.
+        numbers = range(places - FREE_PLACES)
+        return [Ask(f"The request {number}", LONG_TOKENS, number % 3 != 2) for number in numbers]
+    # They end one after the other, so that places come free all the time.
+    tokens = range(LONG_TOKENS, 0, -LONG_TOKENS // places)
+    running = [Ask(f"The request {number}", tokens[number], number % 2 == 0) for number in range(places)]
+    waiting = [Ask(f"The waiting {number}", SHORT_TOKENS, number % 2 == 0) for number in range(2 * places)]
     return running + waiting
 
 
@@ -145,7 +150,7 @@ class Run:
             asks = load(cell.phase, application.places)
             self._random.shuffle(asks)
             # What is to wait has to come last.
-            asks.sort(key=lambda ask: ask.tokens, reverse=True)
+            asks.sort(key=lambda ask: "waiting" in ask.prompt)
             self._attempts = [Attempt(ask) for ask in asks]
             tasks = []
             for attempt in self._attempts:
