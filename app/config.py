@@ -177,6 +177,10 @@ class SchedulerConfig(_Strict):
     """Bounds of the one queue."""
 
     max_queued: int = Field(default=512, ge=1, description="Queued requests, all classes together.")
+    # A quarter of the memory of a small gateway machine.
+    max_bytes: int = Field(
+        default=1024 * 1024 * 1024, ge=1024, description="Bodies of requests that wait or run, all together."
+    )
     max_queue_wait_s: float = Field(default=60.0, gt=0, description="A queued request is refused after it.")
     requests_per_replica: int | None = Field(
         default=None, ge=1, description="Leases a replica; `engine.max_num_seqs` when absent."

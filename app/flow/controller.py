@@ -69,6 +69,8 @@ class FlowController:
         self._gate = Gate(limits, config, self._predictor, self._pool, self._doors, uniform)
         self._ended: Counter[Outcome] = Counter()
         self._draining = False
+        # Bodies that gateways keep.
+        self._size_bytes = 0
 
     def submit(self, ticket: Ticket, now_s: float) -> list[Action]:
         """A new ticket, or one that is submitted again after this controller restarted."""
@@ -222,12 +224,20 @@ class FlowController:
             gate.never_fits(ticket)
             or gate.no_engine(ticket, now_s)
             or gate.over_limit(ticket, account, rank, now_s)
+            or self._over_bytes(ticket, rank, now_s)
         )
         if refused is not None:
             return refused
         order = self._queue.classes[rank].order
         entry = Entry(ticket, rank, account, order.flow(account), self._expires_s(ticket, rank))
         return gate.late(entry, order.lane, now_s) or entry
+
+    def _over_bytes(self, ticket: Ticket, rank: int, now_s: float) -> Refused | None:
+        if self._size_bytes + ticket.size_bytes <= self._limits.max_bytes:
+            return None
+        return self._gate.refuse(
+            ticket.ticket_id, Outcome.REJECTED_FULL, self._predictor.drain_s(rank, now_s)
+        )
 
     def _expires_s(self, ticket: Ticket, rank: int) -> float:
         """The last moment to leave the queue: what the engine needs at least must still fit the promise."""
@@ -249,11 +259,13 @@ class FlowController:
     def _enter(self, entry: Entry) -> None:
         self._queue.push(entry)
         entry.account.size_bytes += entry.ticket.size_bytes
+        self._size_bytes += entry.ticket.size_bytes
         entry.account.take_rate(entry.ticket)
 
     def _leave(self, entry: Entry) -> None:
         """A ticket that never reached an engine is gone from the queue: give back what it took."""
         entry.account.size_bytes -= entry.ticket.size_bytes
+        self._size_bytes -= entry.ticket.size_bytes
         entry.account.return_tokens(rate_tokens(entry.ticket))
 
     def _evict(self, entry: Entry, outcome: Outcome, now_s: float) -> Refused:
@@ -351,6 +363,7 @@ class FlowController:
         entry = held.entry
         if entry is not None:
             entry.account.size_bytes -= entry.ticket.size_bytes
+            self._size_bytes -= entry.ticket.size_bytes
             if usage is not None or outcome is not Outcome.COMPLETED:
                 entry.account.return_tokens(max(0, entry.ticket.max_output_tokens - held.output_tokens))
         self._ended[outcome] += 1

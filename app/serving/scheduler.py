@@ -232,6 +232,7 @@ def limits(config: ApplicationConfig) -> Limits:
         requests_per_replica=config.requests_per_replica(),
         lease_ttl_s=config.scheduler.lease_ttl_s,
         replica_ttl_s=config.scheduler.replica_ttl_s,
+        max_bytes=config.scheduler.max_bytes,
     )
 
 

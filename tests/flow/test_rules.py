@@ -275,6 +275,7 @@ class FlowRules(RuleBasedStateMachine):
         assert self.flow._pool.prefill_tokens == 0
         for replica in self.flow._pool.replicas.values():
             assert (replica.tokens, replica.in_flight) == (0, set())
+        assert self.flow._size_bytes == 0
         for account in self.flow._tenants._accounts.values():
             assert (account.queued, account.running, account.size_bytes) == (0, 0, 0)
 
