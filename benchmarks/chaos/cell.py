@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import httpx
 import openai
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.chaos.client import Ask, Attempt, Fate, Known, client_of
+from benchmarks.chaos.account import Account, count
+from benchmarks.chaos.client import Ask, Attempt, Known, client_of
 from benchmarks.chaos.parts import TITLES, Fault, Processes, named, title
 
 PHASES = ("queued", "before-first-token", "mid-stream")
@@ -25,7 +25,6 @@ MID_STREAM_CHUNKS = 5
 # Requests of a probe go out this often after a fault, until one has had its first token.
 PROBE_EVERY_S, PROBE_TOKENS = 0.1, 1
 PHASE_TIMEOUT_S = 60.0
-DETAIL_CHARS = 160
 # The bar: nothing of a dead process is left after it.
 ORPHANS_AFTER_S = 10.0
 # Leases must be back by then: above the longest time for which a dead engine's lease lives.
@@ -73,39 +72,6 @@ class Application:
         counts = {"engine-core": self.engines, "engine-replica": self.engines, "gateway": self.gateways}
         counts |= {"scheduler": 1, "controller": 1, "proxy": 1}
         return all(len(named(processes, part)) >= count for part, count in counts.items())
-
-
-@dataclass(slots=True)
-class Account:
-    """What a run has shown. `recovery_s`: from the fault to the next first token of a request."""
-
-    cell: str
-    seed: int
-    requests: int = 0
-    fates: dict[str, int] = field(default_factory=dict)
-    details: list[str] = field(default_factory=list)
-    lost: int = 0
-    truncated_silently: int = 0
-    # Tokens twice, or another request's.
-    different: int = 0
-    # Leases and queued tickets that nobody gave back.
-    leaked: int = 0
-    settled_s: float | None = None
-    # Errors of requests that had no first token: what a retry elsewhere should have hidden.
-    failed_without_token: int = 0
-    recovery_s: float | None = None
-    # From the fault until every process was there again and all engines ready.
-    restored_s: float | None = None
-    longest_s: float = 0.0
-    orphans: list[str] = field(default_factory=list)
-
-    @property
-    def clean(self) -> bool:
-        """No request without exactly one outcome, nothing twice, nothing left."""
-        return not (self.lost or self.truncated_silently or self.different or self.leaked or self.orphans)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def load(phase: str, places: int) -> list[Ask]:
@@ -157,12 +123,12 @@ class Run:
                 tasks.append(asyncio.create_task(self._attempt(attempt, client)))
                 # In order, for a request that waits must find every place taken.
                 await asyncio.sleep(0.01)
-            await _until(lambda: self._in_phase(http), PHASE_TIMEOUT_S, f"{cell.phase} of {cell}")
+            await until(lambda: self._in_phase(http), PHASE_TIMEOUT_S, f"{cell.phase} of {cell}")
             fault = Fault.chosen(application.processes, cell.part, cell.how, self._random)
             fault.apply()
             at_s = time.monotonic()
             await asyncio.gather(self._probe(client, at_s), *tasks)
-            self._count(at_s)
+            count(self.account, self._attempts, at_s)
             await self._settle(http, at_s)
             await self._find_orphans(fault, at_s)
             await self._restore(http, at_s)
@@ -196,24 +162,6 @@ class Run:
         await asyncio.gather(*tasks)
         self._attempts += probes
 
-    def _count(self, at_s: float) -> None:
-        account = self.account
-        account.requests = len(self._attempts)
-        for attempt in self._attempts:
-            fate = attempt.fate or Fate.LOST
-            account.fates[fate.value] = account.fates.get(fate.value, 0) + 1
-            account.lost += fate is Fate.LOST
-            account.truncated_silently += fate is Fate.TRUNCATED
-            account.different += fate is Fate.DIFFERENT
-            failed = fate in (Fate.ERROR, Fate.BROKEN)
-            account.failed_without_token += failed and attempt.first_s is None
-            account.longest_s = max(account.longest_s, (attempt.ended_s or time.monotonic()) - at_s)
-            if fate is not Fate.COMPLETED:
-                kind = "stream" if attempt.ask.stream else "whole"
-                sent_s, ended_s = attempt.sent_s - at_s, (attempt.ended_s or 0.0) - at_s
-                seen = f"{fate.value} {kind} from {sent_s:.1f} to {ended_s:.1f} s, {attempt.chunks} chunks"
-                account.details.append(f"{seen}: {attempt.detail}"[:DETAIL_CHARS])
-
     async def _settle(self, http: httpx.AsyncClient, at_s: float) -> None:
         left = 0
 
@@ -224,7 +172,7 @@ class Run:
             return left == 0
 
         try:
-            await _until(at_rest, SETTLE_TIMEOUT_S, "at rest")
+            await until(at_rest, SETTLE_TIMEOUT_S, "at rest")
             self.account.settled_s = time.monotonic() - at_s
         except TimeoutError:
             # A scheduler that says nothing has given nothing back.
@@ -241,7 +189,7 @@ class Run:
             return figures.ready >= self._application.engines and self._application.whole()
 
         try:
-            await _until(restored, RESTORE_TIMEOUT_S, "whole again", every_s=0.5)
+            await until(restored, RESTORE_TIMEOUT_S, "whole again", every_s=0.5)
             self.account.restored_s = time.monotonic() - at_s
         except TimeoutError:
             pass
@@ -274,7 +222,7 @@ async def read(http: httpx.AsyncClient, url: str) -> Figures:
     return Figures(*(sums.get(name, 0.0) for name in names), known=True)
 
 
-async def _until(
+async def until(
     condition: Callable[[], Awaitable[bool]], timeout_s: float, what: str, every_s: float = 0.02
 ) -> None:
     deadline_s = time.monotonic() + timeout_s
@@ -282,9 +230,3 @@ async def _until(
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"not in {timeout_s:.0f} s: {what}")
         await asyncio.sleep(every_s)
-
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """Nearest rank; None of nothing."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None

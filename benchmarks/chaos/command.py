@@ -16,8 +16,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.cell import Account, Application, Cell, Run, every_ask, percentile
+from benchmarks.chaos.account import Account, percentile
+from benchmarks.chaos.cell import Application, Cell, Run, every_ask
 from benchmarks.chaos.client import Known, learn
+from benchmarks.chaos.ending import end_under_load
 from benchmarks.chaos.parts import tree
 from benchmarks.configs import changed
 from benchmarks.servers import ours
@@ -58,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", nargs="+", type=Cell.parse, default=[Cell.parse(c) for c in COMMONEST])
     parser.add_argument("--runs", type=int, default=3, help="of each cell")
     parser.add_argument("--seed", type=int, default=0, help="of the first run; each run prints its own")
+    parser.add_argument("--end", action="store_true", help="SIGTERM under load at last, as one more cell")
     parser.add_argument("--config", type=Path, default=Path("serve_configs/smollm2-cpu.yaml"))
 
 
@@ -72,6 +75,9 @@ def run(options: argparse.Namespace) -> Json:
             for number in range(options.runs):
                 for cell in options.cells:
                     accounts.append(one_run(application, cell, known, options.seed + number))
+            if options.end:
+                accounts.append(asyncio.run(end_under_load(application, known, server.pid)))
+                print(accounts[-1].as_json(), file=sys.stderr, flush=True)
     return summary(accounts)
 
 

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from benchmarks.chaos.cell import Account, Application, Cell, Run
+from benchmarks.chaos.account import Account
+from benchmarks.chaos.cell import Application, Cell, Run
 from benchmarks.chaos.client import Known
 
 pytestmark = pytest.mark.engine

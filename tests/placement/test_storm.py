@@ -1,4 +1,4 @@
-"""Five times the capacity, from clients that come back at once whatever they are told, and then the usual load.
+"""Five times the capacity, from clients that come back at once whatever they are told; then the usual load.
 
 The decision core over modelled engines: no clock but the simulation's.
 """
