@@ -52,8 +52,10 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
         # For how long a stopping gateway waits for load balancers to notice: the one on this machine is told.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         # A gateway that dies before it has answered anything: another gets the request. Nothing has been said
-        # to the client, and the engine ends what its gateway has left.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        # to the client, and the engine ends what its gateway has left. HAProxy repeats only what it has whole
+        # (16 KiB) before it passes it on; Serve has no variable for that, but puts this one's text into
+        # HAProxy's file as it is.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
         # A frozen gateway gets nothing new after about six seconds (ten of Serve's own five), HAProxy itself
         # has a successor after three failures in a row of these (thirty seconds of Serve's own).
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",

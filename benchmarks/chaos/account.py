@@ -10,6 +10,8 @@ from typing import Any
 from benchmarks.chaos.client import Attempt, Fate
 
 DETAIL_CHARS = 160
+# An answer that took this long is worth a line.
+SLOW_S = 5.0
 
 
 @dataclass(slots=True)
@@ -56,7 +58,8 @@ def count(account: Account, attempts: Sequence[Attempt], at_s: float) -> None:
         account.different += fate is Fate.DIFFERENT
         account.failed_without_token += fate in (Fate.ERROR, Fate.BROKEN) and attempt.first_s is None
         account.longest_s = max(account.longest_s, (attempt.ended_s or time.monotonic()) - at_s)
-        if fate is not Fate.COMPLETED:
+        took_s = (attempt.ended_s or time.monotonic()) - attempt.sent_s
+        if fate is not Fate.COMPLETED or took_s > SLOW_S:
             kind = "stream" if attempt.ask.stream else "whole"
             sent_s, ended_s = attempt.sent_s - at_s, (attempt.ended_s or 0.0) - at_s
             seen = f"{fate.value} {kind} from {sent_s:.1f} to {ended_s:.1f} s, {attempt.chunks} chunks"
