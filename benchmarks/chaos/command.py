@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", nargs="+", type=Cell.parse, default=[Cell.parse(c) for c in COMMONEST])
     parser.add_argument("--runs", type=int, default=3, help="of each cell")
     parser.add_argument("--seed", type=int, default=0, help="of the first run; each run prints its own")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="of an engine (TP); more than one for engine-worker"
+    )
     parser.add_argument("--end", action="store_true", help="SIGTERM under load at last, as one more cell")
     parser.add_argument("--config", type=Path, default=Path("serve_configs/smollm2-cpu.yaml"))
 
@@ -67,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Json:
     accounts: list[Account] = []
     with tempfile.TemporaryDirectory() as folder:
-        config = changed(options.config, Path(folder), "chaos", SECTIONS)
+        parallel = {"tensor_parallel_size": options.workers, "bundles": [{"CPU": 1}] * options.workers}
+        config = changed(options.config, Path(folder), "chaos", SECTIONS | {"parallel": parallel})
         with ours(config) as server:
             application = application_at(server.url, server.pid)
             known = asyncio.run(learn(server.url, MODEL, every_ask(application.places)))

@@ -57,10 +57,11 @@ class Fault:
     def chosen(cls, processes: Processes, part: str, how: str, random_: random.Random) -> Fault:
         """Raises LookupError when there is no such process."""
         found = sorted(named(processes(), part), key=lambda process: process.pid)
+        # The head's raylet is the cluster's life: only a second node's can be spared.
+        found = found[1:] if part == "raylet" else found
         if not found:
             raise LookupError(f"part: no process of {part} ({TITLES[part]!r})")
-        # Of raylets the last: the head's own is the cluster's life.
-        victim = found[-1] if part == "raylet" else random_.choice(found)
+        victim = random_.choice(found)
         return cls(part, how, victim, victim.children(recursive=True))
 
     def apply(self) -> None:
