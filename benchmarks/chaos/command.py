@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Json:
     accounts: list[Account] = []
     with tempfile.TemporaryDirectory() as folder:
-        parallel = {"tensor_parallel_size": options.workers, "bundles": [{"CPU": 1}] * options.workers}
-        config = changed(options.config, Path(folder), "chaos", SECTIONS | {"parallel": parallel})
+        sections = SECTIONS | {"parallel": workers(options.workers)}
+        config = changed(options.config, Path(folder), "chaos", sections)
         with ours(config) as server:
             application = application_at(server.url, server.pid)
             known = asyncio.run(learn(server.url, MODEL, every_ask(application.places)))
@@ -83,6 +83,14 @@ def run(options: argparse.Namespace) -> Json:
                 accounts.append(asyncio.run(end_under_load(application, known, server.pid)))
                 print(accounts[-1].as_json(), file=sys.stderr, flush=True)
     return summary(accounts)
+
+
+def workers(count: int) -> Json:
+    """One lives in the engine core; more are Ray actors, each with a logical GPU."""
+    if count == 1:
+        return {}
+    bundles = [{"CPU": 1, "GPU": 1}, *[{"GPU": 1}] * (count - 1)]
+    return {"tensor_parallel_size": count, "bundles": bundles}
 
 
 def application_at(url: str, pid: int) -> Application:

@@ -13,7 +13,7 @@ import psutil
 # What a part's process is called, in its title or, where it has none, by its name.
 TITLES = {
     "engine-core": "VLLM::EngineCore",
-    "engine-worker": "VLLM::Worker",
+    "engine-worker": "RayWorkerProc",
     "engine-replica": "ServeReplica:llm:Engine",
     "gateway": "ServeReplica:llm:Gateway",
     "scheduler": "ServeReplica:llm:Scheduler",
