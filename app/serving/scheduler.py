@@ -53,7 +53,7 @@ class SchedulerReplica:
         self._started_s = time.time()
         # Time begins for the queue with the first call: a spare that has waited for long is as new as any.
         self._ticking: asyncio.Task[None] | None = None
-        self._watching = asyncio.get_running_loop().create_task(self._drain_when_deleted())
+        self._watching: asyncio.Task[None] | None = None
 
     async def record_replica_metadata(self) -> dict[str, float]:
         """Serve's hook: by it `LeaderRouter` knows who leads."""
@@ -62,6 +62,7 @@ class SchedulerReplica:
     def _wake(self) -> None:
         if self._ticking is None:
             self._ticking = asyncio.get_running_loop().create_task(self._tick_for_ever())
+            self._watching = asyncio.get_running_loop().create_task(self._drain_when_deleted())
 
     async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
         """A place for the ticket, when its turn has come; None when it was closed while it waited.
