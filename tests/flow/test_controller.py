@@ -227,6 +227,17 @@ def test_when_the_last_replica_falls_silent_what_waits_is_refused():
     assert outcomes(flow.tick(5.1)) == [("b", Outcome.EVICTED_NO_ENGINE)]
 
 
+def test_after_a_restart_what_waited_goes_on_in_its_order_in_whatever_order_it_comes_back():
+    flow = FlowController(replace(LIMITS, max_queued=10), PATIENT, lambda: 0.0)
+    flow.tick(100.0)
+    for ticket_id, arrived_s in (("c", 93.0), ("a", 91.0), ("d", 94.0), ("b", 92.0)):
+        assert flow.submit(Ticket(ticket_id, 0, arrived_s), 100.5) == []
+    order = report(flow, "r", at_s=101.0)
+    for ticket_id in "abc":
+        order += flow.close(ticket_id, Outcome.COMPLETED, 102.0)
+    assert [granted_.lease.ticket_id for granted_ in order] == ["a", "b", "c", "d"]
+
+
 def test_bodies_of_all_tenants_together_are_bounded_and_room_comes_back_with_each_end():
     flow = controller("r", limits=replace(LIMITS, max_bytes=100))
 
