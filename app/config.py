@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from app.flow.config import FlowConfig
+from app.promises import PromisesConfig
 from placement.shapes import ModelShape, known_shape
 from placement.topology import Problem, Topology
 
@@ -221,6 +222,33 @@ class GatewayConfig(_Strict):
     )
 
 
+class TracingConfig(_Strict):
+    """Where the spans of requests go; without an endpoint there are none."""
+
+    otlp_traces_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="An OpenTelemetry collector over HTTP, such as `http://localhost:4318/v1/traces`.",
+    )
+    sample_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Of requests that bring no `traceparent`; others say it themselves.",
+    )
+
+
+class StatusConfig(_Strict):
+    """Who may see `/status`, which shows all tenants. By default nobody."""
+
+    tenants: list[str] = Field(default=[], description="Tenants whose API keys open it.")
+    # A proxy on this machine hides where its clients are: only for an endpoint that listens on loopback.
+    open: bool = Field(
+        default=False,
+        description="Without `api_keys`: everybody sees it whose connection comes from this machine.",
+    )
+
+
 class ApplicationConfig(_Strict):
     """The whole application."""
 
@@ -230,13 +258,18 @@ class ApplicationConfig(_Strict):
     replicas: ReplicasConfig = ReplicasConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     gateway: GatewayConfig = GatewayConfig()
+    tracing: TracingConfig = TracingConfig()
     flow: FlowConfig = Field(
         default=FlowConfig(), description="Classes and their promises, tenants and their shares."
+    )
+    promises: PromisesConfig = Field(
+        default=PromisesConfig(), description="What `python -m app validate` holds a running application to."
     )
     api_keys: dict[Annotated[str, Field(min_length=1)], list[_KeyHash]] = Field(
         default={},
         description="SHA-256 of each key, by tenant. Without any, everyone is the tenant `default`.",
     )
+    status: StatusConfig = StatusConfig()
     hardware: str | None = Field(
         default=None,
         description="The cluster's GPUs, such as `8xh100` (as for `placement plan --cluster`). Where it is "
@@ -245,6 +278,17 @@ class ApplicationConfig(_Strict):
 
     def requests_per_replica(self) -> int:
         return self.scheduler.requests_per_replica or self.engine.max_num_seqs
+
+    def promised_kv_tokens(self) -> int:
+        """What the cache of one engine must hold."""
+        return self.promises.kv_tokens or self.requests_per_replica() * self.engine.max_model_len
+
+    def promise_problems(self) -> Iterator[Problem]:
+        """Why the promises can't be measured on this application. Refused at once where they are stated."""
+        promises, window = self.promises, self.engine.max_model_len
+        if (longest := promises.prompt_tokens + promises.output_tokens) > window:
+            reason = f"with output_tokens {longest} tokens, and engine.max_model_len is {window}"
+            yield Problem(("promises", "prompt_tokens"), promises.prompt_tokens, reason)
 
     @model_validator(mode="after")
     def _plan_is_possible(self) -> Self:
@@ -256,6 +300,8 @@ class ApplicationConfig(_Strict):
             shape=self.model.known_shape(),
         )
         problems = [*plan, *self._sequence_parallelism_problems(), *self._tenant_problems()]
+        if "promises" in self.model_fields_set:
+            problems += self.promise_problems()
         _refuse("ApplicationConfig", problems)
         return self
 
@@ -269,6 +315,12 @@ class ApplicationConfig(_Strict):
         for tenant in self.flow.tenants:
             if self.api_keys and tenant not in self.api_keys:
                 yield Problem(("flow", "tenants", tenant), tenant, "has no key among api_keys")
+        for number, tenant in enumerate(self.status.tenants):
+            if tenant not in self.api_keys:
+                yield Problem(("status", "tenants", number), tenant, "has no key among api_keys")
+        if self.status.open and self.api_keys:
+            reason = "there are api_keys: name the tenants whose keys open it in status.tenants"
+            yield Problem(("status", "open"), True, reason)
 
     def _sequence_parallelism_problems(self) -> Iterator[Problem]:
         sequence_parallelism, engine = self.parallel.sequence_parallelism, self.engine

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from app.config import ApplicationConfig
+from placement.topology import Problem
 
 
 class ServedApplication(BaseModel):
@@ -52,6 +53,11 @@ def problem_lines(error: ValidationError) -> list[str]:
         f"{'.'.join(map(str, problem['loc'])) or 'file'}: {_shown(problem['input'])}: {problem['msg']}"
         for problem in error.errors(include_url=False)
     ]
+
+
+def problem_line(problem: Problem) -> str:
+    """The same for what only a command can find."""
+    return f"{'.'.join(map(str, problem.field))}: {_shown(problem.value)}: {problem.reason}"
 
 
 def _shown(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Protocol
 from app.flow.outcome import Outcome
 from app.flow.tenants import RateLimit
 from app.flow.ticket import Ticket, Usage
+from app.status.view import StatusView
 
 # Headers of an engine's private port (lower case, as ASGI gives them).
 SECRET_HEADER = "x-engine-secret"
@@ -17,6 +18,8 @@ PRIORITY_HEADER = "x-engine-priority"
 
 # Where the scheduler takes a lease back from a request without a first token: DELETE, with the ticket's id.
 LEASES_PATH = "/leases/"
+# What each rank of an engine holds and how busy it is; also the gateway's path for all engines together.
+RANKS_PATH = "/ranks"
 # What a request is answered whose lease was taken back.
 REVOKED_STATUS = 409
 # What a request is answered whose engine died before it had said anything: it may run elsewhere.
@@ -89,13 +92,14 @@ class Metered:
     prompt_tokens: int = 0
     output_tokens: int = 0
     first_token_at_s: float | None = None
+    last_token_at_s: float | None = None
     # The lease was taken back before the first token: the ticket waits again.
     revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerView:
-    """The scheduler's state for readiness and for the metrics page (`metrics`: Prometheus text)."""
+    """The scheduler's state for readiness, and its metrics as Prometheus text where they were asked for."""
 
     replicas_ready: int
     queued: int
@@ -130,5 +134,8 @@ class ControlPlane(Protocol):
     async def replica_unroutable(self, replica_id: str) -> None:
         """A call could not reach the replica: Serve is starting or stopping it, or has yet to see its end."""
 
-    async def view(self) -> SchedulerView:
-        """Raises ConnectionError when the scheduler can't be reached."""
+    async def view(self, metrics: bool = True) -> SchedulerView:
+        """Without `metrics` it costs little. Raises ConnectionError when the scheduler can't be reached."""
+
+    async def status(self) -> StatusView:
+        """For a person who looks; costs more than `view`. Raises ConnectionError likewise."""

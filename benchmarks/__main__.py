@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import fit_engine, flow, null, overhead, overload, parity, simulation, soak
+from benchmarks import fit_engine, flow, null, overhead, overload, parity, pictures, simulation, soak
 from benchmarks.chaos import command as chaos
 
 COMMANDS = {
@@ -23,6 +23,7 @@ COMMANDS = {
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),
     "chaos": (chaos, "each part killed and frozen under load, and the account of every request"),
     "soak": (soak, "a mixed load for minutes, and what grows meanwhile"),
+    "pictures": (pictures, "what policies keep over the load, as SVG for the documentation"),
     "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),
 }
 STDOUT = "-"

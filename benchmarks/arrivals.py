@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.streams import PATHS, Call
+from app.load.streams import PATHS, Call
 from placement.simulation.workload import Mix, Request, spread
 
 # Each is one token of SmolLM2's vocabulary when a space precedes it.

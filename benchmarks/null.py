@@ -14,8 +14,8 @@ import json
 from collections.abc import AsyncIterator
 from functools import partial
 
-from benchmarks.load import ClosedLoop, Load, run_load
-from benchmarks.streams import PATHS, Call
+from app.load.loops import ClosedLoop, Load, run_load
+from app.load.streams import PATHS, Call
 
 PATH, completion = PATHS["completions"]
 HEAD = (

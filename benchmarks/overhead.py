@@ -20,12 +20,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from app.load.loops import ClosedLoop, Load, run_load
+from app.load.streams import COMPLETED, PATHS, Call
 from benchmarks.configs import changed
-from benchmarks.load import ClosedLoop, Load, run_load
 from benchmarks.processes import cpu_outside_engine_s, spent_between_s
 from benchmarks.resampling import median_with_interval
 from benchmarks.servers import Server, StartError
-from benchmarks.streams import COMPLETED, PATHS, Call
 from benchmarks.systems import System, systems
 from placement.plot import Series, scatter
 

@@ -23,12 +23,12 @@ from typing import Any
 
 from app.config_file import load_applications
 from app.flow.config import default_classes
+from app.load.loops import ClosedLoop, OpenLoop, run_load
+from app.load.streams import COMPLETED, PATHS, Answer, Call
 from benchmarks.arrivals import Lengths, api_keys, at_once, calls, poisson
 from benchmarks.configs import changed
-from benchmarks.load import ClosedLoop, OpenLoop, run_load
 from benchmarks.scoring import Json, Run, score
 from benchmarks.servers import StartError
-from benchmarks.streams import COMPLETED, PATHS, Answer, Call
 from benchmarks.systems import System, systems
 from placement.simulation.summary import Promise
 from placement.simulation.workload import Mix, Request

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from benchmarks.streams import COMPLETED, REFUSED, Answer
+from app.load.streams import COMPLETED, REFUSED, Answer
 from placement.simulation.simulator import Record
 from placement.simulation.summary import PREDICTION_TOLERANCE, Promise, percentile, summarise
 from placement.simulation.workload import Request

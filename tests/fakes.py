@@ -22,6 +22,7 @@ from app.flow.ticket import Ticket, Usage
 from app.gateway.requests import Window
 from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
+from app.status.view import StatusView
 
 # Far more than anything here takes, on a machine that is busy with something else.
 WAIT_S = 10.0
@@ -66,6 +67,7 @@ class FakeControlPlane:
     def __init__(self, *script: Grant | Refusal | Exception | None) -> None:
         self.script = deque(script)
         self.state: SchedulerView | None = SchedulerView(0, 0, 0, "", ())
+        self.status_view: StatusView | None = None
         self.metered = Metered()
         self.dead: set[str] = set()
         self.unreachable: set[str] = set()
@@ -109,11 +111,17 @@ class FakeControlPlane:
         if self.scheduler_forgets:
             raise ConnectionError("the scheduler restarts")
 
-    async def view(self) -> SchedulerView:
+    async def view(self, metrics: bool = True) -> SchedulerView:
         """`state`; unreachable where that is None."""
         if self.state is None:
             raise ConnectionError("the scheduler restarts")
         return self.state
+
+    async def status(self) -> StatusView:
+        """`status_view`; unreachable where that is None."""
+        if self.status_view is None:
+            raise ConnectionError("the scheduler restarts")
+        return self.status_view
 
     async def next_close(self) -> Closed:
         """The next `close` that nobody has asked for yet."""
@@ -200,6 +208,7 @@ class FakeEngine:
         self.metrics = ""
         # What it says when it is asked for its health; None: nothing, as a frozen one.
         self.health: int | None = 200
+        self.ranks: list[dict[str, object]] = []
         # Leases that were asked back.
         self.revoked: asyncio.Queue[str] = asyncio.Queue()
         self._arrived: asyncio.Queue[EngineRequest] = asyncio.Queue()
@@ -213,6 +222,7 @@ class FakeEngine:
         engine = cls(EnginePort(replica_id, "127.0.0.1", 0, SECRET))
         application.router.add_get("/metrics", engine._show_metrics)
         application.router.add_get("/health", engine._show_health)
+        application.router.add_get("/ranks", engine._show_ranks)
         application.router.add_delete("/leases/{lease}", engine._revoke)
         application.router.add_post("/{path:.*}", engine._receive)
         await runner.setup()
@@ -248,6 +258,11 @@ class FakeEngine:
         if self.health is None:
             await asyncio.Event().wait()
         return web.Response(status=self.health)
+
+    async def _show_ranks(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("x-engine-secret") != SECRET:
+            return web.json_response({"error": {"message": "this port is private"}}, status=401)
+        return web.json_response({"ranks": self.ranks})
 
     async def _show_metrics(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("x-engine-secret") != SECRET:

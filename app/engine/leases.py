@@ -45,11 +45,12 @@ class Run:
         """Something of the answer is on its way: from now on the lease can't be taken back."""
         self._entry.answering = True
 
-    def first_token(self) -> None:
-        """The engine has made one; later calls change nothing."""
+    def tokens(self) -> None:
+        """The engine has made some: the first of the answer, or later ones."""
         self.answers()
+        self.metered.last_token_at_s = time.time()
         if self.metered.first_token_at_s is None:
-            self.metered.first_token_at_s = time.time()
+            self.metered.first_token_at_s = self.metered.last_token_at_s
             self._leases.note_first_token(self._lease_id, self.metered.first_token_at_s)
 
 

@@ -73,7 +73,7 @@ class _Meter:
             tokens = len(completion.token_ids)
             # Several whole answers at once come at their end, which says nothing of their first tokens.
             if tokens and self._kind is not RequestOutputKind.FINAL_ONLY:
-                self._run.first_token()
+                self._run.tokens()
             before = 0 if self._kind is RequestOutputKind.DELTA else self._counted.get(completion.index, 0)
             metered.output_tokens += tokens - before
             self._counted[completion.index] = tokens

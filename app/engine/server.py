@@ -12,8 +12,10 @@ import time
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
+from prometheus_client import REGISTRY
 
 from app.config import ApplicationConfig
+from app.contract import RANKS_PATH
 from app.engine.arguments import uses_ray_workers, vllm_arguments
 from app.engine.guard import Guard
 from app.engine.leases import LiveLeases
@@ -48,10 +50,13 @@ class EngineServer:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
         from vllm.entrypoints.launchers.cli_args import make_arg_parser
+        from vllm.third_party import pynvml
         from vllm.usage.usage_lib import UsageContext
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+        from app.engine.gpus import GpuCollector
         from app.engine.metering import MeteredEngine
+        from app.engine.ranks import PROBE, RankStates
         from app.engine.vitals import Vitals
 
         arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(vllm_arguments(config, model_path))
@@ -60,6 +65,7 @@ class EngineServer:
         )
         if uses_ray_workers(config):
             vllm_config.parallel_config.placement_group = placement_group
+        vllm_config.parallel_config.worker_extension_cls = PROBE
         vitals = Vitals(vllm_config)
         engine = MeteredEngine.from_vllm_config(
             vllm_config=vllm_config,
@@ -70,6 +76,9 @@ class EngineServer:
         tasks = await engine.get_supported_tasks()
         app = build_app(arguments, tasks, engine.model_config)
         await init_app_state(engine, app.state, arguments, tasks)
+        # The registry that vLLM's own page shows.
+        REGISTRY.register(GpuCollector(pynvml))
+        app.add_route(RANKS_PATH, RankStates(engine).answer)
         return cls(engine, app, vitals, host, config.engine.stall_s)
 
     @property

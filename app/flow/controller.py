@@ -16,12 +16,14 @@ Rules
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Callable
 
 from app.flow.admission import Predictor
 from app.flow.config import FlowConfig, Limits
+from app.flow.detail import Detail, take_detail
 from app.flow.doors import Doors
+from app.flow.endings import Ended, Endings
 from app.flow.gate import Gate, Ranks, budget_s, deadline_s
 from app.flow.leases import Held, LeaseTable
 from app.flow.outcome import Outcome
@@ -46,7 +48,7 @@ class FlowController:
     """The one owner of the queue and of all leases. Not safe for threads: one writer.
 
     `uniform` gives numbers in [0, 1) for the choice of replicas and for jitter; a constant makes both
-    deterministic.
+    deterministic. `on_end` hears of every ticket's end, once, before the actions that follow from it.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class FlowController:
         limits: Limits,
         config: FlowConfig | None = None,
         uniform: Callable[[], float] = _always_half,
+        on_end: Callable[[Ended], None] | None = None,
     ) -> None:
         config = config or FlowConfig()
         self._limits = limits
@@ -67,7 +70,7 @@ class FlowController:
         self._predictor = Predictor(config, self._queue, self._pool)
         self._doors = Doors(config, self._queue, self._pool, self._predictor)
         self._gate = Gate(limits, config, self._predictor, self._pool, self._doors, uniform)
-        self._ended: Counter[Outcome] = Counter()
+        self._endings = Endings(config, on_end)
         self._draining = False
         # Bodies that gateways keep.
         self._size_bytes = 0
@@ -83,7 +86,7 @@ class FlowController:
         rank = self._ranks.of(ticket, account.policy)
         entry = self._admit(ticket, account, rank, now_s)
         if isinstance(entry, Refused):
-            return [self._count(entry)]
+            return [self._count(entry, ticket, rank, now_s)]
         actions = self._make_room(rank, now_s)
         if actions is None:
             return [self._refuse(entry, Outcome.REJECTED_FULL, now_s)]
@@ -120,14 +123,14 @@ class FlowController:
         held = self._leases.get(ticket_id)
         if held is not None:
             self._learn_end(held, outcome, usage, now_s)
-            self._end_lease(held, outcome, usage)
+            self._end_lease(held, outcome, usage, now_s)
             return self._dispatch(now_s)
         entry = self._queue.get(ticket_id)
         if entry is None:
             return []
         self._queue.remove(entry)
         self._leave(entry)
-        self._ended[outcome] += 1
+        self._endings.without_lease(outcome, entry.ticket, entry.rank, now_s)
         # It may have been first and too large for any replica: the next one may fit.
         return self._dispatch(now_s)
 
@@ -139,7 +142,7 @@ class FlowController:
         if report.metrics is not None:
             self._predictor.itl(report.metrics.running, report.metrics.itl_s)
         for held in self._leases.renew(replica, report.live_leases, now_s):
-            self._end_lease(held, Outcome.LEASE_EXPIRED, None)
+            self._end_lease(held, Outcome.LEASE_EXPIRED, None, now_s)
         return self._dispatch(now_s)
 
     def capacity_starting(self, replica_id: str, ready_s: float, now_s: float) -> list[Action]:
@@ -161,7 +164,7 @@ class FlowController:
         """The replica died or was stopped: its leases end as failed, the queue waits for the others."""
         replica = self._pool.gone(replica_id, now_s)
         for ticket_id in sorted(replica.in_flight if replica is not None else ()):
-            self._end_lease(self._leases[ticket_id], Outcome.FAILED, None)
+            self._end_lease(self._leases[ticket_id], Outcome.FAILED, None, now_s)
         return self._evict_without_engine(now_s)
 
     def replica_unroutable(self, replica_id: str, now_s: float) -> None:
@@ -174,7 +177,7 @@ class FlowController:
         self._pool.forget(now_s)
         self._pool.count(now_s)
         for held in self._leases.unseen_since(now_s - self._limits.lease_ttl_s):
-            self._end_lease(held, Outcome.LEASE_EXPIRED, None)
+            self._end_lease(held, Outcome.LEASE_EXPIRED, None, now_s)
         actions = self._dispatch(now_s)
         actions += self._evict_without_engine(now_s)
         for rank in range(len(self._config.classes) - 1):
@@ -202,7 +205,11 @@ class FlowController:
     def snapshot(self, now_s: float) -> Snapshot:
         last = len(self._config.classes) - 1
         drain_s = self._predictor.drain_s(last, now_s) if self._queue else 0.0
-        return take_snapshot(self._queue, self._pool, len(self._leases), self._ended, drain_s, now_s)
+        return take_snapshot(self._queue, self._pool, len(self._leases), self._endings.counts, drain_s, now_s)
+
+    def detail(self, max_tenants: int, now_s: float) -> Detail:
+        """For a person who looks; costs time in proportion to queue and tenants."""
+        return take_detail(self._queue, self._pool, self._tenants, self._predictor, max_tenants, now_s)
 
     def _predict_placed(self, entry: Entry) -> None:
         """It had a place at once: the prediction is that of its engine."""
@@ -292,11 +299,13 @@ class FlowController:
     def _refuse(self, entry: Entry, outcome: Outcome, now_s: float) -> Refused:
         drain_s = self._predictor.drain_s(entry.rank, now_s)
         if outcome in (Outcome.EVICTED_DEADLINE, Outcome.EVICTED_TIMEOUT):
-            return self._count(self._gate.too_late(entry.ticket, entry.rank, outcome, drain_s, None, now_s))
-        return self._count(self._gate.refuse(entry.ticket.ticket_id, outcome, drain_s))
+            refused = self._gate.too_late(entry.ticket, entry.rank, outcome, drain_s, None, now_s)
+        else:
+            refused = self._gate.refuse(entry.ticket.ticket_id, outcome, drain_s)
+        return self._count(refused, entry.ticket, entry.rank, now_s)
 
-    def _count(self, refused: Refused) -> Refused:
-        self._ended[refused.outcome] += 1
+    def _count(self, refused: Refused, ticket: Ticket, rank: int, now_s: float) -> Refused:
+        self._endings.without_lease(refused.outcome, ticket, rank, now_s)
         return refused
 
     # Leases
@@ -357,7 +366,7 @@ class FlowController:
                 lease = Lease(ticket_id, report.replica_id)
                 self._leases.adopt(lease, replica, now_s)
 
-    def _end_lease(self, held: Held, outcome: Outcome, usage: Usage | None) -> None:
+    def _end_lease(self, held: Held, outcome: Outcome, usage: Usage | None, now_s: float) -> None:
         self._leases.settle(held, usage, ended_early=outcome is not Outcome.COMPLETED)
         self._leases.end(held)
         entry = held.entry
@@ -366,12 +375,13 @@ class FlowController:
             self._size_bytes -= entry.ticket.size_bytes
             if usage is not None or outcome is not Outcome.COMPLETED:
                 entry.account.return_tokens(max(0, entry.ticket.max_output_tokens - held.output_tokens))
-        self._ended[outcome] += 1
+        self._endings.of_lease(outcome, held, usage, now_s)
 
     def _learn_first_token(self, held: Held, now_s: float) -> None:
-        if held.entry is None:
-            return
         entry = held.entry
+        # Of a pace that was assumed, nothing follows for the one that is known now.
+        if entry is None or entry.ticket.arrived_s < self._pool.pace.learnt_s:
+            return
         if entry.placed:
             self._predictor.first_token(None, entry.raw_ttft_s, now_s - held.granted_s)
         else:
@@ -386,7 +396,8 @@ class FlowController:
         if held.entry is None or usage is None:
             return
         self._predictor.output(held.entry.account, held.entry.ticket.max_output_tokens, usage.output_tokens)
-        if held.first_token_s is None and usage.ttft_s is not None:
+        # Not a time where an engine's arithmetic went wrong.
+        if held.first_token_s is None and usage.ttft_s is not None and math.isfinite(usage.ttft_s):
             self._learn_first_token(held, held.entry.ticket.arrived_s + usage.ttft_s)
 
     # Preempt and requeue

@@ -114,7 +114,7 @@ class Gate:
         ticket, rank, flow = entry.ticket, entry.rank, entry.flow
         policy, doors = self._config.classes[rank], self._doors
         doors.standing.arrived(now_s)
-        placed = doors.place(rank, flow, now_s)
+        placed = doors.place(entry, now_s)
         if placed:
             raw_s = self._pool.engine_ttft_s(ticket.prompt_tokens)
             entry.flow = lane
@@ -138,7 +138,7 @@ class Gate:
             late_s = max(late_s, self._late_at_end_s(ticket, entry.account, policy, ttft_s))
         if late_s <= 0:
             return None
-        doors.denied(rank, flow, now_s)
+        doors.denied(entry, now_s)
         self._predictor.refused(None if placed else rank, raw_s)
         if self._config.admission.promises and self._promises[rank].redeem(_key(ticket), now_s):
             entry.flow = lane

@@ -26,6 +26,11 @@ class Snapshot:
     backlog_tokens: int = 0
     # Predicted time to empty the queue.
     drain_s: float = 0.0
+    # Of the KV cache: the share in use, and the size, as each engine last said (those that did); tokens that
+    # its leases are expected to take.
+    kv_use_by_replica: dict[str, float] = field(default_factory=dict)
+    kv_capacity_tokens_by_replica: dict[str, int] = field(default_factory=dict)
+    kv_reserved_tokens_by_replica: dict[str, int] = field(default_factory=dict)
 
 
 def take_snapshot(
@@ -42,6 +47,7 @@ def take_snapshot(
         for id_, one in pool.replicas.items()
         if not one.gone and (pool.fresh(one, now_s) or one.in_flight)
     }
+    metrics = {id_: one.report.metrics for id_, one in replicas.items() if one.report.metrics is not None}
     return Snapshot(
         queued=len(queue),
         in_flight=in_flight,
@@ -53,4 +59,7 @@ def take_snapshot(
         replicas_starting=len(pool.starting),
         backlog_tokens=sum(one.prompt_tokens for one in queue.classes),
         drain_s=drain_s,
+        kv_use_by_replica={id_: one.kv_use for id_, one in metrics.items()},
+        kv_capacity_tokens_by_replica={id_: one.kv_capacity_tokens for id_, one in metrics.items()},
+        kv_reserved_tokens_by_replica={id_: one.tokens for id_, one in replicas.items()},
     )

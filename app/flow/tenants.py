@@ -166,6 +166,10 @@ class Tenants:
         self._accounts.move_to_end(name)
         return account
 
+    def busy(self) -> list[Account]:
+        """Those with something in the system."""
+        return [account for account in self._accounts.values() if not account.idle]
+
     def surplus(self) -> list[str]:
         """Forget the idle tenants that were seen longest ago, if there are too many; their names.
 

@@ -41,6 +41,10 @@ class Ticket:
     revocable: bool = False
     # The process that waits for the answer; when it dies nobody would use the lease. Empty: not known.
     caller: str = ""
+    # What is asked for, by OpenTelemetry's names: `chat`, `text_completion`, `embeddings`. For figures only.
+    operation: str = ""
+    # The W3C trace context of the request; empty when it is not traced.
+    traceparent: str = ""
 
 
 class Usage(NamedTuple):
@@ -50,6 +54,8 @@ class Usage(NamedTuple):
     output_tokens: int
     # From arrival to the first token; None where there was none.
     ttft_s: float | None = None
+    # From the first token to the last; None where there was none.
+    decode_s: float | None = None
 
 
 class Lease(NamedTuple):

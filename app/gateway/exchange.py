@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import aiohttp
+from opentelemetry.trace import INVALID_SPAN, Span
 
 from app.contract import (
     ENGINE_DIED_STATUS,
@@ -37,7 +38,9 @@ from app.gateway.engine_errors import from_engine
 from app.gateway.errors import ApiError, engine_lost, refused
 from app.gateway.heartbeat import Heartbeats, Lifeline
 from app.gateway.requests import Request
+from app.gateway.spans import describe_grant
 from app.gateway.tiers import Tiers, with_tier
+from app.tracing import TRACEPARENT, child, traceparent_of
 
 T = TypeVar("T")
 
@@ -80,6 +83,7 @@ class _Run:
     held: asyncio.Future[Metered]
     # Ends whatever waits for the engine when that gives no sign of life.
     lifeline: Lifeline
+    span: Span
     response: aiohttp.ClientResponse | None = None
     # What the ticket is closed with; a client that leaves is the rule until the answer is complete.
     outcome: Outcome = Outcome.CANCELLED
@@ -122,9 +126,13 @@ class Exchange:
         self._context = contextvars.copy_context()
 
     @asynccontextmanager
-    async def answer(self, request: Request) -> AsyncIterator[Answer]:
-        """Raises ApiError when there is none; leaving the block early aborts the request."""
-        run = await self._start(request)
+    async def answer(self, request: Request, span: Span = INVALID_SPAN) -> AsyncIterator[Answer]:
+        """Raises ApiError when there is none; leaving the block early aborts the request.
+
+        `span` is the request's, where it is traced.
+        """
+        run = await self._start(request, span)
+        describe_grant(span, run.ticket.ticket_id, run.grant)
         assert run.response is not None
         try:
             yield Answer(
@@ -137,14 +145,15 @@ class Exchange:
             # A lost engine says no more of what it did.
             self._finish(run, LOST_TIMEOUT_S if run.lost else SETTLE_TIMEOUT_S)
 
-    async def _start(self, request: Request) -> _Run:
+    async def _start(self, request: Request, span: Span) -> _Run:
         """A run that has begun to answer: engines send the head of an answer with its first token."""
         first_id = uuid.uuid4().hex
         ticket = replace(request.ticket, ticket_id=first_id, arrived_s=time.time())
         for attempt in range(1, ENGINE_ATTEMPTS + 1):
-            grant = await self._lease(ticket)
+            grant = await self._lease(ticket, span)
             held = self._task(self._control.hold(grant.engine.replica_id, ticket.ticket_id))
-            run = _Run(ticket, grant, held, self._heartbeats.watch(grant.engine))
+            lifeline = self._heartbeats.watch(grant.engine)
+            run = _Run(ticket, grant, held, lifeline, child(span, "network"))
             try:
                 await self._send(run, request)
                 return run
@@ -163,6 +172,8 @@ class Exchange:
     async def _let_go(self, run: _Run) -> None:
         """Until the engine has ended the hold it would turn the same ticket away."""
         assert run.response is not None
+        run.span.set_attribute("error.type", "revoked")
+        run.span.end()
         run.response.release()
         self._heartbeats.leave(run.grant.engine, run.lifeline)
         try:
@@ -173,12 +184,17 @@ class Exchange:
             self._in_background(self._control.close(run.ticket.ticket_id, Outcome.CANCELLED, None))
             raise
 
-    async def _lease(self, ticket: Ticket) -> Grant:
+    async def _lease(self, ticket: Ticket, parent: Span) -> Grant:
+        span = child(parent, "lease")
         try:
+            if traceparent := traceparent_of(span):
+                ticket = replace(ticket, traceparent=traceparent)
             reply = await self._acquire(ticket)
         except BaseException:
             self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, None))
             raise
+        finally:
+            span.end()
         if isinstance(reply, Refusal):
             raise refused(reply)
         return reply
@@ -199,16 +215,14 @@ class Exchange:
 
     async def _send(self, run: _Run, request: Request) -> None:
         engine = run.grant.engine
-        headers = {
-            "content-type": "application/json",
-            SECRET_HEADER: engine.secret,
-            LEASE_HEADER: run.ticket.ticket_id,
-            PRIORITY_HEADER: str(run.grant.rank),
-        }
-        url, timeout = engine.url(request.path), self._timeout
         try:
             async with run.lifeline:
-                run.response = await self.http.post(url, data=request.body, headers=headers, timeout=timeout)
+                run.response = await self.http.post(
+                    engine.url(request.path),
+                    data=request.body,
+                    headers=_headers(run),
+                    timeout=self._timeout,
+                )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _EngineLostError from error
         if run.response.status in (403, ENGINE_DIED_STATUS):
@@ -255,6 +269,9 @@ class Exchange:
     def _finish(self, run: _Run, settle_timeout_s: float = SETTLE_TIMEOUT_S) -> asyncio.Task[None]:
         """Lets go of the engine now and closes the ticket in the background."""
         self._heartbeats.leave(run.grant.engine, run.lifeline)
+        if run.outcome is not Outcome.COMPLETED:
+            run.span.set_attribute("error.type", run.outcome.label)
+        run.span.end()
         if run.response is not None:
             if run.outcome is Outcome.COMPLETED:
                 run.response.release()
@@ -300,7 +317,20 @@ class Exchange:
             logger.error("A ticket was not closed.", exc_info=error)
 
 
+def _headers(run: _Run) -> dict[str, str]:
+    headers = {
+        "content-type": "application/json",
+        SECRET_HEADER: run.grant.engine.secret,
+        LEASE_HEADER: run.ticket.ticket_id,
+        PRIORITY_HEADER: str(run.grant.rank),
+    }
+    if traceparent := traceparent_of(run.span):
+        headers[TRACEPARENT] = traceparent
+    return headers
+
+
 def _used(metered: Metered, ticket: Ticket) -> Usage:
-    first_s = metered.first_token_at_s
+    first_s, last_s = metered.first_token_at_s, metered.last_token_at_s
     ttft_s = None if first_s is None else first_s - ticket.arrived_s
-    return Usage(metered.prompt_tokens, metered.output_tokens, ttft_s)
+    decode_s = None if first_s is None or last_s is None else last_s - first_s
+    return Usage(metered.prompt_tokens, metered.output_tokens, ttft_s, decode_s)

@@ -10,14 +10,18 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 
+from opentelemetry.trace import Span
 from starlette.types import Message, Receive, Scope, Send
 
-from app.contract import ControlPlane, SchedulerView
+from app.contract import RANKS_PATH, ControlPlane, SchedulerView
 from app.gateway.errors import ApiError
 from app.gateway.exchange import Answer, Exchange
 from app.gateway.headers import Headers, grant_headers
 from app.gateway.metrics import engine_metrics
+from app.gateway.ranks import engine_ranks
 from app.gateway.requests import SCHEMAS, Request, Window, parse
+from app.gateway.spans import describe, request_span
+from app.gateway.status import STATUS_PATHS, StatusFace
 from app.gateway.tenants import ApiKeys, bearer
 
 logger = logging.getLogger("ray.serve")
@@ -35,6 +39,7 @@ class HttpFace:
         window: Window,
         keys: ApiKeys,
         max_body_bytes: int,
+        status: StatusFace,
         reader_stall_s: float = math.inf,
     ) -> None:
         self._exchange = exchange
@@ -43,11 +48,13 @@ class HttpFace:
         self._keys = keys
         self._max_body_bytes = max_body_bytes
         self._reader_stall_s = reader_stall_s
+        self._status = status
         self._started_s = int(time.time())
         self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
             "/health": self._health,
             "/ready": self._ready,
             "/metrics": self._metrics,
+            RANKS_PATH: self._ranks,
             "/v1/models": self._models,
             f"/v1/models/{window.model}": self._model,
         }
@@ -68,6 +75,9 @@ class HttpFace:
         elif path in self._reads:
             _allow(method, "GET")
             await self._reads[path](send)
+        elif path in STATUS_PATHS:
+            _allow(method, "GET")
+            await self._status(scope, receive, send)
         elif path.startswith("/v1/models/"):
             name = path.removeprefix("/v1/models/")
             raise ApiError(404, "model_not_found", f"model: {name!r} is not served", "model")
@@ -75,6 +85,10 @@ class HttpFace:
             raise ApiError(404, "unknown_path", f"path: {path!r} is not served here", "path")
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with request_span(scope["path"], _header(scope, b"traceparent")) as span:
+            await self._infer_within(span, scope, receive, send)
+
+    async def _infer_within(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
         path, tenant = scope["path"], self._keys.tenant(_api_key(scope))
         body = await _read_body(receive, self._max_body_bytes)
         if body is None:
@@ -84,7 +98,8 @@ class HttpFace:
             request = await asyncio.to_thread(parse, path, body, self._window, tenant)
         else:
             request = parse(path, body, self._window, tenant)
-        answering = asyncio.ensure_future(self._answer(request, send))
+        describe(span, request, self._window.model)
+        answering = asyncio.ensure_future(self._answer(request, span, send))
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -95,16 +110,16 @@ class HttpFace:
         with contextlib.suppress(asyncio.CancelledError):
             await answering
 
-    async def _answer(self, request: Request, send: Send) -> None:
+    async def _answer(self, request: Request, span: Span, send: Send) -> None:
         try:
-            await self._send_answer(request, _Patient(send, self._reader_stall_s))
+            await self._send_answer(request, span, _Patient(send, self._reader_stall_s))
         except _ReaderStalledError:
             # Its lease is free with the end of this; the connection breaks, so that it can't take a part of
             # the answer for the whole.
             logger.info("A client has taken nothing for %.0f s and was let go.", self._reader_stall_s)
 
-    async def _send_answer(self, request: Request, send: Send) -> None:
-        async with self._exchange.answer(request) as answer:
+    async def _send_answer(self, request: Request, span: Span, send: Send) -> None:
+        async with self._exchange.answer(request, span) as answer:
             if not request.stream:
                 body = b"".join([chunk async for chunk in answer.chunks])
                 await _respond(send, 200, body, _answer_headers(answer))
@@ -124,7 +139,7 @@ class HttpFace:
         await _respond(send, 200, b'{"status": "ok"}', _JSON)
 
     async def _ready(self, send: Send) -> None:
-        view = await self._view()
+        view = await self._view(metrics=False)
         if view.replicas_ready == 0:
             raise ApiError(503, "rejected_no_engine", "No engine is ready.", None, 1)
         state = {"status": "ready", "replicas": view.replicas_ready, "queued": view.queued}
@@ -135,9 +150,13 @@ class HttpFace:
         text = view.metrics + await engine_metrics(self._exchange.http, view.engines)
         await _respond(send, 200, text.encode(), [(b"content-type", b"text/plain; version=0.0.4")])
 
-    async def _view(self) -> SchedulerView:
+    async def _ranks(self, send: Send) -> None:
+        ranks = await engine_ranks(self._exchange.http, (await self._view(metrics=False)).engines)
+        await _respond(send, 200, json.dumps({"ranks": ranks}).encode(), _JSON)
+
+    async def _view(self, metrics: bool = True) -> SchedulerView:
         try:
-            return await self._control.view()
+            return await self._control.view(metrics)
         except ConnectionError:
             raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
 
@@ -185,8 +204,13 @@ def _allow(method: str, allowed: str) -> None:
 
 
 def _api_key(scope: Scope) -> str | None:
-    given = [value for name, value in scope["headers"] if name == b"authorization"]
-    return bearer(given[0].decode("latin-1")) if given else None
+    given = _header(scope, b"authorization")
+    return None if given is None else bearer(given)
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """The first of that name."""
+    return next((value.decode("latin-1") for given, value in scope["headers"] if given == name), None)
 
 
 def _answer_headers(answer: Answer) -> Headers:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
@@ -35,6 +35,9 @@ MAX_CACHE_KEY_CHARS = 256
 class _Common(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
+    # OpenTelemetry's `gen_ai.operation.name`.
+    operation: ClassVar[str]
+
     model: StrictStr
     stream: StrictBool | None = None
     # vLLM's engine takes no more than 64 bits.
@@ -58,27 +61,37 @@ class _Message(BaseModel):
 
 
 class _Chat(_Common):
+    operation = "chat"
+
     messages: Annotated[list[_Message], Field(min_length=1)]
     max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
 
 
 class _Completion(_Common):
+    operation = "text_completion"
+
     prompt: Any
     max_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
 
 
 class _Responses(_Common):
+    operation = "chat"
+
     input: Any
     max_output_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
 
 
 class _Embedding(_Common):
+    operation = "embeddings"
+
     input: Any
 
 
 class _Free(_Common):
     """Tokenize and detokenize: two shapes of each, told apart by the engine."""
+
+    operation = "tokenize"
 
 
 # What is checked for each of app.contract.LEASED_PATHS.
@@ -175,6 +188,7 @@ def _ticket(
         fingerprint=hashlib.blake2b(body, digest_size=16).hexdigest(),
         # The engine sees the first token of every request but those with several whole answers.
         revocable=bool(fields.stream) or (fields.n or 1) == 1,
+        operation=fields.operation,
     )
 
 

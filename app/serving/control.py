@@ -15,6 +15,7 @@ from app.contract import Grant, Metered, Refusal, ReplicaDiedError, SchedulerVie
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
 from app.serving.attendance import ATTEND_INTERVAL_S
+from app.status.view import StatusView
 
 
 class ServeControlPlane:
@@ -49,8 +50,11 @@ class ServeControlPlane:
     async def replica_unroutable(self, replica_id: str) -> None:
         await _answer(self._scheduler.replica_unroutable.remote(replica_id))
 
-    async def view(self) -> SchedulerView:
-        return await _answer(self._scheduler.view.remote())
+    async def view(self, metrics: bool = True) -> SchedulerView:
+        return await _answer(self._scheduler.view.remote(metrics))
+
+    async def status(self) -> StatusView:
+        return await _answer(self._scheduler.status.remote())
 
 
 async def _answer(call: Any) -> Any:

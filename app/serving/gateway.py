@@ -12,12 +12,14 @@ import aiohttp
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from app import tracing
 from app.config import ApplicationConfig
 from app.engine import models
 from app.gateway.calls import CallFace
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
 from app.gateway.requests import Window
+from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys
 from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
@@ -41,6 +43,7 @@ class GatewayReplica:
                 "RAY_SERVE_ENABLE_HA_PROXY is not 1: every token passes Serve's Python proxy, which costs "
                 "throughput. Set it before Ray starts; scripts/serve does."
             )
+        tracing.configure(config.tracing, "promiseserve-gateway")
         gateway_id = serve.get_replica_context().replica_id.unique_id
         self._control = ServeControlPlane(scheduler, engine, gateway_id)
         self._attending = asyncio.create_task(self._control.attend_for_ever())
@@ -63,11 +66,21 @@ class GatewayReplica:
         )
         self._keys = ApiKeys(config.api_keys)
         self._calls = CallFace(self._exchange, self._window, self._keys)
-        self._limits = (config.gateway.max_body_bytes, config.gateway.reader_stall_s)
+        self._max_body_bytes = config.gateway.max_body_bytes
+        self._reader_stall_s = config.gateway.reader_stall_s
+        self._status = StatusFace(self._control, self._http, config.status, self._keys)
 
     async def __serve_build_asgi_app__(self) -> HttpFace:
         """Serve's hook: the ASGI application, built inside the replica."""
-        return HttpFace(self._exchange, self._control, self._window, self._keys, *self._limits)
+        return HttpFace(
+            self._exchange,
+            self._control,
+            self._window,
+            self._keys,
+            self._max_body_bytes,
+            self._status,
+            self._reader_stall_s,
+        )
 
     async def chat(self, body: dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
         """A chat completion. `body` as for OpenAI's API; the key as in HTTP's header. Raises ApiError."""

@@ -283,6 +283,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _print_example(url: str, model: str) -> None:
+    print(f"{os.path.relpath(sys.executable)} -m app chat --url {url}", flush=True)
     body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "stream": True}
     print(f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\", flush=True)
     print(f"  -d '{json.dumps(body)}'", flush=True)

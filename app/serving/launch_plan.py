@@ -94,14 +94,13 @@ class ServeFile(BaseModel):
 
     def urls(self) -> list[str]:
         """The base URL of each application with one, as a client on this machine reaches it."""
+        prefixes = [application.route_prefix for application in self.applications]
+        return [self.url(prefix) for prefix in prefixes if prefix is not None]
+
+    def url(self, route_prefix: str) -> str:
         host = self.http_options.host
         host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        prefixes = [application.route_prefix for application in self.applications]
-        return [
-            f"http://{host}:{self.http_options.port}{prefix.rstrip('/')}"
-            for prefix in prefixes
-            if prefix is not None
-        ]
+        return f"http://{host}:{self.http_options.port}{route_prefix.rstrip('/')}"
 
 
 def starting(details: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import aiohttp
 
+from app import tracing
 from app.config import ApplicationConfig
 from app.contract import LEASES_PATH, SECRET_HEADER, EnginePort, Grant, RateLimits, Refusal, SchedulerView
 from app.flow.config import FlowConfig
@@ -22,6 +23,8 @@ from app.serving.attendance import Attendance
 from app.serving.deletion import DELETION_CHECK_INTERVAL_S, is_being_deleted
 from app.serving.leader_router import STARTED_S
 from app.serving.scheduler_metrics import SchedulerMetrics
+from app.status.history import History
+from app.status.view import MAX_TENANTS, StatusView, status_view
 
 logger = logging.getLogger("ray.serve")
 
@@ -40,10 +43,13 @@ class SchedulerReplica:
     """Turns calls into events and the core's actions into answers."""
 
     def __init__(self, config: ApplicationConfig) -> None:
+        tracing.configure(config.tracing, "promiseserve-scheduler")
+        self._config = config
         flow = flow_config(config)
         self._ranks = {policy.name: rank for rank, policy in enumerate(flow.classes)}
-        self._flow = FlowController(limits(config), flow, random.random)
-        self._metrics = SchedulerMetrics()
+        self._metrics = SchedulerMetrics(config)
+        self._flow = FlowController(limits(config), flow, random.random, self._metrics.requests.ended)
+        self._history = History()
         self._waiting: dict[str, tuple[Ticket, asyncio.Future[Grant | Refusal | None]]] = {}
         self._attendance = Attendance(config.scheduler.gateway_ttl_s)
         self._ports: dict[str, EnginePort] = {}
@@ -75,8 +81,9 @@ class SchedulerReplica:
         self._waiting[ticket.ticket_id] = (ticket, answer)
         self._wake()
         self._attendance.seen(ticket.caller, time.time())
-        self._perform(self._flow.submit(ticket, time.time()))
-        return await answer
+        with tracing.within(ticket.traceparent, "queue"):
+            self._perform(self._flow.submit(ticket, time.time()))
+            return await answer
 
     async def attend(self, gateway_id: str) -> None:
         """A gateway's sign of life."""
@@ -113,6 +120,7 @@ class SchedulerReplica:
             self._perform(self._flow.progress(ticket_id, tokens, now_s))
         snapshot = self._flow.snapshot(now_s)
         self._ports = {id_: self._ports[id_] for id_ in snapshot.in_flight_by_replica}
+        self._history.add(snapshot.queued, snapshot.in_flight, now_s)
         return float(snapshot.queued)
 
     async def first_tokens(self, first_tokens: Sequence[tuple[str, float]]) -> None:
@@ -128,15 +136,26 @@ class SchedulerReplica:
         """A gateway can't reach an engine that still reports: Serve is stopping or starting it."""
         self._flow.replica_unroutable(replica_id, time.time())
 
-    async def view(self) -> SchedulerView:
-        snapshot = self._flow.snapshot(time.time())
-        self._metrics.observe(snapshot)
+    async def view(self, metrics: bool = True) -> SchedulerView:
+        now_s = time.time()
+        snapshot = self._flow.snapshot(now_s)
         return SchedulerView(
             replicas_ready=snapshot.replicas_ready,
             queued=snapshot.queued,
             in_flight=snapshot.in_flight,
-            metrics=self._metrics.text(),
+            metrics=self._metrics.page(snapshot, now_s) if metrics else "",
             engines=tuple(self._ports[id_] for id_ in sorted(snapshot.in_flight_by_replica)),
+        )
+
+    async def status(self) -> StatusView:
+        now_s = time.time()
+        return status_view(
+            self._config,
+            self._flow.snapshot(now_s),
+            self._flow.detail(MAX_TENANTS, now_s),
+            self._metrics.requests.standings(now_s),
+            self._history.samples(),
+            now_s,
         )
 
     async def check_health(self) -> None:

@@ -1,11 +1,24 @@
-"""The scheduler's figures in Prometheus form."""
+"""The scheduler's state in Prometheus form; what a request adds at its end is in request_metrics.py."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Mapping
 
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from app.config import ApplicationConfig
 from app.flow.controller import Snapshot
-from app.flow.outcome import Outcome
+from app.serving.request_metrics import RequestMetrics
+
+# A second series for each one, which nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # Seconds: from an idle engine to the longest wait that the default configuration allows.
 QUEUE_WAIT_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -14,9 +27,14 @@ QUEUE_WAIT_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0,
 class SchedulerMetrics:
     """A registry of its own: one application, one set of figures."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: ApplicationConfig) -> None:
         self._registry = CollectorRegistry()
+        self.requests = RequestMetrics(config, self._registry)
         self._queued = self._gauge("promiseserve_queue_depth", "Tickets that wait for an engine.", "class")
+        capacity = self._gauge(
+            "promiseserve_queue_capacity", "Tickets that may wait: `scheduler.max_queued`."
+        )
+        capacity.set(config.scheduler.max_queued)
         self._backlog = self._gauge("promiseserve_backlog_tokens", "Prompt tokens that wait for an engine.")
         self._drain_s = self._gauge("promiseserve_drain_seconds", "Predicted time to empty the queue.")
         self._starting = self._gauge("promiseserve_replicas_starting", "Engines that are on their way.")
@@ -24,10 +42,15 @@ class SchedulerMetrics:
         self._ready = self._gauge("promiseserve_replicas_ready", "Engines that may get leases.")
         self._by_replica = self._gauge("promiseserve_replica_leases", "Leases of an engine.", "replica")
         self._limits = self._gauge("promiseserve_replica_limit", "Leases an engine may have.", "replica")
-        self._ended = Counter(
-            "promiseserve_requests_ended", "Requests by outcome.", ["outcome"], registry=self._registry
+        self._kv_use = self._gauge(
+            "promiseserve_replica_kv_use_ratio", "KV cache in use, as the engine last said.", "replica"
         )
-        self._ended_before: dict[Outcome, int] = {}
+        self._kv_capacity = self._gauge(
+            "promiseserve_replica_kv_capacity_tokens", "Size of the KV cache; 0 until it is known.", "replica"
+        )
+        self._kv_reserved = self._gauge(
+            "promiseserve_replica_kv_reserved_tokens", "Prompt and expected output of its leases.", "replica"
+        )
         self._output_tokens = Counter(
             "promiseserve_output_tokens", "Tokens that engines made.", registry=self._registry
         )
@@ -37,6 +60,8 @@ class SchedulerMetrics:
             ["taken"],
             registry=self._registry,
         )
+        for taken in ("true", "false"):
+            self._revokes.labels(taken)
         self._queue_wait_s = Histogram(
             "promiseserve_queue_wait_seconds",
             "From a request's arrival to its lease.",
@@ -54,8 +79,13 @@ class SchedulerMetrics:
     def add_output_tokens(self, tokens: int) -> None:
         self._output_tokens.inc(tokens)
 
-    def observe(self, snapshot: Snapshot) -> None:
-        """Takes over the core's own counts, just before they are read."""
+    def page(self, snapshot: Snapshot, now_s: float) -> str:
+        """All of it as Prometheus reads it; takes milliseconds."""
+        self._take_over(snapshot)
+        self.requests.refresh(now_s)
+        return generate_latest(self._registry).decode()
+
+    def _take_over(self, snapshot: Snapshot) -> None:
         for class_name, queued in snapshot.queued_by_class.items():
             self._queued.labels(class_name).set(queued)
         self._backlog.set(snapshot.backlog_tokens)
@@ -63,18 +93,18 @@ class SchedulerMetrics:
         self._starting.set(snapshot.replicas_starting)
         self._in_flight.set(snapshot.in_flight)
         self._ready.set(snapshot.replicas_ready)
-        self._by_replica.clear()
-        for replica_id, leases in snapshot.in_flight_by_replica.items():
-            self._by_replica.labels(replica_id).set(leases)
-        self._limits.clear()
-        for replica_id, limit in snapshot.limit_by_replica.items():
-            self._limits.labels(replica_id).set(limit)
-        for outcome, count in snapshot.ended.items():
-            self._ended.labels(outcome.label).inc(count - self._ended_before.get(outcome, 0))
-        self._ended_before = dict(snapshot.ended)
-
-    def text(self) -> str:
-        return generate_latest(self._registry).decode()
+        _replace(self._by_replica, snapshot.in_flight_by_replica)
+        _replace(self._limits, snapshot.limit_by_replica)
+        _replace(self._kv_use, snapshot.kv_use_by_replica)
+        _replace(self._kv_capacity, snapshot.kv_capacity_tokens_by_replica)
+        _replace(self._kv_reserved, snapshot.kv_reserved_tokens_by_replica)
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(name, help_text, labels, registry=self._registry)
+
+
+def _replace(gauge: Gauge, by_replica: Mapping[str, float]) -> None:
+    """Replicas that are gone are no label any more."""
+    gauge.clear()
+    for replica_id, value in by_replica.items():
+        gauge.labels(replica_id).set(value)

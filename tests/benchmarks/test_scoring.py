@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from app.load.streams import COMPLETED, GAVE_UP, REFUSED, Answer
 from benchmarks.scoring import Run, score
-from benchmarks.streams import COMPLETED, GAVE_UP, REFUSED, Answer
 from placement.simulation.summary import Promise
 from placement.simulation.workload import Request
 

@@ -251,7 +251,7 @@ async def test_an_application_that_fails_because_its_lease_was_taken_back_is_not
 async def test_a_lease_is_not_taken_back_once_the_answer_has_begun(door):
     holding = asyncio.create_task(door.leases.hold("a"))
     run = await door.leases.attach("a", priority=0)
-    run.first_token()
+    run.tokens()
     taken = await door.knock("DELETE", LEASES_PATH + "a", **KEY)
     assert (taken.status_code, taken.json()) == (404, {"revoked": False})
     door.leases.end("a")

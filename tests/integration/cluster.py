@@ -43,6 +43,7 @@ class Cluster:
 
     address: str
     dashboard: str
+    agent_port: int
     http_port: int
     folder: Path
     # What `ray start` has left running.
@@ -64,7 +65,8 @@ class Cluster:
         mine = _ray_processes(before)
         try:
             ray.init(address=f"127.0.0.1:{port}", log_to_driver=False, namespace="tests")
-            yield cls(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", http, Path(folder.name), mine)
+            url = f"http://127.0.0.1:{dashboard}"
+            yield cls(f"127.0.0.1:{port}", url, agent, http, Path(folder.name), mine)
         finally:
             _end(mine)
             folder.cleanup()

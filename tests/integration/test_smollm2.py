@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,8 +17,10 @@ import pytest
 import yaml
 
 from benchmarks.servers import free_ports
+from tests.documented import documented, documented_python
 from tests.integration.cluster import READY_TIMEOUT_S, REPOSITORY, wait_until
 from tests.integration.environment import server_environment
+from tests.integration.validated import assert_complete, validate
 
 pytestmark = pytest.mark.engine
 
@@ -30,6 +33,7 @@ class Served:
     """Where the application answers, and the environment in which another process finds its cluster."""
 
     url: str
+    config: Path
     exports: dict[str, str]
 
 
@@ -56,7 +60,7 @@ def served(tmp_path_factory: pytest.TempPathFactory):
             lambda: launcher.poll() is not None or "Ready." in log.read_text(), READY_TIMEOUT_S, "ready"
         )
         assert launcher.poll() is None, log.read_text()
-        yield Served(f"http://127.0.0.1:{http}/v1", _exports(log.read_text()))
+        yield Served(f"http://127.0.0.1:{http}/v1", config, _exports(log.read_text()))
         family = psutil.Process(launcher.pid).children(recursive=True)
         launcher.send_signal(signal.SIGTERM)
         launcher.wait(timeout=90)
@@ -97,6 +101,40 @@ def test_the_capital_of_france_as_a_stream(client: openai.OpenAI):
     pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
     assert "Paris" in "".join(pieces)
     assert len(pieces) > 3
+
+
+def test_the_readmes_curl(served: Served):
+    command = documented("README.md", "curl ").replace("http://127.0.0.1:8000/v1", served.url)
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True)
+    assert "Paris" in json.loads(answer.stdout)["choices"][0]["message"]["content"]
+
+
+def test_the_readmes_stream(served: Served, capsys: pytest.CaptureFixture[str]):
+    code = documented_python("README.md", "openai.OpenAI(")
+    exec(code.replace("http://127.0.0.1:8000/v1", served.url), {})
+    assert "Paris" in capsys.readouterr().out
+
+
+def test_the_readmes_handle(served: Served):
+    command = [sys.executable, "-c", documented_python("README.md", "serve.get_app_handle")]
+    environment = os.environ | served.exports
+    run = subprocess.run(
+        command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert "400 invalid_value prompt" in run.stdout
+
+
+def test_validate_reports_on_every_promise(served: Served, tmp_path: Path):
+    run = validate(served.config, tmp_path)
+    assert_complete(run)
+    # One rank has nothing to be balanced with.
+    assert run.not_measurable == ["load_imbalance", "memory_imbalance"]
+    assert run.verdicts["requests_per_s"]["measured"] > 0
+    page = run.page.read_text()
+    assert page.count("<svg") == 4
+    assert "http://www.w3.org/2000/svg" in page
+    assert "<script" not in page
 
 
 def test_the_notebook_runs(served: Served):

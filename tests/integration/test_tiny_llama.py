@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import json
 import selectors
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -16,7 +19,10 @@ import pytest
 from ray import serve
 
 from app.gateway.errors import ApiError
-from tests.integration.cluster import Cluster, wait_until
+from app.gateway.status import MAX_VIEWERS
+from app.status.view import RankLoad, StatusView, from_json
+from tests.documented import documented
+from tests.integration.cluster import REPOSITORY, Cluster, wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -383,3 +389,74 @@ class TestDeath:
             answer = httpx.post(f"{app.url}/v1/completions", json=raw("after", 4), timeout=60)
             assert answer.status_code == 200
         wait_until(lambda: at_rest(app), 30, "at rest with a new scheduler")
+
+
+class TestTools:
+    """What an operator opens beside it: `/status`, `python -m app top` and `chat`."""
+
+    def start(self, app: Cluster, documented_command: str, *options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, *documented_command.split()[1:], "--url", app.url, *options]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=REPOSITORY, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+
+    def test_the_page_shows_the_engine_under_load_and_lives(self, app: Cluster):
+        def loads() -> list[RankLoad]:
+            return [one for one in self.view(app).ranks if one.busy is not None]
+
+        with Load(app, LIMIT + 3):
+            wait_until(lambda: self.view(app).queued == 3, 30, "a queue on the page")
+            wait_until(loads, 30, "the load of its rank", every_s=1.0)
+            view = self.view(app)
+            with httpx.stream("GET", f"{app.url}/status/events", timeout=30) as events:
+                lines = events.iter_lines()
+                beats = [next(line for line in lines if line.startswith("data: <h1>")) for _ in range(2)]
+        assert beats == [f"data: <h1>{MODEL}</h1>"] * 2
+        [replica], [tenant], [load] = view.detail.replicas, view.detail.tenants, loads()
+        assert (replica.leases, replica.limit, tenant.running, sum(tenant.queued)) == (LIMIT, LIMIT, LIMIT, 3)
+        assert (load.replica_id, load.rank) == (replica.replica_id, 0)
+        assert 2**20 < load.memory_bytes < load.device_bytes
+        page = httpx.get(f"{app.url}/status", timeout=30)
+        assert page.status_code == 200
+        assert len(page.content) < 100_000
+
+    def test_viewers_that_leave_make_room(self, app: Cluster):
+        for _ in range(2 * MAX_VIEWERS):
+            with httpx.stream("GET", f"{app.url}/status/events", timeout=30) as events:
+                assert events.status_code == 200
+                next(events.iter_lines())
+
+    def test_top_shows_it_and_ends_with_ctrl_c(self, app: Cluster):
+        command = documented("README.md", "python -m app top")
+        once = self.start(app, command, "--once")
+        printed, errors = once.communicate(timeout=60)
+        assert (once.returncode, errors) == (0, "")
+        assert MODEL in printed
+        assert "Queue by class" in printed
+        live = self.start(app, command)
+        assert live.stdout is not None
+        live.stdout.read(1)
+        live.send_signal(signal.SIGINT)
+        assert (live.wait(30), live.communicate()[1]) == (0, "")
+
+    def test_chat_streams_and_remembers(self, app: Cluster):
+        command = documented("README.md", "python -m app chat")
+        chat = self.start(app, command, "--max-tokens", "8")
+        printed, errors = chat.communicate("Hello\nAnd then?\n", timeout=60)
+        assert (chat.returncode, errors) == (0, "")
+        assert printed.count("first token after") == 2
+
+    def test_ctrl_c_stops_an_answer_and_not_the_talk(self, app: Cluster):
+        chat = self.start(app, "python -m app chat", "--max-tokens", str(LONG))
+        assert chat.stdin is not None
+        assert chat.stdout is not None
+        chat.stdin.write("Hello\n")
+        chat.stdin.flush()
+        wait_until(lambda: app.in_engines() == 1, 30, "an answer under way", every_s=0.05)
+        chat.send_signal(signal.SIGINT)
+        wait_until(lambda: at_rest(app), 10, "the answer stopped")
+        printed, errors = chat.communicate("Again\n", timeout=60)
+        assert (chat.returncode, errors) == (0, "")
+        assert "(stopped)" in printed
+
+    def view(self, app: Cluster) -> StatusView:
+        return from_json(httpx.get(f"{app.url}/status.json", timeout=30).content)

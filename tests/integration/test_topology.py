@@ -11,7 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.status.view import RankLoad, StatusView, from_json
+from tests.documented import documented
 from tests.integration.cluster import REPOSITORY, Cluster, wait_until
+from tests.integration.validated import assert_complete, validate
 
 pytestmark = pytest.mark.engine
 
@@ -62,8 +65,8 @@ async def test_eight_ranks_say_what_one_process_says(app: Cluster, one_process: 
 
 def test_each_rank_is_in_its_bundle(app: Cluster, tmp_path: Path):
     output = tmp_path / "plan.json"
-    command = [sys.executable, "-m", "placement", "show", "serve_configs/topology-cpu.yaml"]
-    command += ["--address", app.address, "--json", str(output)]
+    command = documented("README.md", "python -m placement show serve_configs/topology-cpu.yaml").split()
+    command = [sys.executable, *command[1:-1], app.address, "--json", str(output)]
     # The state API is found through the dashboard, which the cluster's address leads to.
     subprocess.run(command, check=True, cwd=REPOSITORY, timeout=60, capture_output=True)
     (plan,) = json.loads(output.read_text())
@@ -75,6 +78,34 @@ def test_each_rank_is_in_its_bundle(app: Cluster, tmp_path: Path):
         assert worker["bundle"] == rank["rank"]
         assert worker["actor"].endswith(f"_TP{rank['tensor_rank']}_PP{rank['stage']}")
     assert len({worker["placement_group"] for worker in replica["ranks"]}) == 1
+
+
+def test_the_status_page_has_the_load_of_each_rank_at_its_place(app: Cluster):
+    def view() -> StatusView:
+        return from_json(httpx.get(f"{app.url}/status.json", timeout=30).content)
+
+    def loads() -> list[RankLoad]:
+        return [one for one in view().ranks if one.busy is not None]
+
+    wait_until(lambda: len(loads()) == 8, 60, "the load of eight ranks", every_s=1.0)
+    shown = view()
+    assert [(one.stage, one.first_layer, one.last_layer) for one in shown.stages] == [
+        (0, 0, 1),
+        (1, 2, 3),
+        (2, 4, 5),
+        (3, 6, 7),
+    ]
+    assert [one.rank for one in loads()] == list(range(8))
+    assert "Rank 7" in httpx.get(f"{app.url}/status", timeout=30).text
+
+
+def test_validate_reports_on_every_promise_and_the_eight_ranks_are_balanced(app: Cluster, tmp_path: Path):
+    run = validate(app.folder / "topology-cpu.yaml", tmp_path)
+    assert_complete(run)
+    assert run.not_measurable == []
+    assert run.verdicts["load_imbalance"]["status"] == "pass"
+    assert run.verdicts["memory_imbalance"]["status"] == "pass"
+    assert {rank["rank"] for rank in run.measurements["ranks_full"]} == set(range(8))
 
 
 def test_a_dead_worker_takes_the_engine_out_of_service_and_nothing_spins(app: Cluster):

@@ -149,7 +149,8 @@ async def test_a_lease_that_no_report_names_expires_and_its_place_is_given_on():
     await soon(replica.acquire(ticket("a")))
     [call] = await waiting(replica, ticket("b"))
     assert isinstance(await soon(call), Grant)
-    assert 'promiseserve_requests_ended_total{outcome="lease_expired"} 1.0' in (await replica.view()).metrics
+    metrics = (await replica.view()).metrics
+    assert 'promiseserve_requests_ended_total{class="standard",outcome="lease_expired"} 1.0' in metrics
 
 
 async def test_an_unroutable_engine_gets_no_lease_for_a_moment():
@@ -182,8 +183,8 @@ async def test_what_was_served_is_counted():
     for _ in range(2):
         metrics = (await replica.view()).metrics
         assert "promiseserve_output_tokens_total 42.0" in metrics
-        assert 'promiseserve_requests_ended_total{outcome="completed"} 1.0' in metrics
-        assert 'promiseserve_requests_ended_total{outcome="cancelled"} 1.0' in metrics
+        assert 'promiseserve_requests_ended_total{class="standard",outcome="completed"} 1.0' in metrics
+        assert 'promiseserve_requests_ended_total{class="standard",outcome="cancelled"} 1.0' in metrics
         assert 'promiseserve_queue_wait_seconds_count{class="standard"} 2.0' in metrics
 
 

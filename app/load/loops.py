@@ -1,6 +1,6 @@
 """The load client: closed loop (so many streams at a time) and open loop (arrivals that wait for nobody).
 
-It runs in a process of its own, so that what the benchmark does beside it costs the measured streams nothing.
+`run_load` gives it a process of its own, so that what a benchmark does beside it costs the streams nothing.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from math import inf
@@ -16,7 +16,9 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.streams import REFUSED, Answer, Call, send
+from app.load.streams import REFUSED, Answer, Call, send
+
+Told = Callable[[Answer], None]
 
 # The clients of an open loop are made before the first of them is due.
 LEAD_S = 0.2
@@ -37,12 +39,16 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class ClosedLoop:
-    """`streams` clients; each sends its next call when the last one has ended, for `duration_s` at most."""
+    """`streams` clients; each sends its next call when the last one has ended, for `duration_s` at most.
+
+    `told` hears of each answer when it ends.
+    """
 
     calls: Sequence[Call]
     streams: int
     duration_s: float = inf
     timeout_s: float = 600.0
+    told: Told | None = None
 
     async def run(self, url: str) -> list[Answer]:
         waiting = iter(self.calls)
@@ -53,7 +59,7 @@ class ClosedLoop:
     async def _client(self, url: str, waiting: Iterator[Call], end_s: float) -> list[Answer]:
         answers = []
         while (now_s := time.perf_counter()) < end_s and (call := next(waiting, None)):
-            answers.append(await send(url, call, now_s, self.timeout_s))
+            answers.append(_tell(self.told, await send(url, call, now_s, self.timeout_s)))
         return answers
 
 
@@ -68,6 +74,7 @@ class OpenLoop:
     calls: Sequence[Call]
     timeout_s: float
     returns: bool = False
+    told: Told | None = None
 
     async def run(self, url: str) -> list[Answer]:
         start_s = time.perf_counter() + LEAD_S
@@ -76,12 +83,18 @@ class OpenLoop:
 
     async def _client(self, url: str, call: Call, due_s: float) -> list[Answer]:
         await _sleep_until(due_s)
-        answer = await send(url, call, due_s, self.timeout_s)
+        answer = _tell(self.told, await send(url, call, due_s, self.timeout_s))
         if not self.returns or answer.outcome != REFUSED or answer.retry_after_s is None:
             return [answer]
         back_s = due_s + answer.ended_s + answer.retry_after_s
         await _sleep_until(back_s)
         return [answer, await send(url, call, back_s, self.timeout_s, returned=True)]
+
+
+def _tell(told: Told | None, answer: Answer) -> Answer:
+    if told is not None:
+        told(answer)
+    return answer
 
 
 async def _sleep_until(due_s: float) -> None:

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from benchmarks.load import ClosedLoop, OpenLoop, run_load
-from benchmarks.null import null_server
-from benchmarks.streams import (
+from app.load.loops import ClosedLoop, OpenLoop, run_load
+from app.load.streams import (
     BROKEN,
     COMPLETED,
     FAILED,
@@ -22,6 +21,7 @@ from benchmarks.streams import (
     chat,
     completion,
 )
+from benchmarks.null import null_server
 
 COMPLETIONS = "/v1/completions"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
@@ -18,7 +19,7 @@ import httptools
 
 # What servers answer when they shed load: there is capacity and it is contended, or there is none.
 REFUSALS = (429, 503)
-HTTP_PORT = 80
+DEFAULT_PORTS = {"http": 80, "https": 443}
 COMPLETED, REFUSED, GAVE_UP, BROKEN, FAILED, UNREACHABLE = (
     "completed",
     "refused",
@@ -84,8 +85,8 @@ class Answer:
         return (self.ended_s - self.ttft_s) / (self.output_tokens - 1)
 
 
-def completion(model: str, prompt: str, tokens: int, class_name: str = "") -> bytes:
-    """Body for `/v1/completions`: exactly `tokens` tokens, streamed, with usage."""
+def completion(model: str, prompt: str | Sequence[int], tokens: int, class_name: str = "") -> bytes:
+    """Body for `/v1/completions`: exactly `tokens` tokens, streamed, with usage. `prompt`: text or tokens."""
     return _body(model, tokens, class_name, prompt=prompt)
 
 
@@ -103,17 +104,27 @@ def _body(model: str, tokens: int, class_name: str, **content: Any) -> bytes:
     return json.dumps(fields | {"stream_options": {"include_usage": True}} | tier | content).encode()
 
 
-async def send(url: str, call: Call, due_s: float, timeout_s: float, returned: bool = False) -> Answer:
-    """Sends the call now. `due_s` is on `time.perf_counter`; the client gives up `timeout_s` after it."""
+async def send(
+    url: str,
+    call: Call,
+    due_s: float,
+    timeout_s: float,
+    returned: bool = False,
+    started: asyncio.Event | None = None,
+) -> Answer:
+    """Sends the call now. `due_s` is on `time.perf_counter`; the client gives up `timeout_s` after it.
+
+    `started` is set with the first token. Cancelled, it breaks the connection: its client has left.
+    """
     answer = Answer(call.request_id, call.tenant, call.class_name, due_s, returned=returned)
     answer.sent_late_s = time.perf_counter() - due_s
     address = urlsplit(url)
-    host, port = address.hostname or "", address.port or HTTP_PORT
-    exchange = _Exchange(call.head(address.netloc) + call.body)
+    host, port = address.hostname or "", address.port or DEFAULT_PORTS[address.scheme]
+    exchange = _Exchange(call.head(address.netloc) + call.body, started)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s - answer.sent_late_s):
-            await loop.create_connection(lambda: exchange, host, port)
+            await loop.create_connection(lambda: exchange, host, port, ssl=address.scheme == "https" or None)
             await exchange.done
         answer.outcome = FAILED
     except TimeoutError:
@@ -157,8 +168,9 @@ def _outcome(status: int, last: dict[str, Any], usage: dict[str, Any], started: 
 class _Exchange(asyncio.Protocol):
     """Request out, events in, each with the time at which it came."""
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, request: bytes, started: asyncio.Event | None) -> None:
         self._request = request
+        self._started = started
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._headers: dict[bytes, bytes] = {}
@@ -199,6 +211,8 @@ class _Exchange(asyncio.Protocol):
                 self._last = event
                 if self.times_s or _has_token(event):
                     self.times_s.append(self._now_s)
+                    if self._started is not None:
+                        self._started.set()
 
     def on_message_complete(self) -> None:
         self._end()

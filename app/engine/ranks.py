@@ -1,0 +1,102 @@
+"""What each rank of an engine holds, and how busy it is: asked of the workers, answered on the private port.
+
+vLLM adds `RankProbe` to its workers (`worker_extension_cls`). Nothing is counted before it is first asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+PROBE = "app.engine.ranks.RankProbe"
+# The workers answer between two steps, so asking holds the pipeline up: not more often than this.
+KEEP_S = 1.0
+# A step of a large prompt on a slow machine.
+ASK_TIMEOUT_S = 30.0
+
+
+class RankProbe:
+    """Methods that every worker gets; `rank`, `device` and `model_runner` are the worker's own."""
+
+    rank_clock: _StepClock | None = None
+    rank: int
+    device: Any
+    model_runner: Any
+
+    def rank_state(self) -> dict[str, Any]:
+        """`RankState` of app/validation/measured.py but for the replica."""
+        if self.device.type == "cpu":
+            return {"rank": self.rank, **self._of_process()}
+        return {"rank": self.rank, **self._of_gpu()}
+
+    def _of_process(self) -> dict[str, Any]:
+        if self.rank_clock is None:
+            self.rank_clock = _StepClock(self.model_runner)
+        return {
+            "device": f"CPU of {socket.gethostname()}",
+            # Of pages that ranks share each counts its part: their sum is what the machine holds.
+            "memory_bytes": psutil.Process().memory_full_info().pss,
+            "device_bytes": psutil.virtual_memory().total,
+            "busy_s": self.rank_clock.busy_s,
+        }
+
+    def _of_gpu(self) -> dict[str, Any]:
+        import torch
+
+        free_bytes, total_bytes = torch.cuda.mem_get_info(self.device)
+        return {
+            "device": f"GPU {torch.cuda.get_device_properties(self.device).uuid} of {socket.gethostname()}",
+            "memory_bytes": total_bytes - free_bytes,
+            "device_bytes": total_bytes,
+            "utilisation": torch.cuda.utilization(self.device) / 100,
+        }
+
+
+class _StepClock:
+    """Time in a rank's own part of the steps: waiting for another stage, or for work, does not count.
+
+    Waiting for the other ranks of its stage, in the middle of a step, does.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self.busy_s = 0.0
+        for name in ("execute_model", "sample_tokens"):
+            setattr(runner, name, self._timed(getattr(runner, name)))
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            started_s = time.perf_counter()
+            try:
+                return call(*arguments, **options)
+            finally:
+                self.busy_s += time.perf_counter() - started_s
+
+        return run
+
+
+class RankStates:
+    """Answers for all ranks of one engine; asks them once for whoever asks within a second."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._asking = asyncio.Lock()
+        self._asked_s = -KEEP_S
+        self._states: list[dict[str, Any]] = []
+
+    async def get(self) -> list[dict[str, Any]]:
+        async with self._asking:
+            if time.monotonic() - self._asked_s >= KEEP_S:
+                self._states = await self._engine.collective_rpc("rank_state", timeout=ASK_TIMEOUT_S)
+                self._asked_s = time.monotonic()
+        return self._states
+
+    async def answer(self, _: Request) -> JSONResponse:
+        """For `GET /ranks`."""
+        return JSONResponse({"ranks": await self.get()})
