@@ -17,7 +17,7 @@ from tests.integration.cluster import wait_until
 
 pytestmark = pytest.mark.engine
 
-TOKENS = 1500
+TOKENS = 600
 # So long the engine itself may take for so many tokens, on a machine that is busy.
 ENGINE_S = 60.0
 

@@ -15,8 +15,8 @@ from tests.integration.cluster import wait_until
 
 pytestmark = pytest.mark.engine
 
-# Streams that outlast the second or two after which the scheduler knows.
-LONG = 1200
+# Streams that outlast the second or two after which the scheduler knows, and end within the drain.
+LONG = 400
 
 
 class Clients:

@@ -62,7 +62,7 @@ NOT_RUN = {
     "source .venv/bin/activate": "changes the reader's shell only",
     "source /tmp/promiseserve-*/env": f"changes the reader's shell only; {SMOLLM2} reads the file",
     CHAOS: "takes minutes and kills processes; tests/chaos runs cells of it",
-    "python -m benchmarks soak --minutes 20 --json soak.json": "it takes as long as it is told, outside of CI",
+    "python -m benchmarks soak --minutes 20 --json soak.json": "takes as long as it is told, outside of CI",
     "python -m placement validate --csv published.csv": "the CSV is not part of the repository",
     "python -m placement fit --measurements FOLDER": "the measurements are not part of the repository",
 }
