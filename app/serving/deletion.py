@@ -1,4 +1,4 @@
-"""Whether Serve is taking this replica's application away (app/serving/withdraw.py, or any `serve.delete`)."""
+"""Whether Serve is taking an application away: app/serving/withdraw.py, or any `serve.delete`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`python -m app.serving.withdraw NAME...`: takes applications away in order, and returns when they are gone.
 
-What waits is refused, streams go on until they end or their time is up. A `serve run` that is interrupted, and
-`serve shutdown`, end HAProxy first, and every connection with it.
+What waits is refused, streams go on until they end or their time is up. A `serve run` that is interrupted,
+and `serve shutdown`, end HAProxy first, and every connection with it.
 """
 
 from __future__ import annotations
