@@ -40,6 +40,13 @@ def title(process: psutil.Process) -> str:
     return ""
 
 
+def _cpu_s(process: psutil.Process) -> float:
+    with contextlib.suppress(psutil.Error):
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    return 0.0
+
+
 def named(processes: Sequence[psutil.Process], part: str) -> list[psutil.Process]:
     return [process for process in processes if TITLES[part] in title(process)]
 
@@ -61,7 +68,8 @@ class Fault:
         found = found[1:] if part == "raylet" else found
         if not found:
             raise LookupError(f"part: no process of {part} ({TITLES[part]!r})")
-        victim = random_.choice(found)
+        # The scheduler that leads has worked, its spare has not.
+        victim = max(found, key=_cpu_s) if part == "scheduler" else random_.choice(found)
         return cls(part, how, victim, victim.children(recursive=True))
 
     def apply(self) -> None:
