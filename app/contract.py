@@ -106,6 +106,8 @@ class SchedulerView:
     in_flight: int
     metrics: str
     engines: tuple[EnginePort, ...]
+    # Without an engine it sleeps, and the next request wakes it.
+    wakes: bool = False
 
 
 class ReplicaDiedError(ConnectionError):

@@ -11,7 +11,18 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import fit_engine, flow, null, overhead, overload, parity, pictures, simulation, soak
+from benchmarks import (
+    autoscale,
+    fit_engine,
+    flow,
+    null,
+    overhead,
+    overload,
+    parity,
+    pictures,
+    simulation,
+    soak,
+)
 from benchmarks.chaos import command as chaos
 
 COMMANDS = {
@@ -24,6 +35,7 @@ COMMANDS = {
     "chaos": (chaos, "each part killed and frozen under load, and the account of every request"),
     "soak": (soak, "a mixed load for minutes, and what grows meanwhile"),
     "pictures": (pictures, "what policies keep over the load, as SVG for the documentation"),
+    "autoscale": (autoscale, "autoscalers on recorded traces, paired by seed"),
     "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),
 }
 STDOUT = "-"

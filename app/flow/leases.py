@@ -6,7 +6,7 @@ from collections.abc import Set
 
 from app.flow.config import FlowConfig
 from app.flow.queue import Entry, FlowQueue
-from app.flow.replicas import Choice, Replica, ReplicaPool
+from app.flow.replicas import FIRST_BAR_S, Choice, Replica, ReplicaPool
 from app.flow.ticket import Lease, Usage
 
 # The close of a request may cross one report; two are a second or more.
@@ -107,6 +107,7 @@ class LeaseTable:
         # As good as a report that names it.
         held.missed_reports = 0
         replica = held.replica
+        replica.bar_s = FIRST_BAR_S
         replica.clock.first_token(held.mark, len(replica.in_flight), now_s)
         self._prefilled(held)
 

@@ -140,7 +140,7 @@ class HttpFace:
 
     async def _ready(self, send: Send) -> None:
         view = await self._view(metrics=False)
-        if view.replicas_ready == 0:
+        if view.replicas_ready == 0 and not view.wakes:
             raise ApiError(503, "rejected_no_engine", "No engine is ready.", None, 1)
         state = {"status": "ready", "replicas": view.replicas_ready, "queued": view.queued}
         await _respond(send, 200, json.dumps(state).encode(), _JSON)

@@ -90,8 +90,10 @@ class Fill:
         task = asyncio.create_task(sent)
         self._tasks.append(task)
         begins = asyncio.create_task(started.wait())
-        await asyncio.wait({task, begins}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
-        begins.cancel()
+        try:
+            await asyncio.wait({task, begins}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            begins.cancel()
         if not started.is_set():
             self._reason = _turned_away(task)
             task.cancel()

@@ -63,6 +63,14 @@ NOT_RUN = {
     "source /tmp/promiseserve-*/env": f"changes the reader's shell only; {SMOLLM2} reads the file",
     CHAOS: "takes minutes and kills processes; tests/chaos runs cells of it",
     "python -m benchmarks soak --minutes 20 --json soak.json": "takes as long as it is told, outside of CI",
+    "prometheus --config.file=deploy/prometheus/prometheus.yml": (
+        "tests/integration/test_observability.py starts one with these rules on ports of its own"
+    ),
+    "promtool test rules deploy/prometheus/rules_test.yml": "tests/deploy/test_watching.py, where it is",
+    "kubectl apply -f deploy/kubernetes/common.yaml -f deploy/kubernetes/one-node.yaml": (
+        "needs a Kubernetes cluster; tests/deploy/test_kubernetes.py holds the manifests against their schema"
+    ),
+    "kubectl port-forward service/promiseserve-serve-svc 8000": "needs a Kubernetes cluster",
     "python -m placement validate --csv published.csv": "the CSV is not part of the repository",
     "python -m placement fit --measurements FOLDER": "the measurements are not part of the repository",
 }

@@ -84,7 +84,8 @@ class Cluster:
         path = self.folder / config
         path.write_text(yaml.safe_dump(document))
         command = [BIN / "serve", "deploy", str(path), "-a", self.dashboard]
-        subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=REPOSITORY)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
+        assert done.returncode == 0, done.stderr[-2000:]
         wait_until(self.is_ready, READY_TIMEOUT_S, f"{config} ready", every_s=0.5)
 
     def remove(self) -> None:

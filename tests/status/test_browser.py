@@ -178,7 +178,8 @@ def test_behind_a_key_the_browser_asks_for_it(browser):
     with Site(StatusConfig(tenants=["blue"]), blue=[sha256(b"blue's").hexdigest()]) as site:
         show(site, busy())
         stranger = browser.new_context()
-        assert stranger.new_page().goto(site.url).status == 401
+        with pytest.raises(playwright.Error, match="ERR_INVALID_AUTH_CREDENTIALS"):
+            stranger.new_page().goto(site.url)
         stranger.close()
         owner = browser.new_context(http_credentials={"username": "anybody", "password": "blue's"})
         page = owner.new_page()
