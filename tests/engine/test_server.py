@@ -12,7 +12,11 @@ from app.engine.arguments import environment
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ApplicationConfig.model_validate(
-    {"model": {"name": "m", "source": "s"}, "engine": {"device": "cpu", "max_model_len": 64}}
+    {
+        "model": {"name": "m", "source": "s"},
+        "engine": {"device": "cpu", "max_model_len": 64},
+        "open_without_keys": True,
+    }
 )
 # A process with a log, as a Serve replica has one, that makes the server.
 PROGRAM = """
