@@ -149,14 +149,27 @@ class EngineConfig(_Strict):
 class ReplicasConfig(_Strict):
     """How many engine replicas, and the queue depth that asks for another."""
 
-    min: int = Field(default=1, ge=1)
+    min: int = Field(default=1, ge=0, description="0: the application sleeps when nobody asks it.")
     max: int = Field(default=1, ge=1)
+    scale_on: Literal["queue", "load"] = Field(
+        default="load",
+        description="`queue`: only the queue's depth asks for more; `load`: also what arrives, what is "
+        "predicted, latency over its promise, and the KV cache.",
+    )
     target_queue_depth: float = Field(
         default=8.0, gt=0, description="Queued requests a replica that are tolerated before scaling up."
     )
-    upscale_delay_s: float = Field(default=2.0, ge=0)
-    # A replica costs minutes to start: give it up slowly.
-    downscale_delay_s: float = Field(default=300.0, ge=0)
+    # With what the decision itself takes, three seconds from a queue to an engine that starts.
+    upscale_delay_s: float = Field(default=1.0, ge=0)
+    # A replica costs minutes to start, and bursts come back: give it up slowly.
+    downscale_delay_s: float = Field(default=600.0, gt=0)
+    # With `min` 0: what sleeps costs its next user a start.
+    idle_s: float = Field(default=600.0, gt=0, description="Without a request for so long, it sleeps.")
+    cluster_grows: bool = Field(
+        default=False,
+        description="Nodes are added for what can't be placed (as by KubeRay's autoscaler): ask for it all "
+        "the same. Else no more is asked for than the cluster can place.",
+    )
     # The longest stream that a drain waits for.
     drain_s: float = Field(default=600.0, ge=1)
 
@@ -171,6 +184,11 @@ class SchedulerConfig(_Strict):
     """Bounds of the one queue."""
 
     max_queued: int = Field(default=512, ge=1, description="Queued requests, all classes together.")
+    max_queued_without_engine: int = Field(
+        default=128,
+        ge=0,
+        description="Queued requests while no engine is ready: they wait for one that starts.",
+    )
     max_queue_wait_s: float = Field(default=60.0, gt=0, description="A queued request is refused after it.")
     requests_per_replica: int | None = Field(
         default=None, ge=1, description="Leases a replica; `engine.max_num_seqs` when absent."
@@ -195,6 +213,22 @@ class GatewayConfig(_Strict):
     engine_silence_s: float = Field(default=600.0, gt=0)
 
 
+class TracingConfig(_Strict):
+    """Where the spans of requests go; without an endpoint there are none."""
+
+    otlp_traces_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="An OpenTelemetry collector over HTTP, such as `http://localhost:4318/v1/traces`.",
+    )
+    sample_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Of requests that bring no `traceparent`; others say it themselves.",
+    )
+
+
 class StatusConfig(_Strict):
     """Who may see `/status`, which shows all tenants. By default nobody."""
 
@@ -215,6 +249,7 @@ class ApplicationConfig(_Strict):
     replicas: ReplicasConfig = ReplicasConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     gateway: GatewayConfig = GatewayConfig()
+    tracing: TracingConfig = TracingConfig()
     flow: FlowConfig = Field(
         default=FlowConfig(), description="Classes and their promises, tenants and their shares."
     )

@@ -95,13 +95,15 @@ class Metered:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerView:
-    """The scheduler's state for readiness and for the metrics page (`metrics`: Prometheus text)."""
+    """The scheduler's state for readiness, and its metrics as Prometheus text where they were asked for."""
 
     replicas_ready: int
     queued: int
     in_flight: int
     metrics: str
     engines: tuple[EnginePort, ...]
+    # Without an engine it sleeps, and the next request wakes it.
+    wakes: bool = False
 
 
 class ReplicaDiedError(ConnectionError):
@@ -130,8 +132,8 @@ class ControlPlane(Protocol):
     async def replica_unroutable(self, replica_id: str) -> None:
         """A call could not reach the replica: Serve is starting or stopping it, or has yet to see its end."""
 
-    async def view(self) -> SchedulerView:
-        """Raises ConnectionError when the scheduler can't be reached."""
+    async def view(self, metrics: bool = True) -> SchedulerView:
+        """Without `metrics` it costs little. Raises ConnectionError when the scheduler can't be reached."""
 
     async def status(self) -> StatusView:
         """For a person who looks; costs more than `view`. Raises ConnectionError likewise."""

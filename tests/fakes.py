@@ -111,7 +111,7 @@ class FakeControlPlane:
         if self.scheduler_forgets:
             raise ConnectionError("the scheduler restarts")
 
-    async def view(self) -> SchedulerView:
+    async def view(self, metrics: bool = True) -> SchedulerView:
         """`state`; unreachable where that is None."""
         if self.state is None:
             raise ConnectionError("the scheduler restarts")
@@ -206,6 +206,7 @@ class FakeEngine:
     def __init__(self, port: EnginePort) -> None:
         self.port = port
         self.metrics = ""
+        self.ranks: list[dict[str, object]] = []
         # Leases that were asked back.
         self.revoked: asyncio.Queue[str] = asyncio.Queue()
         self._arrived: asyncio.Queue[EngineRequest] = asyncio.Queue()
@@ -218,6 +219,7 @@ class FakeEngine:
         runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         engine = cls(EnginePort(replica_id, "127.0.0.1", 0, SECRET))
         application.router.add_get("/metrics", engine._show_metrics)
+        application.router.add_get("/ranks", engine._show_ranks)
         application.router.add_delete("/leases/{lease}", engine._revoke)
         application.router.add_post("/{path:.*}", engine._receive)
         await runner.setup()
@@ -248,6 +250,11 @@ class FakeEngine:
     async def _revoke(self, request: web.Request) -> web.StreamResponse:
         self.revoked.put_nowait(request.match_info["lease"])
         return web.json_response({"revoked": True})
+
+    async def _show_ranks(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("x-engine-secret") != SECRET:
+            return web.json_response({"error": {"message": "this port is private"}}, status=401)
+        return web.json_response({"ranks": self.ranks})
 
     async def _show_metrics(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("x-engine-secret") != SECRET:

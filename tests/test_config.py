@@ -42,6 +42,24 @@ def only(name: str) -> ApplicationConfig:
     return application.args
 
 
+# Promises
+
+
+def test_promises_that_no_request_can_be_measured_by_are_refused_where_they_are_stated():
+    stated = minimal(promises={"prompt_tokens": 100, "output_tokens": 64})
+    reason = "with output_tokens 164 tokens, and engine.max_model_len is 128"
+    assert refusals(stated) == [f"promises.prompt_tokens: 100: {reason}"]
+    # The defaults are another model's: they refuse no application that states none.
+    assert list(ApplicationConfig.model_validate(minimal()).promise_problems()) != []
+
+
+def test_the_cache_is_promised_to_hold_every_place_at_a_full_window_unless_it_says_less():
+    config = ApplicationConfig.model_validate(minimal(scheduler={"requests_per_replica": 3}))
+    assert config.promised_kv_tokens() == 3 * 128
+    less = minimal(promises={"kv_tokens": 99, "prompt_tokens": 8, "output_tokens": 8})
+    assert ApplicationConfig.model_validate(less).promised_kv_tokens() == 99
+
+
 # The shipped files
 
 

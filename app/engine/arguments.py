@@ -38,6 +38,8 @@ def vllm_arguments(config: ApplicationConfig, model_path: str) -> list[str]:
     }
     if engine.quantization is not None:
         arguments["quantization"] = engine.quantization
+    if config.tracing.otlp_traces_endpoint is not None:
+        arguments["otlp-traces-endpoint"] = config.tracing.otlp_traces_endpoint
     flags = [
         "--enable-chunked-prefill",
         "--enable-prefix-caching" if engine.enable_prefix_caching else "--no-enable-prefix-caching",
@@ -84,12 +86,18 @@ def environment(config: ApplicationConfig) -> dict[str, str]:
         # The engine core must not outlive its replica (app/engine/orphans.py).
         "PROMISESERVE_ENGINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # A second series for each metric, which nobody reads.
+        "PROMETHEUS_DISABLE_CREATED_SERIES": "1",
     }
     if uses_ray_workers(config):
         variables["VLLM_USE_RAY_V2_EXECUTOR_BACKEND"] = "1"
         # Rank r lives in bundle r; left alone, vLLM sorts the bundles by node.
         indices = range(len(config.parallel.bundles))
         variables["VLLM_RAY_BUNDLE_INDICES"] = ",".join(map(str, indices))
+    if config.tracing.otlp_traces_endpoint is not None:
+        # vLLM's tracer is this process's own, and by its default it would speak gRPC.
+        variables["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"
+        variables["OTEL_SERVICE_NAME"] = "promiseserve-engine"
     if config.parallel.layer_partition is not None:
         variables["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, config.parallel.layer_partition))
     if config.engine.device == "cpu":

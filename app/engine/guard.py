@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import time
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,8 +18,10 @@ from app.contract import (
     RANKS_PATH,
     REVOKED_STATUS,
     SECRET_HEADER,
+    Metered,
 )
 from app.engine.leases import LiveLeases, Run
+from app.tracing import TRACEPARENT, record
 
 # Paths that only read, and take no lease.
 OBSERVED_PATHS = frozenset({"/metrics", "/health", RANKS_PATH})
@@ -57,7 +60,9 @@ class Guard:
     async def _run(self, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
         lease_id = headers.get(LEASE_HEADER.encode(), b"").decode("latin-1")
         priority = int(headers.get(PRIORITY_HEADER.encode(), b"0"))
+        arrived_s = time.time()
         run = await self._leases.attach(lease_id, priority) if lease_id else None
+        attached_s = time.time()
         if run is None:
             await _refuse(send, 403, "no live lease")
             return
@@ -72,6 +77,9 @@ class Guard:
         finally:
             current_run.reset(token)
             self._leases.end(lease_id)
+            traceparent = headers.get(TRACEPARENT.encode(), b"").decode("latin-1")
+            record(traceparent, "lease", arrived_s, attached_s)
+            _record_run(traceparent, run.metered, attached_s)
         if run.metered.revoked:
             await _refuse(send, REVOKED_STATUS, "the lease was taken back")
 
@@ -109,6 +117,14 @@ class _Revocable:
             head, self._head = self._head, None
             await self._send(head)
         await self._send(message)
+
+
+def _record_run(traceparent: str, metered: Metered, attached_s: float) -> None:
+    """What the engine did; an answer without tokens, or that came to none, is all prefill."""
+    first_s, last_s = metered.first_token_at_s, metered.last_token_at_s
+    record(traceparent, "prefill", attached_s, time.time() if first_s is None else first_s)
+    if first_s is not None and last_s is not None:
+        record(traceparent, "decode", first_s, last_s)
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:

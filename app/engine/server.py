@@ -8,6 +8,8 @@ import secrets
 import socket
 from typing import Any
 
+from prometheus_client import REGISTRY
+
 from app.config import ApplicationConfig
 from app.contract import RANKS_PATH
 from app.engine.arguments import uses_ray_workers, vllm_arguments
@@ -42,9 +44,11 @@ class EngineServer:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
         from vllm.entrypoints.launchers.cli_args import make_arg_parser
+        from vllm.third_party import pynvml
         from vllm.usage.usage_lib import UsageContext
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+        from app.engine.gpus import GpuCollector
         from app.engine.metering import MeteredEngine
         from app.engine.ranks import PROBE, RankStates
         from app.engine.vitals import Vitals
@@ -66,6 +70,8 @@ class EngineServer:
         tasks = await engine.get_supported_tasks()
         app = build_app(arguments, tasks, engine.model_config)
         await init_app_state(engine, app.state, arguments, tasks)
+        # The registry that vLLM's own page shows.
+        REGISTRY.register(GpuCollector(pynvml))
         app.add_route(RANKS_PATH, RankStates(engine).answer)
         return cls(engine, app, vitals, host)
 

@@ -7,15 +7,15 @@ TTFT^ = wait for a place + time in the engine
 E2E^  = TTFT^ + output (80 % quantile) x ITL^(batch), a line fitted to the engines' reports
 
 Each class tracks actual / predicted by the size of the prediction, and so do all that have a place at once:
-the mean corrects what is told to a client, the 90 % quantile decides. The rate for a class is what all leases
-give back (Little: leases / mean service time) less what more urgent classes take and less the minimum shares
-of the others that wait.
+the median corrects what is told to a client, the 90 % quantile decides. The rate for a class is what all
+leases give back (Little: leases / mean service time) less what more urgent classes take and less the minimum
+shares of the others that wait.
 """
 
 from __future__ import annotations
 
 from app.flow.config import FlowConfig
-from app.flow.estimate import DecayedRate, RunningLine, RunningMean, RunningQuantile
+from app.flow.estimate import DecayedRate, RunningLine, RunningMean, RunningQuantile, Window
 from app.flow.fairness import TenantFlow
 from app.flow.queue import ClassQueue, FlowQueue
 from app.flow.replicas import ReplicaPool
@@ -26,27 +26,19 @@ from app.flow.ticket import Ticket
 MIN_TTFT_S = 0.01
 # Factors of two from 10 ms to 40 s.
 ERROR_BUCKETS = 13
-# A refusal shows nothing, so a factor that refuses relaxes by this much each time, else it could never fall.
-RELAX_SHARE = 0.01
+# Ratios that are remembered for a size: few, to follow an engine that has just changed its pace.
+ERROR_SAMPLES = 50
+# Until then: so many that were right.
+ERROR_PRIOR = 10
 # Engines are not asked for less than this a second: it keeps divisions finite.
 MIN_RATE_PER_S = 1e-3
 # A lease that ends at once still counts as a request: it keeps rates finite.
 MIN_SERVICE_S = 1e-3
 
 
-class _Errors:
-    """Running mean and high quantile of actual / predicted time to first token."""
-
-    __slots__ = ("high", "mean")
-
-    def __init__(self, high_share: float) -> None:
-        self.mean = RunningMean(1.0, 0.005)
-        self.high = RunningQuantile(high_share, 1.0)
-
-
-def _error_table(config: FlowConfig) -> list[_Errors]:
+def _error_table() -> list[Window]:
     # A wait of milliseconds is wrong by another factor than one of minutes.
-    return [_Errors(config.admission.error_quantile) for _ in range(ERROR_BUCKETS)]
+    return [Window(1.0, ERROR_SAMPLES, ERROR_PRIOR) for _ in range(ERROR_BUCKETS)]
 
 
 class _ClassState:
@@ -55,7 +47,7 @@ class _ClassState:
     __slots__ = ("cost", "dispatches", "errors")
 
     def __init__(self, config: FlowConfig) -> None:
-        self.errors = _error_table(config)
+        self.errors = _error_table()
         self.dispatches = DecayedRate(config.admission.rate_horizon_s)
         self.cost = RunningMean(1.0, config.admission.smoothing)
 
@@ -72,10 +64,15 @@ class Predictor:
         self._itl_s = RunningLine(0.0, 0.0, smoothing)
         self._classes = [_ClassState(config) for _ in config.classes]
         # Of those that had a place at once: only the engine can surprise them, whatever their class.
-        self._placed = _error_table(config)
+        self._placed = _error_table()
 
     def served(self, service_s: float) -> None:
         self._service_s.add(max(service_s, MIN_SERVICE_S))
+
+    @property
+    def service_s(self) -> float:
+        """Mean time that a request holds its place."""
+        return self._service_s.value
 
     def itl(self, running: int, itl_s: float) -> None:
         if running > 0 and itl_s > 0:
@@ -87,15 +84,13 @@ class Predictor:
 
     def first_token(self, rank: int | None, raw_s: float, ttft_s: float) -> None:
         """Rank None: it had a place at once."""
-        ratio = max(ttft_s, MIN_TTFT_S) / max(raw_s, MIN_TTFT_S)
-        errors = self._errors(rank, raw_s)
-        errors.mean.add(ratio)
-        errors.high.add(ratio)
+        self._errors(rank, raw_s).add(max(ttft_s, MIN_TTFT_S) / max(raw_s, MIN_TTFT_S))
 
     def refused(self, rank: int | None, raw_s: float) -> None:
-        """The high estimate was too late: relax it towards the mean."""
+        """The high estimate was too late. A refusal shows nothing, so it counts as a prediction that was
+        right or better: else a factor that refuses could never fall."""
         errors = self._errors(rank, raw_s)
-        errors.high.value += RELAX_SHARE * min(0.0, errors.mean.value - errors.high.value)
+        errors.add(min(1.0, errors.quantile(0.5)))
 
     def output(self, account: Account, bound: int, tokens: int) -> None:
         lengths = account.outputs.get(bound.bit_length())
@@ -123,17 +118,21 @@ class Predictor:
         return self._wait_s(rank, flow, now_s) + self._pool.engine_ttft_s(prompt_tokens)
 
     def corrected(self, rank: int | None, raw_s: float) -> tuple[float, float]:
-        """Mean and high estimate from a raw one; rank None: there is a place at once."""
+        """Median and high estimate from a raw one; rank None: there is a place at once."""
         errors = self._errors(rank, raw_s)
         base = raw_s if raw_s > MIN_TTFT_S else MIN_TTFT_S
-        mean, high = errors.mean.value, errors.high.value
-        return base * mean, base * (high if high > mean else mean)
+        return base * errors.quantile(0.5), base * errors.quantile(self._config.admission.error_quantile)
 
     def finish_s(self, ticket: Ticket, account: Account, ttft_s: float) -> float:
         """From arrival to the last token, for a time to first token."""
         _, output = self.output_tokens(account, ticket.max_output_tokens)
         batch = self._pool.places / max(1, self._pool.ready)
         return ttft_s + output * self._itl_s.at(batch)
+
+    def expected_cost(self, ticket: Ticket, account: Account) -> float:
+        """What a ticket will be charged if nothing of its prompt is cached."""
+        expected, _ = self.output_tokens(account, ticket.max_output_tokens)
+        return ticket.prompt_tokens + self._config.fairness.output_weight * expected
 
     def cost(self, rank: int) -> float:
         """Mean cost of a request of this class, at least 1."""
@@ -163,7 +162,7 @@ class Predictor:
         ahead = sum(queue.size for queue in self._queue.classes[: rank + 1])
         return (ahead + 1) / self.rate_per_s(rank, now_s)
 
-    def _errors(self, rank: int | None, raw_s: float) -> _Errors:
+    def _errors(self, rank: int | None, raw_s: float) -> Window:
         table = self._placed if rank is None else self._classes[rank].errors
         bucket = int(raw_s / MIN_TTFT_S).bit_length()
         return table[bucket] if bucket < ERROR_BUCKETS else table[-1]

@@ -27,16 +27,20 @@ class StepPace:
     A sample is what an engine's counters moved by between two reports, over the time between them.
     """
 
-    __slots__ = ("_keep", "_py", "_sp", "_ss", "_sy", "_tt", "step_s", "token_s", "tokens_per_s")
+    __slots__ = ("_keep", "_py", "_sp", "_ss", "_sy", "_tt", "learnt_s", "step_s", "token_s", "tokens_per_s")
 
     def __init__(self, step_s: float, token_s: float, smoothing: float) -> None:
         self.step_s, self.token_s = step_s, token_s
         # Prompt tokens that an engine gets each second.
         self.tokens_per_s = 0.0
+        # The time of the first sample: what was predicted before came of initial values.
+        self.learnt_s = -math.inf
         self._keep = 1.0 - smoothing
         self._ss = self._sp = self._tt = self._sy = self._py = 0.0
 
-    def add(self, steps: int, prompt_tokens: int, span_s: float) -> None:
+    def add(self, steps: int, prompt_tokens: int, span_s: float, now_s: float) -> None:
+        if self._ss == 0:
+            self.learnt_s = now_s
         keep = self._keep
         self.tokens_per_s += (1.0 - keep) * (prompt_tokens / span_s - self.tokens_per_s)
         self._ss = keep * self._ss + steps * steps
@@ -152,7 +156,7 @@ class EngineClock:
         last = self._counted
         self._counted = (now_s, metrics.steps, metrics.prompt_tokens) if metrics.running else None
         if last is not None and self._counted is not None and metrics.steps > last[1]:
-            self._pace.add(metrics.steps - last[1], metrics.prompt_tokens - last[2], now_s - last[0])
+            self._pace.add(metrics.steps - last[1], metrics.prompt_tokens - last[2], now_s - last[0], now_s)
 
     def _budget(self, running: int) -> int:
         budget = self._batched_tokens - running

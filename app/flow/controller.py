@@ -15,15 +15,18 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from app.flow.admission import Predictor
+from app.flow.autoscale import Load
 from app.flow.config import FlowConfig, Limits
 from app.flow.detail import Detail, take_detail
 from app.flow.doors import Doors
 from app.flow.endings import Ended, Endings
 from app.flow.gate import Gate, Ranks, budget_s, deadline_s
 from app.flow.leases import Held, LeaseTable
+from app.flow.load import LoadMeter
 from app.flow.outcome import Outcome
 from app.flow.preempt import at_risk, victim
 from app.flow.queue import Entry, FlowQueue
@@ -32,10 +35,7 @@ from app.flow.snapshot import Snapshot, take_snapshot
 from app.flow.tenants import Account, RateLimit, Tenants, rate_tokens
 from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revoke, Ticket, Usage
 
-# Serve needs about this long to tell everyone that a replica has started or is stopping.
-UNROUTABLE_BAR_S = 1.0
-
-__all__ = ["UNROUTABLE_BAR_S", "FlowController", "Limits", "Snapshot"]
+__all__ = ["FlowController", "Limits", "Snapshot"]
 
 
 def _always_half() -> float:
@@ -69,6 +69,7 @@ class FlowController:
         self._doors = Doors(config, self._queue, self._pool, self._predictor)
         self._gate = Gate(limits, config, self._predictor, self._pool, self._doors, uniform)
         self._endings = Endings(config, on_end)
+        self._meter = LoadMeter(config)
         self._draining = False
 
     def submit(self, ticket: Ticket, now_s: float) -> list[Action]:
@@ -154,7 +155,7 @@ class FlowController:
 
     def replica_unroutable(self, replica_id: str, now_s: float) -> None:
         """Calls can't reach the replica though it reports: it gets no leases for a moment."""
-        self._pool.bar(replica_id, now_s + UNROUTABLE_BAR_S)
+        self._pool.bar(replica_id, now_s)
 
     def tick(self, now_s: float) -> list[Action]:
         """Let time pass: expire what is overdue. Call it several times a second."""
@@ -196,6 +197,14 @@ class FlowController:
         """For a person who looks; costs time in proportion to queue and tenants."""
         return take_detail(self._queue, self._pool, self._tenants, self._predictor, max_tenants, now_s)
 
+    def load(self, start_s: float, now_s: float) -> Load:
+        """What the autoscaler needs to know; `start_s`: how long an engine takes to start."""
+        return self._meter.load(self._queue, self._pool, self._predictor, start_s, now_s)
+
+    def asleep(self, now_s: float) -> bool:
+        """No engine is there and none comes."""
+        return self._pool.without_engine(now_s)
+
     def _predict_placed(self, entry: Entry) -> None:
         """It had a place at once: the prediction is that of its engine."""
         held = self._leases.get(entry.ticket.ticket_id)
@@ -212,16 +221,23 @@ class FlowController:
         gate = self._gate
         if self._draining:
             return gate.refuse(ticket.ticket_id, Outcome.REJECTED_DRAINING, 0.0)
-        refused = (
-            gate.never_fits(ticket)
-            or gate.no_engine(ticket, now_s)
-            or gate.over_limit(ticket, account, rank, now_s)
-        )
+        refused = gate.never_fits(ticket) or gate.over_limit(ticket, account, rank, now_s)
+        if refused is not None:
+            return refused
+        self._meter.arrived(rank, now_s)
+        refused = gate.no_engine(ticket, len(self._queue), now_s)
         if refused is not None:
             return refused
         order = self._queue.classes[rank].order
         entry = Entry(ticket, rank, account, order.flow(account), self._expires_s(ticket, rank))
-        return gate.late(entry, order.lane, now_s) or entry
+        late = gate.late(entry, order.lane, now_s)
+        if late is None:
+            return entry
+        if late.predicted_wait_s is not None:
+            # For the autoscaler it is an answer that came so late.
+            budget = budget_s(self._config.classes[rank], ticket)
+            self._meter.first_token(late.predicted_wait_s, budget, now_s)
+        return late
 
     def _expires_s(self, ticket: Ticket, rank: int) -> float:
         """The last moment to leave the queue: what the engine needs at least must still fit the promise."""
@@ -352,13 +368,18 @@ class FlowController:
         self._endings.of_lease(outcome, held, usage, now_s)
 
     def _learn_first_token(self, held: Held, now_s: float) -> None:
-        if held.entry is None:
-            return
         entry = held.entry
+        if entry is None:
+            return
+        waited_s = now_s - entry.ticket.arrived_s
+        self._meter.first_token(waited_s, budget_s(self._config.classes[entry.rank], entry.ticket), now_s)
+        # Of a pace that was assumed, nothing follows for the one that is known now.
+        if entry.ticket.arrived_s < self._pool.pace.learnt_s:
+            return
         if entry.placed:
             self._predictor.first_token(None, entry.raw_ttft_s, now_s - held.granted_s)
         else:
-            self._predictor.first_token(entry.rank, entry.raw_ttft_s, now_s - entry.ticket.arrived_s)
+            self._predictor.first_token(entry.rank, entry.raw_ttft_s, waited_s)
 
     def _learn_end(self, held: Held, outcome: Outcome, usage: Usage | None, now_s: float) -> None:
         """Only what completed teaches: a client that goes away says nothing of the engine."""
@@ -369,7 +390,10 @@ class FlowController:
         if held.entry is None or usage is None:
             return
         self._predictor.output(held.entry.account, held.entry.ticket.max_output_tokens, usage.output_tokens)
-        if held.first_token_s is None and usage.ttft_s is not None:
+        if held.first_token_s is not None:
+            self._meter.ended(now_s - held.first_token_s, usage.output_tokens, now_s)
+        # Not a time where an engine's arithmetic went wrong.
+        elif usage.ttft_s is not None and math.isfinite(usage.ttft_s):
             self._learn_first_token(held, held.entry.ticket.arrived_s + usage.ttft_s)
 
     # Preempt and requeue

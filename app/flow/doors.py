@@ -9,15 +9,21 @@ may always wait.
 Then nobody waits whom the fair order could choose, so the tenant's counter decides on the spot: a tenant at
 the level of those that were refused needs one place more than its class leaves to others, and each typical
 request by which it is ahead of (behind) that level takes one place more (less).
+
+Where not all can be served, more are if the short go first (Smith's rule: least work for each promise). A
+request dearer than its own tenant's mean needs more places, a cheaper one fewer: no tenant gains a share by
+it, and a tenant of long requests alone is served as ever. A dear one that is refused may still be given a
+time to return.
 """
 
 from __future__ import annotations
 
+import math
+
 from app.flow.admission import Predictor
 from app.flow.config import AdmissionPolicy, FlowConfig
 from app.flow.estimate import DecayedRate
-from app.flow.fairness import TenantFlow
-from app.flow.queue import FlowQueue
+from app.flow.queue import Entry, FlowQueue
 from app.flow.replicas import ReplicaPool
 
 # A class, or tenant, that was refused this recently still wants.
@@ -57,20 +63,23 @@ class Doors:
         self._pool = pool
         self.standing = Standing(config.admission, predictor)
         self._weight = config.admission.standing_weight
+        self._thrift_roots = config.admission.thrift_roots
         self._predictor = predictor
 
-    def place(self, rank: int, flow: TenantFlow, now_s: float) -> bool:
-        """Whether a newcomer of this tenant has a place without waiting."""
-        free, places, queue = self._pool.free, self._pool.places, self._queue.classes[rank]
+    def place(self, entry: Entry, now_s: float) -> bool:
+        """Whether a newcomer has a place without waiting."""
+        free, places, queue = self._pool.free, self._pool.places, self._queue.classes[entry.rank]
         if free <= 0 or queue.size:
             return False
         if queue.wanted_until_s <= now_s:
             return queue.has_room(free, places)
-        ahead = queue.order.ahead(flow)
+        ahead = queue.order.ahead(entry.flow)
         if queue.credit > 0 and ahead <= queue.credit:
             return True
         reserve = queue.reserve(places)
-        return free - reserve > ahead / self._predictor.cost(rank) and free > UNTOUCHED_SHARE * reserve
+        needed = ahead / self._predictor.cost(entry.rank)
+        needed += self._thrift_roots * math.sqrt(places) * self._dearness(entry)
+        return free - reserve > needed and free > UNTOUCHED_SHARE * reserve
 
     def wait_s(self, rank: int, budget_s: float) -> float:
         """How long a newcomer of this class may wait."""
@@ -79,8 +88,15 @@ class Doors:
             return budget_s
         return max(0.0, budget_s - self._weight * self.standing.value_s)
 
-    def denied(self, rank: int, flow: TenantFlow, now_s: float) -> None:
-        """There was no place for this tenant."""
-        queue = self._queue.classes[rank]
-        queue.order.denied(flow)
+    def denied(self, entry: Entry, now_s: float) -> None:
+        """There was no place for this newcomer."""
+        queue = self._queue.classes[entry.rank]
+        queue.order.denied(entry.payer)
         queue.wanted_until_s = now_s + WANTED_S
+
+    def _dearness(self, entry: Entry) -> float:
+        """Expected cost over the mean of what its tenant asks for in this class, less one."""
+        cost = self._predictor.expected_cost(entry.ticket, entry.account)
+        typical = entry.payer.typical_cost
+        typical.add(cost)
+        return cost / max(1.0, typical.value) - 1.0

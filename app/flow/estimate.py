@@ -1,8 +1,10 @@
-"""Running estimates in constant space: mean, quantile, line and rate. None keeps its samples."""
+"""Running estimates in constant space: mean, quantile, window, line and rate."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
+from collections import deque
 
 # The step of a quantile's walk, as a share of its value: settles within about a hundred samples.
 QUANTILE_STEP = 0.05
@@ -46,6 +48,32 @@ class RunningQuantile:
 
     def add(self, sample: float) -> None:
         self.value *= self._up if sample > self.value else self._down
+
+
+class Window:
+    """Quantiles of the last samples: follows a change within as many, up or down.
+
+    Starts as `prior` samples of the initial value.
+    """
+
+    __slots__ = ("_length", "_samples", "_sorted")
+
+    def __init__(self, initial: float, length: int, prior: int) -> None:
+        self._length = length
+        self._samples = deque([initial] * prior)
+        self._sorted = [initial] * prior
+
+    def add(self, sample: float) -> None:
+        samples, ordered = self._samples, self._sorted
+        samples.append(sample)
+        if len(samples) > self._length:
+            del ordered[bisect_left(ordered, samples.popleft())]
+        insort(ordered, sample)
+
+    def quantile(self, share: float) -> float:
+        """The sample that this share of them does not exceed; share below 1."""
+        ordered = self._sorted
+        return ordered[int(share * len(ordered))]
 
 
 class RunningLine:

@@ -21,19 +21,23 @@ if TYPE_CHECKING:
 MAX_STALE = 3
 # The level is of about the last twenty refusals: it must follow counters that rise with each request.
 LEVEL_SMOOTHING = 0.05
+# Half of the memory is in a tenant's last 35 requests.
+COST_SMOOTHING = 0.02
 MIN_COMPACT = 64
 
 
 class TenantFlow:
     """The tickets of one tenant in one class, earliest deadline first."""
 
-    __slots__ = ("account", "counter", "heap", "key", "size", "weight")
+    __slots__ = ("account", "counter", "heap", "key", "size", "typical_cost", "weight")
 
     def __init__(self, account: Account | None, weight: float) -> None:
         # None: the flow holds tickets of several tenants, so no tenant's cap holds it back.
         self.account = account
         self.weight = weight
         self.counter = 0.0
+        # Of what comes while places are short; not of what is served, which is cheaper.
+        self.typical_cost = RunningMean(0.0, COST_SMOOTHING)
         # Counter under which the flow stands in the order; None: it does not.
         self.key: float | None = None
         self.heap: list[tuple[float, int, Entry]] = []

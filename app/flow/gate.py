@@ -90,10 +90,14 @@ class Gate:
             return Refused(ticket.ticket_id, Outcome.REJECTED_TOO_LONG, MAX_RETRY_AFTER_S)
         return None
 
-    def no_engine(self, ticket: Ticket, now_s: float) -> Refused | None:
-        if not self._pool.without_engine(now_s):
+    def no_engine(self, ticket: Ticket, queued: int, now_s: float) -> Refused | None:
+        """None comes, or too many wait for the first one that does."""
+        if self._pool.without_engine(now_s):
+            return self.refuse(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, NO_ENGINE_RETRY_S)
+        most = self._limits.max_queued_without_engine
+        if most is None or queued < most or any(self._pool.usable(now_s)):
             return None
-        return self.refuse(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, NO_ENGINE_RETRY_S)
+        return self.refuse(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, self._pool.first_start_s(now_s))
 
     def over_limit(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Refused | None:
         """The tenant's rates and caps."""
@@ -114,7 +118,7 @@ class Gate:
         ticket, rank, flow = entry.ticket, entry.rank, entry.flow
         policy, doors = self._config.classes[rank], self._doors
         doors.standing.arrived(now_s)
-        placed = doors.place(rank, flow, now_s)
+        placed = doors.place(entry, now_s)
         if placed:
             raw_s = self._pool.engine_ttft_s(ticket.prompt_tokens)
             entry.flow = lane
@@ -138,7 +142,7 @@ class Gate:
             late_s = max(late_s, self._late_at_end_s(ticket, entry.account, policy, ttft_s))
         if late_s <= 0:
             return None
-        doors.denied(rank, flow, now_s)
+        doors.denied(entry, now_s)
         self._predictor.refused(None if placed else rank, raw_s)
         if self._config.admission.promises and self._promises[rank].redeem(_key(ticket), now_s):
             entry.flow = lane

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from app.flow.config import FlowConfig
 from app.flow.queue import Entry, FlowQueue
-from app.flow.replicas import Choice, Replica, ReplicaPool
+from app.flow.replicas import FIRST_BAR_S, Choice, Replica, ReplicaPool
 from app.flow.ticket import Lease, Usage
 
 
@@ -99,6 +99,7 @@ class LeaseTable:
     def first_token(self, held: Held, now_s: float) -> None:
         held.first_token_s = now_s
         replica = held.replica
+        replica.bar_s = FIRST_BAR_S
         replica.clock.first_token(held.mark, len(replica.in_flight), now_s)
         self._prefilled(held)
 

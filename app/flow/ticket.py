@@ -41,6 +41,8 @@ class Ticket:
     revocable: bool = False
     # What is asked for, by OpenTelemetry's names: `chat`, `text_completion`, `embeddings`. For figures only.
     operation: str = ""
+    # The W3C trace context of the request; empty when it is not traced.
+    traceparent: str = ""
 
 
 class Usage(NamedTuple):

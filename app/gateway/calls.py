@@ -6,9 +6,12 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from opentelemetry.trace import Span
+
 from app.gateway.errors import ApiError
 from app.gateway.exchange import ENGINE_LOST_RETRY_AFTER_S, Exchange
 from app.gateway.requests import Request, Window, parse
+from app.gateway.spans import describe, request_span
 from app.gateway.tenants import ApiKeys
 
 _DONE = b"[DONE]"
@@ -25,25 +28,31 @@ class CallFace:
 
     async def call(self, path: str, body: dict[str, Any], api_key: str | None) -> dict[str, Any]:
         """The whole answer."""
-        request = self._request(path, body, api_key, stream=False)
-        async with self._exchange.answer(request) as answer:
-            return json.loads(b"".join([chunk async for chunk in answer.chunks]))
+        with request_span(path) as span:
+            request = self._request(path, body, api_key, span, stream=False)
+            async with self._exchange.answer(request, span) as answer:
+                return json.loads(b"".join([chunk async for chunk in answer.chunks]))
 
     async def stream(
         self, path: str, body: dict[str, Any], api_key: str | None
     ) -> AsyncIterator[dict[str, Any]]:
         """The answer's chunks as they are made."""
-        request = self._request(path, body, api_key, stream=True)
-        async with self._exchange.answer(request) as answer:
-            async for event in sse_events(answer.chunks):
-                payload = json.loads(event)
-                if "error" in payload:
-                    raise _from_event(payload["error"])
-                yield payload
+        with request_span(path) as span:
+            request = self._request(path, body, api_key, span, stream=True)
+            async with self._exchange.answer(request, span) as answer:
+                async for event in sse_events(answer.chunks):
+                    payload = json.loads(event)
+                    if "error" in payload:
+                        raise _from_event(payload["error"])
+                    yield payload
 
-    def _request(self, path: str, body: dict[str, Any], api_key: str | None, stream: bool) -> Request:
+    def _request(
+        self, path: str, body: dict[str, Any], api_key: str | None, span: Span, stream: bool
+    ) -> Request:
         tenant = self._keys.tenant(api_key)
-        return parse(path, _encoded(body, stream), self._window, tenant)
+        request = parse(path, _encoded(body, stream), self._window, tenant)
+        describe(span, request, self._window.model)
+        return request
 
 
 def _encoded(body: dict[str, Any], stream: bool) -> bytes:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import aiohttp
+from opentelemetry.trace import INVALID_SPAN, Span
 
 from app.contract import (
     LEASE_HEADER,
@@ -35,7 +36,9 @@ from app.flow.ticket import Ticket, Usage
 from app.gateway.engine_errors import from_engine
 from app.gateway.errors import ApiError, engine_lost, refused
 from app.gateway.requests import Request
+from app.gateway.spans import describe_grant
 from app.gateway.tiers import Tiers, with_tier
+from app.tracing import TRACEPARENT, child, traceparent_of
 
 T = TypeVar("T")
 
@@ -74,6 +77,7 @@ class _Run:
     ticket: Ticket
     grant: Grant
     held: asyncio.Future[Metered]
+    span: Span
     response: aiohttp.ClientResponse | None = None
     # What the ticket is closed with; a client that leaves is the rule until the answer is complete.
     outcome: Outcome = Outcome.CANCELLED
@@ -111,9 +115,13 @@ class Exchange:
         self._context = contextvars.copy_context()
 
     @asynccontextmanager
-    async def answer(self, request: Request) -> AsyncIterator[Answer]:
-        """Raises ApiError when there is none; leaving the block early aborts the request."""
-        run = await self._start(request)
+    async def answer(self, request: Request, span: Span = INVALID_SPAN) -> AsyncIterator[Answer]:
+        """Raises ApiError when there is none; leaving the block early aborts the request.
+
+        `span` is the request's, where it is traced.
+        """
+        run = await self._start(request, span)
+        describe_grant(span, run.ticket.ticket_id, run.grant)
         assert run.response is not None
         try:
             yield Answer(
@@ -125,15 +133,14 @@ class Exchange:
         finally:
             self._finish(run)
 
-    async def _start(self, request: Request) -> _Run:
+    async def _start(self, request: Request, span: Span) -> _Run:
         """A run that has begun to answer: engines send the head of an answer with its first token."""
         first_id = uuid.uuid4().hex
         ticket = replace(request.ticket, ticket_id=first_id, arrived_s=time.time())
         for attempt in range(1, ENGINE_ATTEMPTS + 1):
-            grant = await self._lease(ticket)
-            run = _Run(
-                ticket, grant, self._task(self._control.hold(grant.engine.replica_id, ticket.ticket_id))
-            )
+            grant = await self._lease(ticket, span)
+            held = self._task(self._control.hold(grant.engine.replica_id, ticket.ticket_id))
+            run = _Run(ticket, grant, held, child(span, "network"))
             try:
                 await self._send(run, request)
                 return run
@@ -152,6 +159,8 @@ class Exchange:
     async def _let_go(self, run: _Run) -> None:
         """Until the engine has ended the hold it would turn the same ticket away."""
         assert run.response is not None
+        run.span.set_attribute("error.type", "revoked")
+        run.span.end()
         run.response.release()
         try:
             await asyncio.wait_for(run.held, SETTLE_TIMEOUT_S)
@@ -161,12 +170,17 @@ class Exchange:
             self._in_background(self._control.close(run.ticket.ticket_id, Outcome.CANCELLED, None))
             raise
 
-    async def _lease(self, ticket: Ticket) -> Grant:
+    async def _lease(self, ticket: Ticket, parent: Span) -> Grant:
+        span = child(parent, "lease")
         try:
+            if traceparent := traceparent_of(span):
+                ticket = replace(ticket, traceparent=traceparent)
             reply = await self._acquire(ticket)
         except BaseException:
             self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, None))
             raise
+        finally:
+            span.end()
         if isinstance(reply, Refusal):
             raise refused(reply)
         return reply
@@ -191,12 +205,7 @@ class Exchange:
             run.response = await self.http.post(
                 engine.url(request.path),
                 data=request.body,
-                headers={
-                    "content-type": "application/json",
-                    SECRET_HEADER: engine.secret,
-                    LEASE_HEADER: run.ticket.ticket_id,
-                    PRIORITY_HEADER: str(run.grant.rank),
-                },
+                headers=_headers(run),
                 timeout=self._timeout,
             )
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -238,6 +247,9 @@ class Exchange:
 
     def _finish(self, run: _Run, settle_timeout_s: float = SETTLE_TIMEOUT_S) -> asyncio.Task[None]:
         """Lets go of the engine now and closes the ticket in the background."""
+        if run.outcome is not Outcome.COMPLETED:
+            run.span.set_attribute("error.type", run.outcome.label)
+        run.span.end()
         if run.response is not None:
             if run.outcome is Outcome.COMPLETED:
                 run.response.release()
@@ -281,6 +293,18 @@ class Exchange:
             logger.warning("A ticket was not closed: %s", error)
         elif error is not None:
             logger.error("A ticket was not closed.", exc_info=error)
+
+
+def _headers(run: _Run) -> dict[str, str]:
+    headers = {
+        "content-type": "application/json",
+        SECRET_HEADER: run.grant.engine.secret,
+        LEASE_HEADER: run.ticket.ticket_id,
+        PRIORITY_HEADER: str(run.grant.rank),
+    }
+    if traceparent := traceparent_of(run.span):
+        headers[TRACEPARENT] = traceparent
+    return headers
 
 
 def _used(metered: Metered, ticket: Ticket) -> Usage:

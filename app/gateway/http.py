@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 
+from opentelemetry.trace import Span
 from starlette.types import Receive, Scope, Send
 
 from app.contract import RANKS_PATH, ControlPlane, SchedulerView
@@ -17,6 +18,7 @@ from app.gateway.headers import Headers, grant_headers
 from app.gateway.metrics import engine_metrics
 from app.gateway.ranks import engine_ranks
 from app.gateway.requests import SCHEMAS, Request, Window, parse
+from app.gateway.spans import describe, request_span
 from app.gateway.status import STATUS_PATHS, StatusFace
 from app.gateway.tenants import ApiKeys, bearer
 
@@ -77,6 +79,10 @@ class HttpFace:
             raise ApiError(404, "unknown_path", f"path: {path!r} is not served here", "path")
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with request_span(scope["path"], _header(scope, b"traceparent")) as span:
+            await self._infer_within(span, scope, receive, send)
+
+    async def _infer_within(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
         path, tenant = scope["path"], self._keys.tenant(_api_key(scope))
         body = await _read_body(receive, self._max_body_bytes)
         if body is None:
@@ -86,7 +92,8 @@ class HttpFace:
             request = await asyncio.to_thread(parse, path, body, self._window, tenant)
         else:
             request = parse(path, body, self._window, tenant)
-        answering = asyncio.ensure_future(self._answer(request, send))
+        describe(span, request, self._window.model)
+        answering = asyncio.ensure_future(self._answer(request, span, send))
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -97,8 +104,8 @@ class HttpFace:
         with contextlib.suppress(asyncio.CancelledError):
             await answering
 
-    async def _answer(self, request: Request, send: Send) -> None:
-        async with self._exchange.answer(request) as answer:
+    async def _answer(self, request: Request, span: Span, send: Send) -> None:
+        async with self._exchange.answer(request, span) as answer:
             if not request.stream:
                 body = b"".join([chunk async for chunk in answer.chunks])
                 await _respond(send, 200, body, _answer_headers(answer))
@@ -118,8 +125,8 @@ class HttpFace:
         await _respond(send, 200, b'{"status": "ok"}', _JSON)
 
     async def _ready(self, send: Send) -> None:
-        view = await self._view()
-        if view.replicas_ready == 0:
+        view = await self._view(metrics=False)
+        if view.replicas_ready == 0 and not view.wakes:
             raise ApiError(503, "rejected_no_engine", "No engine is ready.", None, 1)
         state = {"status": "ready", "replicas": view.replicas_ready, "queued": view.queued}
         await _respond(send, 200, json.dumps(state).encode(), _JSON)
@@ -130,12 +137,12 @@ class HttpFace:
         await _respond(send, 200, text.encode(), [(b"content-type", b"text/plain; version=0.0.4")])
 
     async def _ranks(self, send: Send) -> None:
-        ranks = await engine_ranks(self._exchange.http, (await self._view()).engines)
+        ranks = await engine_ranks(self._exchange.http, (await self._view(metrics=False)).engines)
         await _respond(send, 200, json.dumps({"ranks": ranks}).encode(), _JSON)
 
-    async def _view(self) -> SchedulerView:
+    async def _view(self, metrics: bool = True) -> SchedulerView:
         try:
-            return await self._control.view()
+            return await self._control.view(metrics)
         except ConnectionError:
             raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
 
@@ -164,8 +171,13 @@ def _allow(method: str, allowed: str) -> None:
 
 
 def _api_key(scope: Scope) -> str | None:
-    given = [value for name, value in scope["headers"] if name == b"authorization"]
-    return bearer(given[0].decode("latin-1")) if given else None
+    given = _header(scope, b"authorization")
+    return None if given is None else bearer(given)
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """The first of that name."""
+    return next((value.decode("latin-1") for given, value in scope["headers"] if given == name), None)
 
 
 def _answer_headers(answer: Answer) -> Headers:

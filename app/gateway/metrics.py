@@ -14,10 +14,12 @@ from app.contract import SECRET_HEADER, EnginePort
 
 # A scrape waits no longer for an engine than this; a silent engine is left out.
 SCRAPE_TIMEOUT_S = 2.0
+# vLLM's own, and what app/engine/gpus.py adds.
+PASSED_ON = ("vllm:", "promiseserve_")
 
 
 async def engine_metrics(http: aiohttp.ClientSession, engines: Iterable[EnginePort]) -> str:
-    """`vllm:*` of all engines as one Prometheus text."""
+    """The figures of all engines as one Prometheus text."""
     engines = list(engines)
     texts = await asyncio.gather(*(_scrape(http, engine) for engine in engines))
     return merged({e.replica_id: t for e, t in zip(engines, texts, strict=True)})
@@ -34,11 +36,11 @@ async def _scrape(http: aiohttp.ClientSession, engine: EnginePort) -> str:
 
 
 def merged(text_by_replica: dict[str, str]) -> str:
-    """One family a name, whatever number of engines has it; only vLLM's own are passed on."""
+    """One family a name, whatever number of engines has it; of what they show, vLLM's and ours."""
     families: dict[str, Metric] = {}
     for replica_id, text in text_by_replica.items():
         for family in text_string_to_metric_families(text):
-            if not family.name.startswith("vllm:"):
+            if not family.name.startswith(PASSED_ON):
                 continue
             target = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             for sample in family.samples:

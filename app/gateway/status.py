@@ -146,7 +146,7 @@ class StatusFace:
         return Frame(view, main_html(view))
 
     async def _rank_loads(self) -> tuple[RankLoad, ...]:
-        engines = (await self._control.view()).engines
+        engines = (await self._control.view(metrics=False)).engines
         return self._meter.read(await engine_ranks(self._http, engines), time.monotonic())
 
 

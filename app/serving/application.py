@@ -11,6 +11,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from app.config import ApplicationConfig
 from app.engine.arguments import environment
 from app.plan_check import refusals_of
+from app.serving.autoscaling import METRICS_INTERVAL_S
 from app.serving.engine import EngineReplica
 from app.serving.gateway import GatewayReplica
 from app.serving.scheduler import SchedulerReplica
@@ -21,6 +22,7 @@ UNBOUNDED_CALLS = 100_000
 # A dead engine is out of service within three of these (Serve's threshold), so below 10 s.
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 5.0
+SCHEDULER_SHUTDOWN_S = 1.0
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -55,10 +57,13 @@ def _scheduler() -> serve.Deployment:
     return serve.deployment(
         SchedulerReplica,
         name="Scheduler",
-        num_replicas=1,
         max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=HEALTH_PERIOD_S,
+        # Its calls are tickets that wait: they go to its successor at once, with their age.
+        graceful_shutdown_timeout_s=SCHEDULER_SHUTDOWN_S,
+        # Always one; that it can't change is what lets its policy hand on the word for the engines.
+        autoscaling_config=_autoscaling(1, 1, "HandOnPolicy"),
     )
 
 
@@ -68,16 +73,7 @@ def _engine(config: ApplicationConfig) -> serve.Deployment:
         EngineReplica,
         name="Engine",
         max_ongoing_requests=UNBOUNDED_CALLS,
-        autoscaling_config=AutoscalingConfig(
-            min_replicas=replicas.min,
-            max_replicas=replicas.max,
-            upscale_delay_s=replicas.upscale_delay_s,
-            downscale_delay_s=replicas.downscale_delay_s,
-            policy=AutoscalingPolicy(
-                policy_function="app.serving.autoscaling:QueueDepthPolicy",
-                policy_kwargs={"target_queue_depth": replicas.target_queue_depth},
-            ),
-        ),
+        autoscaling_config=_autoscaling(replicas.min, replicas.max, "EnginePolicy"),
         request_router_config=RequestRouterConfig(
             request_router_class="app.serving.lease_router:LeaseRouter"
         ),
@@ -85,6 +81,19 @@ def _engine(config: ApplicationConfig) -> serve.Deployment:
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=replicas.drain_s,
         **engine_placement(config),
+    )
+
+
+def _autoscaling(least: int, most: int, policy: str) -> AutoscalingConfig:
+    """Serve only carries out: delays and steps are the scheduler's (app/flow/autoscale.py)."""
+    return AutoscalingConfig(
+        min_replicas=least,
+        max_replicas=most,
+        metrics_interval_s=METRICS_INTERVAL_S,
+        look_back_period_s=4 * METRICS_INTERVAL_S,
+        upscale_delay_s=0.0,
+        downscale_delay_s=0.0,
+        policy=AutoscalingPolicy(policy_function=f"app.serving.autoscaling:{policy}"),
     )
 
 

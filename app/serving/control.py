@@ -36,8 +36,8 @@ class ServeControlPlane:
     async def replica_unroutable(self, replica_id: str) -> None:
         await _answer(self._scheduler.replica_unroutable.remote(replica_id))
 
-    async def view(self) -> SchedulerView:
-        return await _answer(self._scheduler.view.remote())
+    async def view(self, metrics: bool = True) -> SchedulerView:
+        return await _answer(self._scheduler.view.remote(metrics))
 
     async def status(self) -> StatusView:
         return await _answer(self._scheduler.status.remote())

@@ -37,7 +37,6 @@ class EngineReplica:
     ) -> None:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._scheduler = scheduler
-        self._queue_depth = 0.0
         with contextlib.suppress(*SCHEDULER_RESTARTS):
             await asyncio.wait_for(self._scheduler.starting.remote(self._replica_id), REPORT_TIMEOUT_S)
         point_at_cluster(ray.get_runtime_context().gcs_address)
@@ -61,10 +60,6 @@ class EngineReplica:
         if self._reporting.done() or self._telling.done():
             raise RuntimeError("engine: the reports to the scheduler have ended")
 
-    async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What the scheduler said last: every replica carries the same figure."""
-        return {"queue_depth": self._queue_depth}
-
     async def _report_for_ever(self) -> None:
         while self._server.healthy:
             with contextlib.suppress(*SCHEDULER_RESTARTS):
@@ -77,7 +72,7 @@ class EngineReplica:
         server = self._server
         report = ReplicaReport(self._replica_id, server.leases.ids(), metrics=server.vitals.metrics())
         port = EnginePort(self._replica_id, server.host, server.port, server.secret)
-        self._queue_depth = await self._scheduler.report.remote(report, port, server.leases.output_tokens())
+        await self._scheduler.report.remote(report, port, server.leases.output_tokens())
 
     async def _tell_first_tokens(self) -> None:
         while True:

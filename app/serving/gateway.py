@@ -11,6 +11,7 @@ import aiohttp
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from app import tracing
 from app.config import ApplicationConfig
 from app.engine import models
 from app.gateway.calls import CallFace
@@ -41,6 +42,7 @@ class GatewayReplica:
                 "RAY_SERVE_ENABLE_HA_PROXY is not 1: every token passes Serve's Python proxy, which costs "
                 "throughput. Set it before Ray starts; scripts/serve does."
             )
+        tracing.configure(config.tracing, "promiseserve-gateway")
         self._control = ServeControlPlane(scheduler, engine)
         # One connection a running request: the scheduler bounds them.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)

@@ -48,7 +48,6 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
     defaults = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         # For how long a stopping gateway waits for load balancers to notice: the one on this machine is told.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -3,6 +3,9 @@ where there are some (https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from app.config import ApplicationConfig
@@ -21,10 +24,14 @@ PROVIDER = "promiseserve"
 # Of an adopted lease nothing is known; a tenant whose key was taken out of the configuration is no label.
 UNKNOWN_CLASS = "unknown"
 OTHER_TENANTS = "other"
+_TEXT = {True: "true", False: "false"}
 
 
 class RequestMetrics:
-    """Counts ended requests and judges their promises; the configuration bounds every set of labels."""
+    """Counts ended requests and judges their promises; the configuration bounds every set of labels.
+
+    Each set of labels is looked up once (`cache`): a look-up costs more than the counting.
+    """
 
     def __init__(self, config: ApplicationConfig, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -47,12 +54,14 @@ class RequestMetrics:
         self._tenant_tokens = self._counter(
             "tenant_tokens", "Tokens that engines read and made for a tenant.", "tenant", "type"
         )
-        self._prediction = Histogram(
-            "promiseserve_ttft_prediction_ratio",
-            "Actual over predicted time to the first token; both count as 10 ms at least.",
-            ["class"],
-            buckets=RATIO_BUCKETS,
-            registry=registry,
+        self._prediction = cache(
+            Histogram(
+                "promiseserve_ttft_prediction_ratio",
+                "Actual over predicted time to the first token; both count as 10 ms at least.",
+                ["class"],
+                buckets=RATIO_BUCKETS,
+                registry=registry,
+            ).labels
         )
         self._judged = self._counter(
             "slo_requests", "Requests that a promise was judged by, and whether it was kept.",
@@ -72,13 +81,13 @@ class RequestMetrics:
         """One request's end; called once for each."""
         outcome = ended.outcome
         class_name = ended.class_name or UNKNOWN_CLASS
-        self._ended.labels(class_name, outcome.label).inc()
+        self._ended(class_name, outcome.label).inc()
         if not ended.class_name:
             return
         self._of_tenant(ended)
         self._latencies(ended)
         for promise, kept in self._slo.add(ended):
-            self._judged.labels(class_name, promise, str(kept).lower()).inc()
+            self._judged(class_name, promise, _TEXT[kept]).inc()
 
     def standings(self, now_s: float) -> list[Standing]:
         """Every promise of every class over the configured windows."""
@@ -98,41 +107,38 @@ class RequestMetrics:
         for policy in config.flow.classes:
             self._objective.labels(policy.name).set(policy.objective)
             for outcome in Outcome:
-                self._ended.labels(policy.name, outcome.label)
+                self._ended(policy.name, outcome.label)
             for promise in PROMISES:
-                for kept in ("true", "false"):
-                    self._judged.labels(policy.name, promise, kept)
+                for kept in _TEXT.values():
+                    self._judged(policy.name, promise, kept)
 
     def _of_tenant(self, ended: Ended) -> None:
         tenant = ended.tenant if ended.tenant in self._tenants else OTHER_TENANTS
-        self._tenant_ended.labels(tenant, ended.outcome.label).inc()
+        self._tenant_ended(tenant, ended.outcome.label).inc()
         if ended.usage is not None:
-            self._tenant_tokens.labels(tenant, "input").inc(ended.usage.prompt_tokens)
-            self._tenant_tokens.labels(tenant, "output").inc(ended.usage.output_tokens)
+            self._tenant_tokens(tenant, "input").inc(ended.usage.prompt_tokens)
+            self._tenant_tokens(tenant, "output").inc(ended.usage.output_tokens)
 
     def _latencies(self, ended: Ended) -> None:
         labels = (ended.class_name, ended.operation, PROVIDER, self._model)
         error = "" if ended.outcome is Outcome.COMPLETED else ended.outcome.label
-        self._duration_s.labels(*labels, error).observe(max(0.0, ended.total_s))
+        self._duration_s(*labels, error).observe(max(0.0, ended.total_s))
         if ended.ttft_s is not None:
-            self._ttft_s.labels(*labels).observe(max(0.0, ended.ttft_s))
+            self._ttft_s(*labels).observe(max(0.0, ended.ttft_s))
             if ended.predicted_ttft_s is not None:
                 ratio = max(ended.ttft_s, MIN_TTFT_S) / max(ended.predicted_ttft_s, MIN_TTFT_S)
-                self._prediction.labels(ended.class_name).observe(ratio)
+                self._prediction(ended.class_name).observe(ratio)
         if ended.tpot_s is not None:
-            self._tpot_s.labels(*labels).observe(ended.tpot_s)
+            self._tpot_s(*labels).observe(ended.tpot_s)
 
-    def _latency(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(
-            f"gen_ai_server_{name}_seconds",
-            text,
-            (*GEN_AI_LABELS, *labels),
-            buckets=buckets,
-            registry=self._registry,
-        )
+    def _latency(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Callable[..., Histogram]:
+        name, names = f"gen_ai_server_{name}_seconds", (*GEN_AI_LABELS, *labels)
+        return cache(Histogram(name, text, names, buckets=buckets, registry=self._registry).labels)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"promiseserve_{name}", text, labels, registry=self._registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Callable[..., Counter]:
+        return cache(Counter(f"promiseserve_{name}", text, labels, registry=self._registry).labels)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"promiseserve_slo_{name}_ratio", text, labels, registry=self._registry)

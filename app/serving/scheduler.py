@@ -11,13 +11,17 @@ from dataclasses import replace
 
 import aiohttp
 
+from app import tracing
 from app.config import ApplicationConfig
 from app.contract import LEASES_PATH, SECRET_HEADER, EnginePort, Grant, RateLimits, Refusal, SchedulerView
+from app.flow.autoscale import Load, Reason
 from app.flow.config import FlowConfig
 from app.flow.controller import FlowController, Limits
 from app.flow.estimate import RunningMean
 from app.flow.outcome import Outcome
 from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
+from app.serving.autoscaling import DESIRED
+from app.serving.engine_scaling import EngineScaling
 from app.serving.scheduler_metrics import SchedulerMetrics
 from app.status.history import History
 from app.status.view import MAX_TENANTS, StatusView, status_view
@@ -33,12 +37,15 @@ START_SMOOTHING = 0.3
 
 # A start that has taken this long has failed.
 MAX_START_S = 3600.0
+# The engine that an application that sleeps is about to start: its replica has no name yet.
+WAKING = "waking"
 
 
 class SchedulerReplica:
     """Turns calls into events and the core's actions into answers."""
 
     def __init__(self, config: ApplicationConfig) -> None:
+        tracing.configure(config.tracing, "promiseserve-scheduler")
         self._config = config
         flow = flow_config(config)
         self._ranks = {policy.name: rank for rank, policy in enumerate(flow.classes)}
@@ -50,7 +57,12 @@ class SchedulerReplica:
         self._starts: dict[str, float] = {}
         self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
         self._revoking: set[asyncio.Task[None]] = set()
-        self._ticking = asyncio.get_running_loop().create_task(self._tick_for_ever())
+        self._wakes = config.replicas.min == 0
+        self._born_s = time.time()
+        self._silence_s = config.scheduler.replica_ttl_s
+        self._scaling = EngineScaling(config, self._load)
+        loop = asyncio.get_running_loop()
+        self._ticking = [loop.create_task(self._tick_for_ever()), loop.create_task(self._scaling.run())]
 
     async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
         """A place for the ticket, when its turn has come; None when it was closed while it waited.
@@ -61,8 +73,11 @@ class SchedulerReplica:
         self._settle(ticket.ticket_id, None)
         answer: asyncio.Future[Grant | Refusal | None] = asyncio.get_running_loop().create_future()
         self._waiting[ticket.ticket_id] = (ticket, answer)
-        self._perform(self._flow.submit(ticket, time.time()))
-        return await answer
+        now_s = time.time()
+        self._wake(now_s)
+        with tracing.within(ticket.traceparent, "queue"):
+            self._perform(self._flow.submit(ticket, now_s))
+            return await answer
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None = None) -> None:
         """The request has ended, in the queue or on an engine."""
@@ -77,12 +92,10 @@ class SchedulerReplica:
         self._starts = {id_: at_s for id_, at_s in self._starts.items() if now_s - at_s < MAX_START_S}
         self._starts[replica_id] = now_s
         self._perform(self._flow.capacity_starting(replica_id, now_s + self._start_s.value, now_s))
+        self._perform(self._flow.replica_gone(WAKING, now_s))
 
-    async def report(
-        self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]
-    ) -> float:
-        """An engine's sign of life, and what its requests have made; answers with the queue depth, for
-        Serve's autoscaling."""
+    async def report(self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]) -> None:
+        """An engine's sign of life, and what its requests have made."""
         now_s = time.time()
         started_s = self._starts.pop(report.replica_id, None)
         if started_s is not None:
@@ -94,7 +107,13 @@ class SchedulerReplica:
         snapshot = self._flow.snapshot(now_s)
         self._ports = {id_: self._ports[id_] for id_ in snapshot.in_flight_by_replica}
         self._history.add(snapshot.queued, snapshot.in_flight, now_s)
-        return float(snapshot.queued)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve's hook, for app/serving/autoscaling.py. Nothing while nothing is known."""
+        decision = self._scaling.decision
+        return (
+            {} if decision is None or decision.reason is Reason.NO_DATA else {DESIRED: float(decision.target)}
+        )
 
     async def first_tokens(self, first_tokens: Sequence[tuple[str, float]]) -> None:
         """Requests that have begun to answer, and when."""
@@ -109,15 +128,17 @@ class SchedulerReplica:
         """A gateway can't reach an engine that still reports: Serve is stopping or starting it."""
         self._flow.replica_unroutable(replica_id, time.time())
 
-    async def view(self) -> SchedulerView:
+    async def view(self, metrics: bool = True) -> SchedulerView:
         now_s = time.time()
         snapshot = self._flow.snapshot(now_s)
-        self._metrics.observe(snapshot, now_s)
+        if self._scaling.decision is not None:
+            self._metrics.observe_scaling(self._scaling.decision, self._start_s.value)
         return SchedulerView(
             replicas_ready=snapshot.replicas_ready,
+            wakes=self._wakes,
             queued=snapshot.queued,
             in_flight=snapshot.in_flight,
-            metrics=self._metrics.text(),
+            metrics=self._metrics.page(snapshot, now_s) if metrics else "",
             engines=tuple(self._ports[id_] for id_ in sorted(snapshot.in_flight_by_replica)),
         )
 
@@ -134,14 +155,29 @@ class SchedulerReplica:
 
     async def check_health(self) -> None:
         """Raises when the clock of the queue has stopped."""
-        if self._ticking.done():
-            error = None if self._ticking.cancelled() else self._ticking.exception()
-            raise RuntimeError("scheduler: the tick task has ended") from error
+        for task in self._ticking:
+            if task.done():
+                error = None if task.cancelled() else task.exception()
+                raise RuntimeError("scheduler: a task of its clock has ended") from error
+
+    def _load(self) -> Load | None:
+        """None until there was time to hear of every engine."""
+        now_s = time.time()
+        young = now_s - self._born_s <= self._silence_s
+        return None if young else self._flow.load(self._start_s.value, now_s)
+
+    def _wake(self, now_s: float) -> None:
+        """Who asks an application that sleeps waits for the engine that this brings about."""
+        if self._wakes and self._flow.asleep(now_s):
+            self._perform(self._flow.capacity_starting(WAKING, now_s + self._start_s.value, now_s))
 
     async def _tick_for_ever(self) -> None:
         while True:
             await asyncio.sleep(TICK_INTERVAL_S)
-            self._perform(self._flow.tick(time.time()))
+            now_s = time.time()
+            if self._waiting:
+                self._wake(now_s)
+            self._perform(self._flow.tick(now_s))
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -206,6 +242,7 @@ def limits(config: ApplicationConfig) -> Limits:
         requests_per_replica=config.requests_per_replica(),
         lease_ttl_s=config.scheduler.lease_ttl_s,
         replica_ttl_s=config.scheduler.replica_ttl_s,
+        max_queued_without_engine=config.scheduler.max_queued_without_engine,
     )
 
 

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from app.config import ApplicationConfig
+from app.flow.autoscale import Decision, Reason
 from app.flow.controller import Snapshot
 from app.serving.request_metrics import RequestMetrics
+
+# A second series for each one, which nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # Seconds: from an idle engine to the longest wait that the default configuration allows.
 QUEUE_WAIT_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -21,9 +32,23 @@ class SchedulerMetrics:
         self._registry = CollectorRegistry()
         self.requests = RequestMetrics(config, self._registry)
         self._queued = self._gauge("promiseserve_queue_depth", "Tickets that wait for an engine.", "class")
+        capacity = self._gauge(
+            "promiseserve_queue_capacity", "Tickets that may wait: `scheduler.max_queued`."
+        )
+        capacity.set(config.scheduler.max_queued)
         self._backlog = self._gauge("promiseserve_backlog_tokens", "Prompt tokens that wait for an engine.")
         self._drain_s = self._gauge("promiseserve_drain_seconds", "Predicted time to empty the queue.")
         self._starting = self._gauge("promiseserve_replicas_starting", "Engines that are on their way.")
+        self._desired = self._gauge("promiseserve_replicas_desired", "Engines that are asked for.")
+        self._wanted = self._gauge(
+            "promiseserve_replicas_wanted", "Engines that the load asks for, unbounded."
+        )
+        self._reason = self._gauge(
+            "promiseserve_scaling_reason", "1 for why so many are asked for.", "reason"
+        )
+        self._start_s = self._gauge(
+            "promiseserve_engine_start_seconds", "Mean time that an engine takes to start."
+        )
         self._in_flight = self._gauge("promiseserve_leases", "Leases that are held.")
         self._ready = self._gauge("promiseserve_replicas_ready", "Engines that may get leases.")
         self._by_replica = self._gauge("promiseserve_replica_leases", "Leases of an engine.", "replica")
@@ -46,6 +71,8 @@ class SchedulerMetrics:
             ["taken"],
             registry=self._registry,
         )
+        for taken in ("true", "false"):
+            self._revokes.labels(taken)
         self._queue_wait_s = Histogram(
             "promiseserve_queue_wait_seconds",
             "From a request's arrival to its lease.",
@@ -63,8 +90,20 @@ class SchedulerMetrics:
     def add_output_tokens(self, tokens: int) -> None:
         self._output_tokens.inc(tokens)
 
-    def observe(self, snapshot: Snapshot, now_s: float) -> None:
-        """Takes over the core's own counts, just before they are read."""
+    def observe_scaling(self, decision: Decision, start_s: float) -> None:
+        self._desired.set(decision.target)
+        self._wanted.set(decision.wanted)
+        self._start_s.set(start_s)
+        for reason in Reason:
+            self._reason.labels(reason.value).set(reason is decision.reason)
+
+    def page(self, snapshot: Snapshot, now_s: float) -> str:
+        """All of it as Prometheus reads it; takes milliseconds."""
+        self._take_over(snapshot)
+        self.requests.refresh(now_s)
+        return generate_latest(self._registry).decode()
+
+    def _take_over(self, snapshot: Snapshot) -> None:
         for class_name, queued in snapshot.queued_by_class.items():
             self._queued.labels(class_name).set(queued)
         self._backlog.set(snapshot.backlog_tokens)
@@ -77,10 +116,6 @@ class SchedulerMetrics:
         _replace(self._kv_use, snapshot.kv_use_by_replica)
         _replace(self._kv_capacity, snapshot.kv_capacity_tokens_by_replica)
         _replace(self._kv_reserved, snapshot.kv_reserved_tokens_by_replica)
-        self.requests.refresh(now_s)
-
-    def text(self) -> str:
-        return generate_latest(self._registry).decode()
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(name, help_text, labels, registry=self._registry)

@@ -8,11 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-import aiohttp
-
 from app.load.streams import Answer, Call, send
 from app.validation.measured import EngineSample
-from app.validation.state import ApplicationState, NotServedError
+from app.validation.state import UNANSWERED, ApplicationState
 
 SAMPLE_INTERVAL_S = 0.5
 # Prompts that are computed at a time: more only wait for each other.
@@ -92,8 +90,10 @@ class Fill:
         task = asyncio.create_task(sent)
         self._tasks.append(task)
         begins = asyncio.create_task(started.wait())
-        await asyncio.wait({task, begins}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
-        begins.cancel()
+        try:
+            await asyncio.wait({task, begins}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            begins.cancel()
         if not started.is_set():
             self._reason = _turned_away(task)
             task.cancel()
@@ -101,7 +101,7 @@ class Fill:
 
     async def _sample(self, samples: list[EngineSample], longest_s: float) -> None:
         while True:
-            with suppress(NotServedError, aiohttp.ClientError, TimeoutError):
+            with suppress(*UNANSWERED):
                 sample = (await self._state.engines()).sample(self.began_s)
                 samples.append(sample)
                 done = max(self.started / self._places, sample.at_s / longest_s)

@@ -15,6 +15,8 @@ READY = "Ready."
 POLL_S = 0.5
 # Serve drains what runs; by then nothing does.
 STOP_TIMEOUT_S = 90.0
+# As shells count a command that SIGTERM ended.
+TERMINATED = 143
 
 
 @contextlib.contextmanager
@@ -24,6 +26,8 @@ def launched(config: Path, options: Sequence[str] = ()) -> Iterator[None]:
     `options`: of `python -m app.serving.launch`.
     """
     command = [sys.executable, "-m", "app.serving.launch", str(config), *options]
+    # Whoever ends us means what we have started, too.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     ready = threading.Event()
     threading.Thread(target=_pass_on, args=(process, ready), daemon=True).start()
@@ -37,6 +41,7 @@ def launched(config: Path, options: Sequence[str] = ()) -> Iterator[None]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_TIMEOUT_S)
         process.kill()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _pass_on(process: subprocess.Popen[str], ready: threading.Event) -> None:

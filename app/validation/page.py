@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
-from app.validation.measured import Filling, Latency, Measurements, NotMeasured, Ranks, Throughput
+from app.validation.measured import Filling, Latency, NotMeasured, Ranks, Throughput
 from app.validation.report import Report, measured_text, promised_text
 from app.validation.verdicts import Status, Verdict, rank_loads
 from placement.plot import Series, scatter
@@ -21,7 +21,14 @@ th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px soli
 td { vertical-align: top; font-variant-numeric: tabular-nums; }
 td.n { white-space: nowrap; }
 .pass { color: var(--pass); } .fail { color: var(--fail); font-weight: bold; } .none { color: var(--none); }
-figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; border-radius: .4rem; }
+.pictures { display: grid; gap: 1rem; }
+@media (min-width: 60rem) { .pictures { grid-template-columns: 1fr 1fr; } }
+figure { margin: 0; } svg { max-width: 100%; height: auto; border-radius: .4rem; }
+@media (max-width: 44rem) {
+  thead { display: none; } tr { display: block; padding: .6rem 0; border-bottom: 1px solid var(--line); }
+  td, td.n { display: block; padding: 0; border: 0; white-space: normal; }
+  td::before { content: attr(data-name) " "; opacity: .7; }
+}
 """
 _CLASSES = {Status.PASS: "pass", Status.FAIL: "fail", Status.NOT_MEASURABLE: "none"}
 
@@ -31,7 +38,7 @@ def report_page(report: Report) -> str:
     verdict = "All measured promises are kept" if report.kept else "A promise is broken"
     title = f"{report.model}: {verdict.lower()}"
     rows = "\n".join(map(_row, report.verdicts))
-    pictures = "\n".join(f"<figure>{picture}</figure>" for picture in _pictures(report.measurements))
+    pictures = "\n".join(f"<figure>{picture}</figure>" for picture in _pictures(report))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{escape(title)}</title><style>{_STYLE}</style></head>
@@ -44,25 +51,30 @@ measured in {report.seconds:.0f} s.</p>
 {rows}
 </tbody></table></div>
 <h2>Pictures</h2>
+<div class="pictures">
 {pictures}
+</div>
 </main></body></html>
 """
 
 
 def _row(verdict: Verdict) -> str:
     cells = [
-        f"<td>{escape(verdict.title)}</td>",
-        f'<td class="n">{escape(promised_text(verdict))}</td>',
-        f'<td class="n">{escape(measured_text(verdict))}</td>',
-        f'<td class="n {_CLASSES[verdict.status]}">{escape(verdict.status)}</td>',
-        f"<td>{escape(verdict.detail)}</td>",
+        ("", "", f"<b>{escape(verdict.title)}</b>"),
+        ("n", "promised", escape(promised_text(verdict))),
+        ("n", "measured", escape(measured_text(verdict))),
+        (f"n {_CLASSES[verdict.status]}", "", escape(verdict.status)),
+        ("", "", escape(verdict.detail)),
     ]
-    return f"<tr>{''.join(cells)}</tr>"
+    row = "".join(f'<td class="{kind}" data-name="{name}">{text}</td>' for kind, name, text in cells)
+    return f"<tr>{row}</tr>"
 
 
-def _pictures(measured: Measurements) -> Iterator[str]:
+def _pictures(report: Report) -> Iterator[str]:
+    measured = report.measurements
     if isinstance(measured.latency, Latency):
-        yield from _latency(measured.latency)
+        promised = {verdict.promise: verdict.promised for verdict in report.verdicts}
+        yield from _latency(measured.latency, promised)
     if isinstance(measured.throughput, Throughput):
         yield from _throughput(measured.throughput)
     if isinstance(measured.filling, Filling):
@@ -71,15 +83,16 @@ def _pictures(measured: Measurements) -> Iterator[str]:
         yield from _loads(measured.ranks_loaded)
 
 
-def _latency(latency: Latency) -> Iterator[str]:
-    for name, values in (
-        ("Time to first token", latency.ttfts_ms),
-        ("Time per output token", latency.tpots_ms),
+def _latency(latency: Latency, promised: Mapping[str, float]) -> Iterator[str]:
+    """A promise is a point that the curve has to pass on the left."""
+    for name, measure, values in (
+        ("Time to first token", "ttft", latency.ttfts_ms),
+        ("Time per output token", "tpot", latency.tpots_ms),
     ):
+        points = [(promised[f"{measure}_p{share}_ms"], float(share), f"P{share}") for share in (50, 99)]
         if values:
-            yield scatter(
-                f"{name}, {latency.streams} at a time", "ms", "% of requests", [_distribution(values)]
-            )
+            series = [_distribution(values), Series("promised", points)]
+            yield scatter(f"{name}, {latency.streams} at a time", "ms", "% of requests", series)
 
 
 def _distribution(values: Sequence[float]) -> Series:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from uuid import uuid4
 
 import aiohttp
 
@@ -25,7 +26,7 @@ from app.validation.measured import (
     Ranks,
     Throughput,
 )
-from app.validation.state import ApplicationState, NotServedError
+from app.validation.state import UNANSWERED, ApplicationState, NotServedError
 from app.validation.workload import Target, calls, filling_lengths
 
 REQUEST_TIMEOUT_S = 120.0
@@ -60,9 +61,10 @@ async def measure(
         state = ApplicationState(http, target)
         try:
             await state.check(config.engine.max_model_len)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise NotServedError(str(error) or type(error).__name__) from error
-        return await _Run(config, target, state, durations, progress).all()
+            return await _Run(config, target, state, durations, progress).all()
+        except UNANSWERED as error:
+            reason = str(error) or type(error).__name__
+            raise NotServedError(f"{target.url}{target.prefix}: {reason}") from error
 
 
 class _Run:
@@ -84,6 +86,9 @@ class _Run:
         self._progress = progress
         self._requests = 0
         self._failures: Counter[str] = Counter()
+        self._loaded: list[Ranks] = []
+        # No prompt of an earlier run: its beginning would still be in the cache.
+        self._seed = uuid4().hex[:8]
 
     async def all(self) -> Measurements:
         latency = await self._latency()
@@ -152,9 +157,8 @@ class _Run:
 
     async def _watch_ranks(self) -> None:
         """Several looks: utilisation is of a moment."""
-        self._loaded: list[Ranks] = []
         while True:
-            with suppress(NotServedError, aiohttp.ClientError, TimeoutError):
+            with suppress(*UNANSWERED):
                 self._loaded.append(await self._state.ranks())
             await asyncio.sleep(RANKS_INTERVAL_S)
 
@@ -169,17 +173,25 @@ class _Run:
     async def _ranks(self) -> Ranks | NotMeasured:
         try:
             return await self._state.ranks()
-        except (NotServedError, aiohttp.ClientError, TimeoutError) as error:
+        except UNANSWERED as error:
             return NotMeasured(f"the ranks can't be asked: {error}")
 
     async def _fill(self) -> tuple[Filling | NotMeasured, Ranks | NotMeasured]:
-        before = await self._state.engines()
+        try:
+            before = await self._state.engines()
+        except UNANSWERED as error:
+            return _unknown(f"the metrics can't be read: {error}")
         if not before.count:
-            reason = "no engine tells its metrics"
-            return NotMeasured(reason), NotMeasured(reason)
+            return _unknown("no engine tells its metrics")
         prompt_tokens, output_tokens = filling_lengths(self._config.engine.max_model_len)
         flows = [
-            calls(self._target, f"{MEMORY} {policy.name}", prompt_tokens, output_tokens, policy.name)
+            calls(
+                self._target,
+                f"{self._seed}-{MEMORY}-{policy.name}",
+                prompt_tokens,
+                output_tokens,
+                policy.name,
+            )
             for policy in reversed(self._config.flow.classes)
         ]
         places = self._config.requests_per_replica() * before.count
@@ -210,11 +222,16 @@ class _Run:
                 return
             await asyncio.sleep(SETTLE_INTERVAL_S)
 
-    def _calls(self, seed: str) -> Iterator[Call]:
-        return calls(self._target, seed, self._promises.prompt_tokens, self._promises.output_tokens)
+    def _calls(self, phase: str) -> Iterator[Call]:
+        promises, seed = self._promises, f"{self._seed}-{phase}"
+        return calls(self._target, seed, promises.prompt_tokens, promises.output_tokens)
 
     def _note(self, phase: str, answer: Answer) -> None:
         self._requests += 1
         if answer.outcome not in (COMPLETED, REFUSED):
             words = [phase, answer.outcome, str(answer.status or ""), answer.code]
             self._failures[" ".join(filter(None, words))] += 1
+
+
+def _unknown(reason: str) -> tuple[NotMeasured, NotMeasured]:
+    return NotMeasured(reason), NotMeasured(reason)

@@ -21,6 +21,10 @@ class NotServedError(ConnectionError):
     """Nothing answers there, or something else than the configuration describes."""
 
 
+# What asking the application can end with.
+UNANSWERED = (NotServedError, aiohttp.ClientError, TimeoutError)
+
+
 @dataclass(frozen=True, slots=True)
 class Engines:
     """`kv_tokens`: what the smallest cache holds; None where no engine says it. `limit`: the places that
@@ -46,8 +50,11 @@ class ApplicationState:
 
     async def check(self, max_model_len: int) -> None:
         """Raises NotServedError where another model answers than the configuration's, or none."""
-        cards = (await self._json("/v1/models"))["data"]
-        served = {card["id"]: card.get("max_model_len") for card in cards}
+        try:
+            cards = (await self._json("/v1/models"))["data"]
+            served = {card["id"]: card.get("max_model_len") for card in cards}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise NotServedError(f"/v1/models does not answer as OpenAI's: {error}") from error
         if served != {self._target.model: max_model_len}:
             raise NotServedError(f"serves {served}, not {self._target.model} with {max_model_len} tokens")
 

@@ -231,7 +231,7 @@ def spread(values: Sequence[float]) -> float:
 
 def _extremes(values: dict[str, float]) -> str:
     least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-    return f"{values[least]:.3g} ({least}) to {values[most]:.3g} ({most}), {len(values)} ranks"
+    return f"{values[least]:.4g} ({least}) to {values[most]:.4g} ({most}), {len(values)} ranks"
 
 
 def _errors(promises: PromisesConfig, measured: Measurements) -> Verdict:

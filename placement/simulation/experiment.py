@@ -41,20 +41,24 @@ class Experiment:
     mix: Mix = DEFAULT_MIX
 
 
-def _flow(change: Callable[[FlowConfig], FlowConfig] = lambda config: config) -> Make:
-    def make(engine: EngineShape, seed: int) -> Policy:
-        limits = Limits(
-            max_queued=20_000,
-            max_queue_wait_s=60.0,
-            requests_per_replica=engine.max_num_seqs,
-            lease_ttl_s=60.0,
-            replica_ttl_s=5.0,
-        )
-        config = FlowConfig()
-        config = replace(config, limit=replace(config.limit, batched_tokens=engine.max_num_batched_tokens))
-        return FlowController(limits, change(config), random.Random(f"flow {seed}").random)
+def flow_controller(
+    engine: EngineShape, seed: int, change: Callable[[FlowConfig], FlowConfig] = lambda config: config
+) -> FlowController:
+    """The decision core for such engines."""
+    limits = Limits(
+        max_queued=20_000,
+        max_queue_wait_s=60.0,
+        requests_per_replica=engine.max_num_seqs,
+        lease_ttl_s=60.0,
+        replica_ttl_s=5.0,
+    )
+    config = FlowConfig()
+    config = replace(config, limit=replace(config.limit, batched_tokens=engine.max_num_batched_tokens))
+    return FlowController(limits, change(config), random.Random(f"flow {seed}").random)
 
-    return make
+
+def _flow(change: Callable[[FlowConfig], FlowConfig]) -> Make:
+    return lambda engine, seed: flow_controller(engine, seed, change)
 
 
 def _one_class(config: FlowConfig) -> FlowConfig:
@@ -86,7 +90,7 @@ ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
 }
 
 POLICIES: dict[str, Make] = {
-    "flow": _flow(),
+    "flow": flow_controller,
     "fifo-cap": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, FIFO_MAX_QUEUED),
     "fifo-cap-64": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, 64),
     "fifo-cap-32": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, 32),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,14 @@ NOT_RUN = {
     "scripts/install --dev": "it has made the environment that this test runs in",
     "source .venv/bin/activate": "changes the reader's shell only",
     "source /tmp/promiseserve-*/env": f"changes the reader's shell only; {SMOLLM2} reads the file",
+    "prometheus --config.file=deploy/prometheus/prometheus.yml": (
+        "tests/integration/test_observability.py starts one with these rules on ports of its own"
+    ),
+    "promtool test rules deploy/prometheus/rules_test.yml": "tests/deploy/test_watching.py, where it is",
+    "kubectl apply -f deploy/kubernetes/common.yaml -f deploy/kubernetes/one-node.yaml": (
+        "needs a Kubernetes cluster; tests/deploy/test_kubernetes.py holds the manifests against their schema"
+    ),
+    "kubectl port-forward service/promiseserve-serve-svc 8000": "needs a Kubernetes cluster",
     "python -m placement validate --csv published.csv": "the CSV is not part of the repository",
     "python -m placement fit --measurements FOLDER": "the measurements are not part of the repository",
 }
@@ -134,3 +143,21 @@ def test_it_runs(command: str):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.strip()
+
+
+def inline_commands() -> set[tuple[str, str]]:
+    """Program and subcommand of what the text names in passing, as `python -m placement plan|check`."""
+    named = re.compile(r"`python -m (?P<program>app|placement|benchmarks) (?P<commands>[a-z][a-z|-]*)")
+    found = (match for page in PAGES for match in named.finditer((REPOSITORY / page).read_text()))
+    return {(match["program"], one) for match in found for one in match["commands"].split("|")}
+
+
+@pytest.mark.parametrize("program", ["app", "benchmarks", "placement"])
+def test_what_the_text_names_in_passing_exists(program: str):
+    run = subprocess.run(
+        [sys.executable, "-m", program, "--help"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    exist = set(re.findall(r"^ {4}([a-z-]+)", run.stdout, re.MULTILINE))
+    named = {command for of, command in inline_commands() if of == program}
+    assert named
+    assert named - exist == set()

@@ -232,6 +232,24 @@ def test_the_prediction_learns_its_own_error():
     assert flow.predicted_ttft_s("last") == pytest.approx(1.5, rel=0.25)
 
 
+def test_what_was_predicted_before_the_engines_pace_was_known_teaches_nothing():
+    flow = controller(replace(CONFIG, admission=AdmissionPolicy(promises=False)))
+
+    def measured(steps: int) -> ReplicaReport:
+        metrics = EngineMetrics(running=1, waiting=0, kv_use=0.1, steps=steps)
+        return ReplicaReport("r", frozenset(), metrics=metrics)
+
+    flow.report(measured(0), 0.0)
+    for number in range(40):
+        submit(flow, f"t{number}", 0.5, prompt_tokens=1000, size_bytes=1)
+    flow.report(measured(50), 1.0)
+    for number in range(40):
+        flow.first_token(f"t{number}", 100.0)
+        flow.close(f"t{number}", Outcome.COMPLETED, 100.0, Usage(1000, 20, 99.5))
+    submit(flow, "last", 100.5, prompt_tokens=1000)
+    assert flow.predicted_ttft_s("last") < 2.0
+
+
 def test_a_time_to_first_token_in_the_usage_teaches_where_no_event_came():
     flow = controller()
     for number in range(200):

@@ -94,7 +94,7 @@ def test_the_pace_is_learnt_from_the_counters():
     for _ in range(300):
         tokens = source.randrange(0, 5000)
         steps = source.randrange(5, 40)
-        one.add(steps, tokens, steps * 0.03 + tokens * 5e-5)
+        one.add(steps, tokens, steps * 0.03 + tokens * 5e-5, 0.0)
         learnt += tokens
     assert (one.step_s, one.token_s) == (pytest.approx(0.03), pytest.approx(5e-5))
     assert one.tokens_per_s > 0
@@ -103,7 +103,7 @@ def test_the_pace_is_learnt_from_the_counters():
 def test_samples_of_one_kind_tell_the_length_of_a_step_alone():
     one = StepPace(1.0, 1e-3, 0.02)
     for _ in range(10):
-        one.add(10, 0, 0.5)
+        one.add(10, 0, 0.5, 0.0)
     assert (one.step_s, one.token_s) == (pytest.approx(0.05), 1e-3)
 
 

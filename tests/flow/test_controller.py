@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from app.flow.config import ClassPolicy, FlowConfig, Limits, TenantPolicy
-from app.flow.controller import UNROUTABLE_BAR_S, FlowController
+from app.flow.controller import FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
-from app.flow.replicas import REPLICA_MEMORY_S
+from app.flow.replicas import FIRST_BAR_S, REPLICA_MEMORY_S
 from app.flow.ticket import Granted, Lease, Refused, ReplicaReport, Ticket
 
 LIMITS = Limits(
@@ -278,8 +278,30 @@ def test_a_replica_that_calls_cannot_reach_is_passed_over_for_a_moment():
     flow = controller("r")
     flow.replica_unroutable("r", 0.0)
     assert submit(flow, "a") == []
-    assert flow.tick(UNROUTABLE_BAR_S / 2) == []
-    assert flow.tick(UNROUTABLE_BAR_S) == [granted("a", queue_wait_s=UNROUTABLE_BAR_S)]
+    assert flow.tick(FIRST_BAR_S / 2) == []
+    assert flow.tick(FIRST_BAR_S) == [granted("a", queue_wait_s=FIRST_BAR_S)]
+
+
+def test_a_replica_that_stays_out_of_reach_is_asked_ever_less_often():
+    flow = controller("r")
+    now_s = 0.0
+    for pause_s in (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0):
+        report(flow, "r", at_s=now_s)
+        flow.replica_unroutable("r", now_s)
+        # Calls that fail together count once.
+        flow.replica_unroutable("r", now_s)
+        assert flow._pool.replicas["r"].barred_until_s == now_s + pause_s
+        now_s += pause_s
+
+
+def test_a_replica_that_answers_is_in_reach_again():
+    flow = controller("r")
+    flow.replica_unroutable("r", 0.0)
+    submit(flow, "a")
+    flow.tick(FIRST_BAR_S)
+    flow.first_token("a", FIRST_BAR_S)
+    flow.replica_unroutable("r", FIRST_BAR_S)
+    assert flow._pool.replicas["r"].barred_until_s == 2 * FIRST_BAR_S
 
 
 def test_barring_an_unknown_replica_changes_nothing():

@@ -95,11 +95,11 @@ def test_a_standing_queue_is_refused_on_arrival_until_there_is_a_lull():
 
 def test_a_class_with_a_longer_budget_stays_patient_for_longer():
     load = Load()
-    load.overload(10.0)
+    load.overload(25.0)
     doors = load.flow._doors
     assert doors.wait_s(0, 2.0) == 2.0
     assert doors.wait_s(1, 10.0) == 0.0
-    assert 30.0 < doors.wait_s(2, 60.0) < 60.0
+    assert 45.0 < doors.wait_s(2, 60.0) < 60.0
 
 
 def test_without_impatience_the_queue_stands():
@@ -127,9 +127,48 @@ def test_behind_the_door_the_tenant_that_had_least_is_next():
     assert isinstance(load.submit("standard", "modest"), Granted)
 
 
+def short_and_long(load: Load, tenant: str, words: int) -> tuple[list[int], list[int]]:
+    """Grants and refusals of a tenant's requests, by prompt, when a few places more are free than needed."""
+    outcomes: dict[int, list[object]] = {}
+    for number in range(60):
+        load.now_s += TICK_S
+        load.flow.tick(load.now_s)
+        load.end(len(load.running) - (100 - STANDARD_LEAVES - 3))
+        load.fill("interactive", 100 - STANDARD_LEAVES - 3 - len(load.running))
+        prompt = words if number % 2 else 3 * words
+        name = f"{tenant}{load.count}-{number}"
+        ticket = Ticket(name, 0, load.now_s, tenant=tenant, class_name="standard", prompt_tokens=prompt)
+        load.flow._queue.classes[1].credit = 0.0
+        actions = load.flow.submit(ticket, load.now_s)
+        load.follow(actions)
+        # By then the tenant's mean is known.
+        if number >= 10:
+            outcomes.setdefault(prompt, []).extend(actions)
+        # A tenant that does not get ahead or behind: only the prompt decides.
+        load.flow._queue.classes[1].order.flows[tenant].counter = load.flow._queue.classes[
+            1
+        ].order.level.value
+    return tuple(sum(isinstance(one, Granted) for one in outcomes[prompt]) for prompt in (words, 3 * words))
+
+
+def test_at_a_lasting_overload_a_tenants_short_requests_go_first_though_others_ask_for_less():
+    load = Load(initial_output_tokens=1)
+    load.overload(30.0)
+    short, long = short_and_long(load, "other", 100)
+    assert short > 20
+    assert long < short / 5
+
+
+def test_without_thrift_length_does_not_matter():
+    load = Load(initial_output_tokens=1, thrift_roots=0.0)
+    load.overload(30.0)
+    short, long = short_and_long(load, "other", 100)
+    assert short == long == 25
+
+
 def test_a_class_that_is_owed_its_share_has_any_place():
     load = Load()
-    load.overload(40.0)
+    load.overload(130.0)
     assert isinstance(load.submit("batch"), Refused)
     load.overload(5.0)
     assert load.flow._queue.classes[2].credit > 0

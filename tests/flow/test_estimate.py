@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.flow.estimate import DecayedRate, RunningLine, RunningMean, RunningQuantile
+from app.flow.estimate import DecayedRate, RunningLine, RunningMean, RunningQuantile, Window
 
 
 def test_a_mean_forgets_its_initial_value_at_the_first_sample_unless_it_has_a_prior():
@@ -28,6 +28,14 @@ def test_a_quantile_settles_where_that_share_lies_below(share: float):
             seen, below = seen + 1, below + (sample <= estimate.value)
         estimate.add(sample)
     assert below / seen == pytest.approx(share, abs=0.03)
+
+
+def test_a_window_knows_the_quantiles_of_its_last_samples_and_forgets_the_others():
+    window = Window(1.0, length=10, prior=4)
+    assert window.quantile(0.5) == 1.0
+    for sample in [50.0] * 6 + [float(number) for number in range(10, 0, -1)]:
+        window.add(sample)
+    assert [window.quantile(share) for share in (0.0, 0.5, 0.9)] == [1.0, 6.0, 10.0]
 
 
 def test_a_line_is_found_from_samples_on_it():

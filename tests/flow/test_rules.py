@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.flow.config import AdmissionPolicy, ClassPolicy, FlowConfig, Limits, TenantPolicy
-from app.flow.controller import UNROUTABLE_BAR_S, FlowController
+from app.flow.controller import FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
+from app.flow.replicas import FIRST_BAR_S
 from app.flow.ticket import (
     Action,
     EngineMetrics,
@@ -209,7 +210,7 @@ class FlowRules(RuleBasedStateMachine):
     @rule(replica_id=REPLICAS)
     def unroutable(self, replica_id: str) -> None:
         if replica_id in self.replicas:
-            self.replicas[replica_id].barred_until_s = self.now_s + UNROUTABLE_BAR_S
+            self.replicas[replica_id].barred_until_s = self.now_s + FIRST_BAR_S
         self.flow.replica_unroutable(replica_id, self.now_s)
 
     @rule(replica_id=REPLICAS, delay_s=st.sampled_from([-1.0, 1.0, 20.0]))

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext, TraceFlags
 
 from app.contract import (
     LEASE_HEADER,
@@ -47,6 +48,25 @@ async def engine():
 async def exchange_over(control: FakeControlPlane, silence_s: float = 60.0):
     async with aiohttp.ClientSession() as http:
         yield Exchange(control, http, TIERS, silence_s, scheduler_retry_s=0.001)
+
+
+async def test_the_trace_of_a_request_goes_with_its_ticket_and_to_its_engine(engine):
+    control = FakeControlPlane(engine.grant, engine.grant)
+    traced = NonRecordingSpan(SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1)))
+    async with exchange_over(control) as exchange:
+        for span in (traced, INVALID_SPAN):
+            answering = asyncio.create_task(_answered(exchange, span))
+            request = await engine.next_request()
+            request.answer(200, b"{}")
+            await soon(answering)
+            expected = f"00-{1:032x}-{2:016x}-01" if span is traced else None
+            assert request.headers.get("traceparent") == expected
+            assert control.tickets[-1].traceparent == (expected or "")
+
+
+async def _answered(exchange: Exchange, span: Span) -> None:
+    async with exchange.answer(WHOLE, span) as answer:
+        assert [chunk async for chunk in answer.chunks]
 
 
 async def drained(exchange: Exchange, request: Request, first: asyncio.Event | None = None) -> bytes:

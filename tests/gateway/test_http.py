@@ -19,7 +19,7 @@ from app.gateway.http import HttpFace
 from app.gateway.requests import SCHEMAS
 from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys
-from tests.fakes import TIERS, FakeControlPlane, FakeEngine, soon, window
+from tests.fakes import TIERS, FakeControlPlane, FakeEngine, dead_port, soon, window
 
 CHAT = "/v1/chat/completions"
 MAX_BODY_BYTES = 2000
@@ -234,7 +234,7 @@ async def test_it_is_ready_once_an_engine_is(site):
     assert json.loads(after.body) == {"status": "ready", "replicas": 2, "queued": 3}
 
 
-@pytest.mark.parametrize("path", ["/ready", "/metrics"])
+@pytest.mark.parametrize("path", ["/ready", "/metrics", "/ranks"])
 async def test_without_the_scheduler_it_says_so(site, path):
     site.control.state = None
     visit = await site.visit("GET", path).done()
@@ -248,6 +248,18 @@ async def test_the_metrics_are_the_schedulers_and_the_engines(site, engine):
     assert visit.headers["content-type"].startswith("text/plain")
     assert visit.body.startswith(READY.metrics.encode())
     assert b'vllm:running{replica="engine-1"} 2.0' in visit.body
+
+
+async def test_the_ranks_are_those_of_every_engine_that_answers(site, engine):
+    engine.ranks = [{"rank": 0, "busy_s": 1.5}, {"rank": 1, "busy_s": 2.5}]
+    site.control.state = SchedulerView(2, 0, 0, "", (engine.port, dead_port()))
+    visit = await site.visit("GET", "/ranks").done()
+    assert json.loads(visit.body) == {
+        "ranks": [
+            {"replica": "engine-1", "rank": 0, "busy_s": 1.5},
+            {"replica": "engine-1", "rank": 1, "busy_s": 2.5},
+        ]
+    }
 
 
 async def test_an_answer_tells_what_was_predicted_and_what_is_left_of_the_tenants_limits(site, engine):

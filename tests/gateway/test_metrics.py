@@ -22,6 +22,9 @@ vllm:ttft_seconds_bucket{{le="1.0"}} 2.0
 vllm:ttft_seconds_bucket{{le="+Inf"}} 3.0
 vllm:ttft_seconds_count 3.0
 vllm:ttft_seconds_sum 4.5
+# HELP promiseserve_gpus GPUs that are measured.
+# TYPE promiseserve_gpus gauge
+promiseserve_gpus 8.0
 # HELP python_gc_objects_collected_total Objects collected.
 # TYPE python_gc_objects_collected_total counter
 python_gc_objects_collected_total 9.0
@@ -50,6 +53,7 @@ def test_a_histogram_keeps_its_buckets_for_each_replica():
 
 
 def test_only_the_engines_own_figures_are_passed_on():
+    assert 'promiseserve_gpus{replica="a"} 8.0' in merged({"a": engine_text(1)})
     assert "python_gc" not in merged({"a": engine_text(1)})
     assert merged({}) == ""
 

@@ -43,6 +43,7 @@ class Cluster:
 
     address: str
     dashboard: str
+    agent_port: int
     http_port: int
     folder: Path
 
@@ -62,7 +63,7 @@ class Cluster:
         mine = _ray_processes(before)
         try:
             ray.init(address=f"127.0.0.1:{port}", log_to_driver=False, namespace="tests")
-            yield cls(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", http, Path(folder.name))
+            yield cls(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", agent, http, Path(folder.name))
         finally:
             _end(mine)
             folder.cleanup()
@@ -80,7 +81,8 @@ class Cluster:
         path = self.folder / config
         path.write_text(yaml.safe_dump(document))
         command = [BIN / "serve", "deploy", str(path), "-a", self.dashboard]
-        subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=REPOSITORY)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
+        assert done.returncode == 0, done.stderr[-2000:]
         wait_until(self.is_ready, READY_TIMEOUT_S, f"{config} ready", every_s=0.5)
 
     def remove(self) -> None:

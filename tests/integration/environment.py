@@ -25,7 +25,6 @@ def server_environment() -> dict[str, str]:
     return os.environ | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ingress_http),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ingress_http + 100),

@@ -63,7 +63,14 @@ def app(cluster: Cluster):
         },
         # What is tested here by hand waits for as long as it has to.
         flow={"classes": PATIENT, "limit": {"enabled": False}},
-        replicas={"min": 1, "max": 2, "target_queue_depth": 40, "upscale_delay_s": 10, "drain_s": 20},
+        replicas={
+            "min": 1,
+            "max": 2,
+            "scale_on": "queue",
+            "target_queue_depth": 40,
+            "upscale_delay_s": 10,
+            "drain_s": 20,
+        },
     )
     yield cluster
     cluster.remove()

@@ -56,7 +56,7 @@ class TestEnvironment:
         [
             ("RAY_SERVE_ENABLE_HA_PROXY", "0"),
             ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "0"),
-            ("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "7"),
+            ("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "7"),
             ("RAY_USAGE_STATS_ENABLED", "1"),
             ("RAY_AUTH_TOKEN", "mine"),
         ],

@@ -1,0 +1,180 @@
+"""The manifests against Kubernetes's and KubeRay's schemas, and against what the application needs of them.
+
+RayService: KubeRay 1.7.0's own schema (kuberay.py says how it was reduced). Pods and the rest:
+kubernetes-validate. Nothing here has run on a cluster.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from app.config import ApplicationConfig
+from app.serving.launch_plan import environment
+
+kubernetes_validate = pytest.importorskip("kubernetes_validate")
+
+REPOSITORY = Path(__file__).parents[2]
+FOLDER = REPOSITORY / "deploy" / "kubernetes"
+SCHEMA = json.loads(Path(__file__).with_name("rayservice-v1.7.0.json").read_text())
+SHAPES = ("one-node.yaml", "nodes.yaml")
+LABEL = {"app.kubernetes.io/name": "promiseserve"}
+KUBERNETES = "1.34"
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((FOLDER / name).read_text()))
+
+
+def service(name: str) -> dict[str, Any]:
+    [document] = documents(name)
+    return document
+
+
+def groups(name: str) -> list[dict[str, Any]]:
+    cluster = service(name)["spec"]["rayClusterConfig"]
+    return [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]
+
+
+def pods(name: str) -> list[dict[str, Any]]:
+    return [group["template"] for group in groups(name)]
+
+
+def served(name: str) -> dict[str, Any]:
+    return yaml.safe_load(service(name)["spec"]["serveConfigV2"])
+
+
+def common(kind: str) -> dict[str, Any]:
+    [document] = [one for one in documents("common.yaml") if one["kind"] == kind]
+    return document
+
+
+def test_every_manifest_is_looked_at_here():
+    assert {path.name for path in FOLDER.glob("*.yaml")} == {"common.yaml", *SHAPES}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_kuberay_knows_every_field(name: str):
+    jsonschema.validate(service(name), SCHEMA)
+
+
+def test_the_schema_refuses_what_kuberay_does_not_know():
+    wrong = service("one-node.yaml")
+    wrong["spec"]["rayClusterConfig"]["authOptions"]["mode"] = "password"
+    with pytest.raises(jsonschema.ValidationError, match="password"):
+        jsonschema.validate(wrong, SCHEMA)
+    wrong = service("nodes.yaml")
+    wrong["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["maxReplica"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
+        jsonschema.validate(wrong, SCHEMA)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_kubernetes_knows_every_field_of_the_pods(name: str):
+    for template in pods(name):
+        pod = {"apiVersion": "v1", "kind": "Pod", **copy.deepcopy(template)}
+        pod["metadata"]["name"] = "pod"
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("document", documents("common.yaml"), ids=lambda one: one["kind"])
+def test_kubernetes_knows_every_field_of_the_rest(document: dict[str, Any]):
+    kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_is_served_is_the_shipped_configuration(name: str):
+    build = runpy.run_path(str(FOLDER / "build.py"))
+    assert set(build["SHAPES"]) == set(SHAPES)
+    assert build["with_served"](name) == (FOLDER / name).read_text()
+    [application] = served(name)["applications"]
+    ApplicationConfig.model_validate(application["args"])
+    assert served(name)["http_options"] == {"host": "0.0.0.0", "port": 8000}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_pod_outlives_the_longest_stream_and_waits_for_it(name: str):
+    config = ApplicationConfig.model_validate(served(name)["applications"][0]["args"])
+    assert service(name)["spec"]["rayClusterDeletionDelaySeconds"] > config.replicas.drain_s
+    for template in pods(name):
+        assert template["spec"]["terminationGracePeriodSeconds"] > config.replicas.drain_s
+        assert "preStop" in template["spec"]["containers"][0]["lifecycle"]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_pod_has_probes_the_token_and_what_scripts_serve_sets(name: str):
+    cluster = service(name)["spec"]["rayClusterConfig"]
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "promiseserve-ray"}
+    assert "auth_token" in common_secrets()["promiseserve-ray"]
+    # Ray's own daemons come from KubeRay; the token from authOptions.
+    not_here = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PATH", "PYTHONUNBUFFERED"}
+    expected = environment({}, "bin", "token").keys() - not_here
+    for template in pods(name):
+        [container] = template["spec"]["containers"]
+        given = {variable["name"]: variable.get("value") for variable in container["env"]}
+        assert expected <= given.keys()
+        assert given["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
+        for variable in container["env"]:
+            if "valueFrom" in variable:
+                key = variable["valueFrom"]["secretKeyRef"]
+                assert key["key"] in common_secrets()[key["name"]]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_volume_is_there_for_all_that_mount_it(name: str):
+    claims = {common("PersistentVolumeClaim")["metadata"]["name"]}
+    for template in pods(name):
+        volumes = {one["name"]: one for one in template["spec"]["volumes"]}
+        [container] = template["spec"]["containers"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys()
+        for volume in volumes.values():
+            assert volume.get("secret", {}).get("secretName", "promiseserve-keys") in common_secrets()
+            assert {volume.get("persistentVolumeClaim", {}).get("claimName", *claims)} == claims
+
+
+def common_secrets() -> dict[str, dict[str, str]]:
+    secrets = [one for one in documents("common.yaml") if one["kind"] == "Secret"]
+    return {one["metadata"]["name"]: one["stringData"] for one in secrets}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_policies_find_every_pod(name: str):
+    assert common("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == LABEL
+    assert common("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == LABEL
+    for template in pods(name):
+        assert LABEL.items() <= template["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_engine_finds_its_gpus_and_cpus(name: str):
+    config = ApplicationConfig.model_validate(served(name)["applications"][0]["args"])
+    needed = {
+        resource: sum(bundle.get(resource, 0) for bundle in config.parallel.bundles)
+        for resource in ("GPU", "CPU")
+    }
+    [group] = [one for one in groups(name) if "nvidia.com/gpu" in _requests(one)]
+    assert float(_requests(group)["nvidia.com/gpu"]) == needed["GPU"]
+    assert float(_requests(group)["cpu"]) >= needed["CPU"]
+    assert group.get("maxReplicas", 1) == config.replicas.max
+
+
+def _requests(group: dict[str, Any]) -> dict[str, str]:
+    return group["template"]["spec"]["containers"][0]["resources"]["requests"]
+
+
+def test_the_image_has_what_the_hooks_call():
+    dockerfile = (REPOSITORY / "deploy" / "Dockerfile").read_text()
+    for program, package in (("curl", "curl"), ("pgrep", "procps")):
+        if any(program in (FOLDER / name).read_text() for name in SHAPES):
+            assert package in dockerfile
+    for copied in ("requirements", "scripts", "app", "placement", "serve_configs"):
+        assert f"!{copied}\n" in (REPOSITORY / ".dockerignore").read_text()
+        assert (REPOSITORY / copied).is_dir()
