@@ -11,7 +11,18 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import autoscale, fit_engine, flow, null, overhead, overload, parity, pictures, simulation
+from benchmarks import (
+    autoscale,
+    fit_engine,
+    flow,
+    grammars,
+    null,
+    overhead,
+    overload,
+    parity,
+    pictures,
+    simulation,
+)
 
 COMMANDS = {
     "parity": (parity, "start and token gaps beside bare vLLM"),
@@ -20,6 +31,7 @@ COMMANDS = {
     "null": (null, "ceiling of the load client"),
     "flow": (flow, "cost of the decision core"),
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),
+    "grammars": (grammars, "what schemas and patterns cost the engine to compile"),
     "pictures": (pictures, "what policies keep over the load, as SVG for the documentation"),
     "autoscale": (autoscale, "autoscalers on recorded traces, paired by seed"),
     "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),
