@@ -126,12 +126,13 @@ def test_history_keeps_the_peak_of_each_grain_and_forgets_the_oldest():
     assert len(history.samples()) == MAX_SAMPLES
 
 
-def test_the_log_keeps_changes_of_the_target_newest_first():
+def test_the_log_keeps_what_is_new_newest_first():
     log = ScaleLog()
-    for engines, reason in ((1, "minimum"), (1, "steady"), (2, "queue"), (2, "use"), (1, "surplus")):
+    for engines, reason in ((1, "minimum"), (2, "queue"), (2, "queue"), (2, "maximum"), (1, "surplus")):
         log.add(engines, reason, 10.0)
     assert [(one.engines, one.reason) for one in log.decisions()] == [
         (1, "surplus"),
+        (2, "maximum"),
         (2, "queue"),
         (1, "minimum"),
     ]
