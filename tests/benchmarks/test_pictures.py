@@ -24,4 +24,4 @@ def test_they_show_that_ours_keeps_most_at_twice_the_capacity_and_urgent_promise
         assert all(
             found[OURS][load]["goodput_share"] > found[policy][load]["goodput_share"] for load in above
         )
-    assert all(found[OURS][load]["classes"]["interactive"]["attainment"] > 0.95 for load in LOADS)
+    assert all(found[OURS][load]["classes"]["interactive"]["attainment"] > 0.9 for load in LOADS)

@@ -44,6 +44,10 @@ RUN_BY = {
     "python -m app chat": (TINY_LLAMA, "test_chat_streams_and_remembers"),
     "python -m app top": (TINY_LLAMA, "test_top_shows_it_and_ends_with_ctrl_c"),
     VALIDATED: (VALIDATE, "test_the_documented_command_starts_measures_and_stops"),
+    "promtool test rules deploy/prometheus/rules_test.yml": (
+        "tests/deploy/test_watching.py",
+        "test_every_alert_fires_in_its_fault",
+    ),
     "python -m placement show serve_configs/topology-cpu.yaml --address auto": (
         TOPOLOGY,
         "test_each_rank_is_in_its_bundle",
@@ -58,6 +62,13 @@ NOT_RUN = {
     "scripts/install --dev": "it has made the environment that this test runs in",
     "source .venv/bin/activate": "changes the reader's shell only",
     "source /tmp/promiseserve-*/env": f"changes the reader's shell only; {SMOLLM2} reads the file",
+    "prometheus --config.file=deploy/prometheus/prometheus.yml": (
+        "runs until it is stopped; tests/integration/test_observability.py runs it on that file with other ports"
+    ),
+    "kubectl apply -f deploy/kubernetes/common.yaml -f deploy/kubernetes/one-node.yaml": (
+        "needs a cluster; tests/deploy/test_kubernetes.py holds the manifests against KubeRay's schema"
+    ),
+    "kubectl port-forward service/promiseserve-serve-svc 8000": "needs a cluster",
     "python -m placement validate --csv published.csv": "the CSV is not part of the repository",
     "python -m placement fit --measurements FOLDER": "the measurements are not part of the repository",
 }
