@@ -63,7 +63,7 @@ NOT_RUN = {
     "source .venv/bin/activate": "changes the reader's shell only",
     "source /tmp/promiseserve-*/env": f"changes the reader's shell only; {SMOLLM2} reads the file",
     "prometheus --config.file=deploy/prometheus/prometheus.yml": (
-        "runs until it is stopped; tests/integration/test_observability.py runs it on that file with other ports"
+        "runs until it is stopped; tests/integration/test_observability.py runs it on that file"
     ),
     "kubectl apply -f deploy/kubernetes/common.yaml -f deploy/kubernetes/one-node.yaml": (
         "needs a cluster; tests/deploy/test_kubernetes.py holds the manifests against KubeRay's schema"
