@@ -29,7 +29,9 @@ def scaling(**replicas: object) -> EngineScaling:
         "engine": {"device": "cpu", "max_model_len": 64},
         "replicas": {"max": 8, **replicas},
     }
-    return EngineScaling(ApplicationConfig.model_validate(config), lambda: None)
+    return EngineScaling(
+        ApplicationConfig.model_validate({**config, "open_without_keys": True}), lambda: None
+    )
 
 
 def test_no_more_are_asked_for_than_there_is_room_and_the_log_says_what_is_missing(caplog):
