@@ -28,9 +28,10 @@ def scaling(**replicas: object) -> EngineScaling:
         "model": {"name": "tiny", "source": "somebody/tiny"},
         "engine": {"device": "cpu", "max_model_len": 64},
         "replicas": {"max": 8, **replicas},
+        "open_without_keys": True,
     }
     return EngineScaling(
-        ApplicationConfig.model_validate({**config, "open_without_keys": True}), lambda: None
+        ApplicationConfig.model_validate(config), lambda: None
     )
 
 
