@@ -30,9 +30,7 @@ def scaling(**replicas: object) -> EngineScaling:
         "replicas": {"max": 8, **replicas},
         "open_without_keys": True,
     }
-    return EngineScaling(
-        ApplicationConfig.model_validate(config), lambda: None
-    )
+    return EngineScaling(ApplicationConfig.model_validate(config), lambda: None)
 
 
 def test_no_more_are_asked_for_than_there_is_room_and_the_log_says_what_is_missing(caplog):
