@@ -130,6 +130,13 @@ class EngineConfig(_Strict):
         description="While eight or more requests run, the tokens of a stream that come within this time go "
         "out together, the first one at once: a token may be this late, and costs less. 0: never.",
     )
+    # A step takes at most seconds, and a busy engine makes steps however slow it is: this is no step at all.
+    stall_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="An engine with unfinished requests that makes no step for so long has stopped: it is "
+        "replaced. Above the longest step.",
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -185,6 +192,10 @@ class SchedulerConfig(_Strict):
     """Bounds of the one queue."""
 
     max_queued: int = Field(default=512, ge=1, description="Queued requests, all classes together.")
+    # A quarter of the memory of a small gateway machine.
+    max_bytes: int = Field(
+        default=1024 * 1024 * 1024, ge=1024, description="Bodies of requests that wait or run, all together."
+    )
     max_queued_without_engine: int = Field(
         default=128,
         ge=0,
@@ -194,10 +205,15 @@ class SchedulerConfig(_Strict):
     requests_per_replica: int | None = Field(
         default=None, ge=1, description="Leases a replica; `engine.max_num_seqs` when absent."
     )
-    # Three missed renewals (one every third of this) and a gateway counts as dead.
+    # A lease that no engine's report names for this long has expired.
     lease_ttl_s: float = Field(default=15.0, gt=0)
     # An engine that has not been heard of for this long gets no more leases.
     replica_ttl_s: float = Field(default=5.0, gt=0)
+    # A process of 100 MB that waits; without it a dead scheduler's successor has to start first.
+    spares: int = Field(default=1, ge=0, le=2, description="Schedulers that wait for the death of the first.")
+    # Three missed signs of life, one a second: what a dead gateway has in the queue must not take places. One
+    # that lives after all submits it again, with its age.
+    gateway_ttl_s: float = Field(default=3.5, gt=0)
     engine_start_s: float = Field(
         default=120.0,
         gt=0,
@@ -209,8 +225,19 @@ class GatewayConfig(_Strict):
     """The HTTP edge."""
 
     replicas: int = Field(default=1, ge=1)
-    # Bounds a request whose engine has stopped without dying; longer than any honest answer takes.
+    # Bounds what an engine that lives may say nothing for; longer than any honest answer takes.
     engine_silence_s: float = Field(default=600.0, gt=0)
+    # A living engine answers in milliseconds, also when it is full.
+    engine_heartbeat_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="An engine that gives no sign of life for so long is lost: requests without a first "
+        "token go elsewhere, streams end with an error.",
+    )
+    # Buffers on the way hold seconds of a stream; who reads nothing for longer has left.
+    reader_stall_s: float = Field(
+        default=30.0, gt=0, description="A client that takes nothing of its answer for so long is let go."
+    )
 
 
 class TracingConfig(_Strict):

@@ -22,7 +22,9 @@ from benchmarks import (
     parity,
     pictures,
     simulation,
+    soak,
 )
+from benchmarks.chaos import command as chaos
 
 COMMANDS = {
     "parity": (parity, "start and token gaps beside bare vLLM"),
@@ -32,6 +34,8 @@ COMMANDS = {
     "flow": (flow, "cost of the decision core"),
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),
     "grammars": (grammars, "what schemas and patterns cost the engine to compile"),
+    "chaos": (chaos, "each part killed and frozen under load, and the account of every request"),
+    "soak": (soak, "a mixed load for minutes, and what grows meanwhile"),
     "pictures": (pictures, "what policies keep over the load, as SVG for the documentation"),
     "autoscale": (autoscale, "autoscalers on recorded traces, paired by seed"),
     "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),

@@ -55,6 +55,7 @@ STATED = (
 ABLATIONS: dict[str, Json] = {
     "no-admission": {"admission": {"enabled": False}},
     "no-impatience": {"admission": {"impatient": False}},
+    "no-thrift": {"admission": {"thrift_roots": 0.0}},
     "no-steps": {"route": {"follow_steps": False}},
     "no-fairness": {"fairness": {"enabled": False}},
     "no-preemption": {"preempt": {"enabled": False}},

@@ -90,6 +90,8 @@ def environment(config: ApplicationConfig) -> dict[str, str]:
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "VLLM_MAX_STOP_STRINGS": str(config.limits.max_stop_strings),
         "VLLM_LOGGING_LEVEL": "WARNING",
+        # Its configuration closes all handlers that the process has, Serve's among them (engine/server.py).
+        "VLLM_CONFIGURE_LOGGING": "0",
         # The engine core must not outlive its replica (app/engine/orphans.py).
         "PROMISESERVE_ENGINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

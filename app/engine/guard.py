@@ -1,4 +1,8 @@
-"""The door of an engine's private port: the replica's secret, and a live lease for whatever computes."""
+"""The door of an engine's private port: the replica's secret, and a live lease for whatever computes.
+
+An engine that dies says so in one way only: before the head of an answer by a status of its own, after it by
+a connection that breaks. vLLM's own word for it, an event in a stream that ends in order, never leaves.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,14 @@ import asyncio
 import hmac
 import json
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.contract import (
+    ENGINE_DIED_STATUS,
+    HEALTH_PATH,
     LEASE_HEADER,
     LEASED_PATHS,
     LEASES_PATH,
@@ -23,8 +30,8 @@ from app.contract import (
 from app.engine.leases import LiveLeases, Run
 from app.tracing import TRACEPARENT, record
 
-# Paths that only read, and take no lease.
-OBSERVED_PATHS = frozenset({"/metrics", "/health", RANKS_PATH})
+# Paths behind the door that only read, and take no lease.
+OBSERVED_PATHS = frozenset({"/metrics", RANKS_PATH})
 # The rank of a class: there are never a thousand.
 MAX_PRIORITY_DIGITS = 3
 # The request that the current task serves (app/engine/metering.py counts for it).
@@ -32,12 +39,15 @@ current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 
 
 class Guard:
-    """ASGI middleware around vLLM's application."""
+    """ASGI middleware around vLLM's application; `healthy` is asked for each sign of life."""
 
-    def __init__(self, app: ASGIApp, leases: LiveLeases, secret: str) -> None:
+    def __init__(
+        self, app: ASGIApp, leases: LiveLeases, secret: str, healthy: Callable[[], bool] = lambda: True
+    ) -> None:
         self._app = app
         self._leases = leases
         self._secret = secret.encode()
+        self._healthy = healthy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -52,6 +62,9 @@ class Guard:
         # A header that comes twice says two things, and another reader could take the other.
         if len(headers) < len(scope["headers"]) or not self._knows(headers.get(SECRET_HEADER.encode(), b"")):
             await _refuse(send, 401, "this port is private")
+        elif path == HEALTH_PATH and method == "GET":
+            healthy = self._healthy()
+            await _respond(send, 200 if healthy else 503, {"healthy": healthy})
         elif path in OBSERVED_PATHS and method == "GET":
             await self._app(scope, receive, send)
         elif path in LEASED_PATHS and method == "POST":
@@ -82,8 +95,8 @@ class Guard:
         try:
             await self._app(scope, revocable.receive, revocable.send)
         except Exception:
-            # An application whose client leaves amid the body fails in its own way.
-            if not run.metered.revoked:
+            # An application whose client leaves amid the body, or whose engine dies, fails in its own way.
+            if not run.metered.revoked and not run.orphaned:
                 raise
         finally:
             current_run.reset(token)
@@ -93,6 +106,9 @@ class Guard:
             _record_run(traceparent, run.metered, attached_s)
         if run.metered.revoked:
             await _refuse(send, REVOKED_STATUS, "the lease was taken back")
+        elif run.orphaned and not revocable.begun:
+            await _refuse(send, ENGINE_DIED_STATUS, "the engine has died")
+        # An answer that has begun stays without an end: the server breaks the connection.
 
 
 class _Revocable:
@@ -106,6 +122,7 @@ class _Revocable:
         self._receive = receive
         self._send = send
         self._head: Message | None = None
+        self.begun = False
 
     async def receive(self) -> Message:
         message = asyncio.ensure_future(self._receive())
@@ -118,7 +135,7 @@ class _Revocable:
             revoked.cancel()
 
     async def send(self, message: Message) -> None:
-        if self._run.metered.revoked:
+        if self._run.metered.revoked or self._run.orphaned:
             return
         if message["type"] == "http.response.start":
             self._head = message
@@ -126,6 +143,7 @@ class _Revocable:
         if self._head is not None:
             self._run.answers()
             head, self._head = self._head, None
+            self.begun = True
             await self._send(head)
         await self._send(message)
 

@@ -26,6 +26,8 @@ class Limits:
     max_request_tokens: int | None = None
     # A body above this is refused at the edge already; here it bounds the queue's memory.
     max_request_bytes: int = 16 * 1024 * 1024
+    # Bodies of all tenants that wait or run; gateways keep each until its request has ended.
+    max_bytes: int = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

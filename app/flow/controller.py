@@ -8,7 +8,8 @@ Rules
 - A refusal charges nothing; a lease charges its tenant at once and is corrected as tokens come.
 - A silent replica gets no leases but keeps its own until they expire; one that is gone never comes back.
 - A controller younger than `replica_ttl_s` has yet to hear of its replicas: tickets wait for them.
-- A lease lives while its replica reports it; one that no report has named for `lease_ttl_s` has expired.
+- A lease lives while its replica reports it: one that no report has named for `lease_ttl_s` has expired, and
+  so has one that was named once and is missing in two reports.
 - A full queue refuses the least urgent: the newcomer, unless it outranks the last in the queue.
 - An urgent ticket that would be late takes the place of a less urgent one that has no first token yet.
 """
@@ -71,6 +72,8 @@ class FlowController:
         self._endings = Endings(config, on_end)
         self._meter = LoadMeter(config)
         self._draining = False
+        # Bodies that gateways keep.
+        self._size_bytes = 0
 
     def submit(self, ticket: Ticket, now_s: float) -> list[Action]:
         """A new ticket, or one that is submitted again after this controller restarted."""
@@ -138,13 +141,24 @@ class FlowController:
             self._adopt(replica, now_s)
         if report.metrics is not None:
             self._predictor.itl(report.metrics.running, report.metrics.itl_s)
-        self._leases.renew(report.live_leases & replica.in_flight, now_s)
+        for held in self._leases.renew(replica, report.live_leases, now_s):
+            self._end_lease(held, Outcome.LEASE_EXPIRED, None, now_s)
         return self._dispatch(now_s)
 
     def capacity_starting(self, replica_id: str, ready_s: float, now_s: float) -> list[Action]:
         """A replica is on its way and expected at `ready_s`: requests may wait for it."""
         self._pool.expect(replica_id, max(ready_s, now_s))
         return []
+
+    def caller_gone(self, caller: str, now_s: float) -> list[Action]:
+        """A process that has asked for leases is dead: what it has in the queue is closed, and so are leases
+        that no engine has heard of. The others end with their requests, as the reports will say."""
+        waiting = [entry.ticket.ticket_id for entry in self._queue if entry.ticket.caller == caller]
+        unused = self._leases.unused_by(caller)
+        actions: list[Action] = []
+        for ticket_id in waiting + unused:
+            actions += self.close(ticket_id, Outcome.CANCELLED, now_s)
+        return actions
 
     def replica_gone(self, replica_id: str, now_s: float) -> list[Action]:
         """The replica died or was stopped: its leases end as failed, the queue waits for the others."""
@@ -221,7 +235,11 @@ class FlowController:
         gate = self._gate
         if self._draining:
             return gate.refuse(ticket.ticket_id, Outcome.REJECTED_DRAINING, 0.0)
-        refused = gate.never_fits(ticket) or gate.over_limit(ticket, account, rank, now_s)
+        refused = (
+            gate.never_fits(ticket)
+            or gate.over_limit(ticket, account, rank, now_s)
+            or self._over_bytes(ticket, rank, now_s)
+        )
         if refused is not None:
             return refused
         self._meter.arrived(rank, now_s)
@@ -238,6 +256,13 @@ class FlowController:
             budget = budget_s(self._config.classes[rank], ticket)
             self._meter.first_token(late.predicted_wait_s, budget, now_s)
         return late
+
+    def _over_bytes(self, ticket: Ticket, rank: int, now_s: float) -> Refused | None:
+        if self._size_bytes + ticket.size_bytes <= self._limits.max_bytes:
+            return None
+        return self._gate.refuse(
+            ticket.ticket_id, Outcome.REJECTED_FULL, self._predictor.drain_s(rank, now_s)
+        )
 
     def _expires_s(self, ticket: Ticket, rank: int) -> float:
         """The last moment to leave the queue: what the engine needs at least must still fit the promise."""
@@ -259,11 +284,13 @@ class FlowController:
     def _enter(self, entry: Entry) -> None:
         self._queue.push(entry)
         entry.account.size_bytes += entry.ticket.size_bytes
+        self._size_bytes += entry.ticket.size_bytes
         entry.account.take_rate(entry.ticket)
 
     def _leave(self, entry: Entry) -> None:
         """A ticket that never reached an engine is gone from the queue: give back what it took."""
         entry.account.size_bytes -= entry.ticket.size_bytes
+        self._size_bytes -= entry.ticket.size_bytes
         entry.account.return_tokens(rate_tokens(entry.ticket))
 
     def _evict(self, entry: Entry, outcome: Outcome, now_s: float) -> Refused:
@@ -363,6 +390,7 @@ class FlowController:
         entry = held.entry
         if entry is not None:
             entry.account.size_bytes -= entry.ticket.size_bytes
+            self._size_bytes -= entry.ticket.size_bytes
             if usage is not None or outcome is not Outcome.COMPLETED:
                 entry.account.return_tokens(max(0, entry.ticket.max_output_tokens - held.output_tokens))
         self._endings.of_lease(outcome, held, usage, now_s)

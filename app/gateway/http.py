@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -30,6 +31,7 @@ from app.limits import RequestLimits
 
 logger = logging.getLogger("ray.serve")
 
+
 _JSON: Headers = [(b"content-type", b"application/json")]
 
 
@@ -43,12 +45,14 @@ class HttpFace:
         window: Window,
         keys: Tenants,
         status: StatusFace,
+        reader_stall_s: float = math.inf,
     ) -> None:
         self._exchange = exchange
         self._control = control
         self._window = window
         self._keys = keys
         self._openapi = json.dumps(document(window)).encode()
+        self._reader_stall_s = reader_stall_s
         self._status = status
         self._started_s = int(time.time())
         self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
@@ -135,6 +139,14 @@ class HttpFace:
             await answering
 
     async def _answer(self, request: Request, span: Span, send: Send) -> None:
+        try:
+            await self._send_answer(request, span, _Patient(send, self._reader_stall_s))
+        except _ReaderStalledError:
+            # Its lease is free with the end of this; the connection breaks, so that it can't take a part of
+            # the answer for the whole.
+            logger.info("A client has taken nothing for %.0f s and was let go.", self._reader_stall_s)
+
+    async def _send_answer(self, request: Request, span: Span, send: Send) -> None:
         async with self._exchange.answer(request, span) as answer:
             if not request.stream:
                 body = b"".join([chunk async for chunk in answer.chunks])
@@ -194,6 +206,25 @@ class HttpFace:
             "owned_by": "promiseserve",
             "max_model_len": self._window.max_model_len,
         }
+
+
+class _ReaderStalledError(Exception):
+    """The client takes nothing of its answer."""
+
+
+class _Patient:
+    """A server's `send`, which waits while the client's buffers are full, with a bound for that."""
+
+    def __init__(self, send: Send, stall_s: float) -> None:
+        self._send = send
+        self._stall_s = None if stall_s == math.inf else stall_s
+
+    async def __call__(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._send(message)
+        except TimeoutError:
+            raise _ReaderStalledError from None
 
 
 def _allow(method: str, allowed: str) -> None:

@@ -19,10 +19,18 @@ from placement.hardware import parse_cluster
 
 # Control calls wait in the scheduler by design: never in Serve's own queues.
 UNBOUNDED_CALLS = 100_000
-# A dead engine is out of service within three of these (Serve's threshold), so below 10 s.
-HEALTH_PERIOD_S = 2.0
-HEALTH_TIMEOUT_S = 5.0
-SCHEDULER_SHUTDOWN_S = 1.0
+# Serve replaces a replica whose process has ended when it next asks; one that does not answer after three
+# timeouts. Ten seconds: a replica whose machine is busy answers late, and must not be ended for it.
+HEALTH_PERIOD_S = 1.0
+HEALTH_TIMEOUT_S = 10.0
+# A gateway that says nothing for fifteen seconds serves nobody, and its clients wait.
+GATEWAY_HEALTH_TIMEOUT_S = 5.0
+# Everything waits for the scheduler, which does milliseconds of work at a time: it is asked more often, with
+# less patience.
+SCHEDULER_HEALTH_PERIOD_S = 0.25
+SCHEDULER_HEALTH_TIMEOUT_S = 3.0
+# A frozen one is ended after it: until then gateways wait for its answers.
+SCHEDULER_STOP_S = 1.0
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -31,7 +39,7 @@ def build(args: dict[str, Any]) -> Application:
     _refuse_impossible(config)
     # A gateway starts beside engines that take minutes: a missing file of keys shows at once.
     key_ring(config)
-    scheduler = _scheduler().bind(config)
+    scheduler = _scheduler(config).bind(config)
     return _gateway(config).bind(config, scheduler, _engine(config).bind(config, scheduler))
 
 
@@ -51,21 +59,28 @@ def _gateway(config: ApplicationConfig) -> serve.Deployment:
         num_replicas=config.gateway.replicas,
         max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=GATEWAY_HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=config.replicas.drain_s,
     )
 
 
-def _scheduler() -> serve.Deployment:
+def _scheduler(config: ApplicationConfig) -> serve.Deployment:
+    schedulers = 1 + config.scheduler.spares
     return serve.deployment(
         SchedulerReplica,
         name="Scheduler",
+        request_router_config=RequestRouterConfig(
+            request_router_class="app.serving.leader_router:LeaderRouter"
+        ),
         max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
-        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_period_s=SCHEDULER_HEALTH_PERIOD_S,
+        health_check_timeout_s=SCHEDULER_HEALTH_TIMEOUT_S,
         # Its calls are tickets that wait: they go to its successor at once, with their age.
-        graceful_shutdown_timeout_s=SCHEDULER_SHUTDOWN_S,
-        # Always one; that it can't change is what lets its policy hand on the word for the engines.
-        autoscaling_config=_autoscaling(1, 1, "HandOnPolicy"),
+        graceful_shutdown_timeout_s=SCHEDULER_STOP_S,
+        # Always as many; that they can't change is what lets their policy hand on the word for the engines.
+        autoscaling_config=_autoscaling(schedulers, schedulers, "HandOnPolicy"),
     )
 
 

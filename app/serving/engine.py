@@ -22,6 +22,8 @@ from app.flow.ticket import ReplicaReport
 logger = logging.getLogger("ray.serve")
 
 REPORT_INTERVAL_S = 1.0
+# After a report that has found the scheduler dead: the next goes to the spare, which waits for it.
+RETRY_INTERVAL_S = 0.1
 # First tokens are told together when they come closer than this: one call, not one a request.
 NEWS_INTERVAL_S = 0.02
 # A scheduler that is restarting answers none of them; the next report tells it all.
@@ -62,11 +64,21 @@ class EngineReplica:
 
     async def _report_for_ever(self) -> None:
         while self._server.healthy:
-            with contextlib.suppress(*SCHEDULER_RESTARTS):
+            pause_s = REPORT_INTERVAL_S
+            try:
                 await asyncio.wait_for(self._report(), REPORT_TIMEOUT_S)
-            await asyncio.sleep(REPORT_INTERVAL_S)
+            except SCHEDULER_RESTARTS:
+                pause_s = RETRY_INTERVAL_S
+            await asyncio.sleep(pause_s)
+        await self._die()
+
+    async def _die(self) -> None:
+        """Serve would ask three times before it believes in an ill replica; one that has ended it replaces at
+        once. Requests that are still here see their connections break."""
         logger.error("The engine has died; no more leases for this replica.")
-        await self._scheduler.replica_gone.remote(self._replica_id)
+        with contextlib.suppress(*SCHEDULER_RESTARTS):
+            await asyncio.wait_for(self._scheduler.replica_gone.remote(self._replica_id), REPORT_TIMEOUT_S)
+        self._server.kill()
 
     async def _report(self) -> None:
         server = self._server

@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from app.config import ApplicationConfig
 from app.flow.autoscale import Autoscaler, Decision, Load, Reason
 from app.serving.autoscaling import scale_policy
+from app.status.history import ScaleLog
 from placement.ray_nodes import read_free
 from placement.room import Room, room
 
@@ -28,6 +29,8 @@ DECIDE_INTERVAL_S = 0.5
 ROOM_INTERVAL_S = 3.0
 # An unchanged target is logged this often, with its inputs.
 LOG_INTERVAL_S = 60.0
+# Worth telling though the target stays.
+MORE_WANTED = frozenset({Reason.MAXIMUM, Reason.UNPLACEABLE})
 
 
 class EngineScaling:
@@ -40,6 +43,7 @@ class EngineScaling:
         self._room: Room | None = None
         self._logged_s = 0.0
         self.decision: Decision | None = None
+        self.log = ScaleLog()
 
     async def run(self) -> None:
         """For ever."""
@@ -66,9 +70,17 @@ class EngineScaling:
             self.decision.target,
             self.decision.reason,
         )
+        self._tell(self.decision, now_s)
         if changed or now_s - self._logged_s >= LOG_INTERVAL_S:
             self._logged_s = now_s
             _log(self.decision, load)
+
+    def _tell(self, decision: Decision, now_s: float) -> None:
+        """For a person: what changes the target, and what keeps it from what is wanted."""
+        told = self.log.newest
+        moved = told is None or told.engines != decision.target
+        if decision.reason in MORE_WANTED or (moved and decision.reason is not Reason.NO_DATA):
+            self.log.add(decision.target, _because(decision), now_s)
 
     async def _look_for_ever(self) -> None:
         parallel, most = self._config.parallel, self._config.replicas.max
@@ -90,14 +102,17 @@ def _asked_for() -> int | None:
     return sum(count for state, count in states.items() if state != "STOPPING")
 
 
+def _because(decision: Decision) -> str:
+    missing = f" ({decision.missing} missing)" if decision.reason is Reason.UNPLACEABLE else ""
+    return decision.reason.value + missing
+
+
 def _log(decision: Decision, load: Load | None) -> None:
     inputs = "nothing is known" if load is None else ", ".join(f"{k}={v}" for k, v in asdict(load).items())
-    missing = f" ({decision.missing} missing)" if decision.reason is Reason.UNPLACEABLE else ""
     logger.info(
-        "Engines: %d, %s%s; wanted %d; %s",
+        "Engines: %d, %s; wanted %d; %s",
         decision.target,
-        decision.reason.value,
-        missing,
+        _because(decision),
         decision.wanted,
         inputs,
     )

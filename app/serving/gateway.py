@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -44,11 +45,19 @@ class GatewayReplica:
                 "throughput. Set it before Ray starts; scripts/serve does."
             )
         tracing.configure(config.tracing, "promiseserve-gateway")
-        self._control = ServeControlPlane(scheduler, engine)
+        gateway_id = serve.get_replica_context().replica_id.unique_id
+        self._control = ServeControlPlane(scheduler, engine, gateway_id)
+        self._attending = asyncio.create_task(self._control.attend_for_ever())
         # One connection a running request: the scheduler bounds them.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
         tiers = Tiers(config.flow)
-        self._exchange = Exchange(self._control, self._http, tiers, config.gateway.engine_silence_s)
+        self._exchange = Exchange(
+            self._control,
+            self._http,
+            tiers,
+            config.gateway.engine_silence_s,
+            config.gateway.engine_heartbeat_s,
+        )
         self._window = Window(
             config.model.name,
             config.engine.max_model_len,
@@ -61,11 +70,14 @@ class GatewayReplica:
         if self._keys.is_open:
             await require_loopback()
         self._calls = CallFace(self._exchange, self._window, self._keys)
+        self._reader_stall_s = config.gateway.reader_stall_s
         self._status = StatusFace(self._control, self._http, config.status, self._keys)
 
     async def __serve_build_asgi_app__(self) -> HttpFace:
         """Serve's hook: the ASGI application, built inside the replica."""
-        return HttpFace(self._exchange, self._control, self._window, self._keys, self._status)
+        return HttpFace(
+            self._exchange, self._control, self._window, self._keys, self._status, self._reader_stall_s
+        )
 
     async def chat(self, body: dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
         """A chat completion. `body` as for OpenAI's API; the key as in HTTP's header. Raises ApiError."""
@@ -90,6 +102,7 @@ class GatewayReplica:
             yield chunk
 
     async def __del__(self) -> None:
+        self._attending.cancel()
         await self._http.close()
 
 

@@ -70,6 +70,10 @@ def _no_shares(config: FlowConfig) -> FlowConfig:
     return replace(config, classes=tuple(replace(one, min_share=0.0) for one in config.classes))
 
 
+def _no_thrift(config: FlowConfig) -> FlowConfig:
+    return replace(config, admission=replace(config.admission, thrift_roots=0.0))
+
+
 def _no_reserve(config: FlowConfig) -> FlowConfig:
     return replace(config, classes=tuple(replace(one, reserve_roots=0.0) for one in config.classes))
 
@@ -82,6 +86,7 @@ ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
     "no-min-share": _no_shares,
     "no-reserve": _no_reserve,
     "no-impatience": lambda c: replace(c, admission=replace(c.admission, impatient=False)),
+    "no-thrift": _no_thrift,
     "no-steps": lambda c: replace(c, route=replace(c.route, follow_steps=False)),
     "no-fairness": lambda c: replace(c, fairness=replace(c.fairness, enabled=False)),
     "no-adaptive-limit": lambda c: replace(c, limit=replace(c.limit, enabled=False)),

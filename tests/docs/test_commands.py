@@ -50,6 +50,9 @@ RUN_BY = {
     ),
 }
 
+CHAOS = "python -m benchmarks chaos --cells engine-core:kill:mid-stream gateway:freeze:queued "
+CHAOS += "--runs 3 --json chaos.json"
+
 NOT_RUN = {
     "scripts/serve": f"installs, then serves until Ctrl-C; {SMOLLM2} runs what it runs after installing",
     "scripts/serve serve_configs/topology-cpu.yaml": f"the same, with the grid that {TOPOLOGY} deploys",
@@ -59,6 +62,8 @@ NOT_RUN = {
     "scripts/install --dev": "it has made the environment that this test runs in",
     "source .venv/bin/activate": "changes the reader's shell only",
     "source /tmp/promiseserve-*/env": f"changes the reader's shell only; {SMOLLM2} reads the file",
+    CHAOS: "takes minutes and kills processes; tests/chaos runs cells of it",
+    "python -m benchmarks soak --minutes 20 --json soak.json": "takes as long as it is told, outside of CI",
     "prometheus --config.file=deploy/prometheus/prometheus.yml": (
         "tests/integration/test_observability.py starts one with these rules on ports of its own"
     ),

@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from app.contract import (
+    ENGINE_DIED_STATUS,
+    HEALTH_PATH,
     LEASE_HEADER,
     LEASED_PATHS,
     LEASES_PATH,
@@ -34,6 +36,8 @@ class Inside:
         self.reached: list[str] = []
         self.priorities: list[int] = []
         self.fails = self.stumbles = False
+        # As vLLM does when its core dies: an event that says so, and a stream that ends in order.
+        self.dies_after: int | None = None
         # As vLLM does, it says the head of a stream before it has a token, and stops when its client leaves.
         self.token: asyncio.Event | None = None
         self.waits = asyncio.Event()
@@ -48,8 +52,16 @@ class Inside:
             self.priorities.append(run.priority)
         if scope["type"] == "http":
             await send({"type": "http.response.start", "status": 200, "headers": []})
-            if self.token is None or await self._has_token(receive):
+            if self.dies_after is not None:
+                await self._die(run, send)
+            elif self.token is None or await self._has_token(receive):
                 await send({"type": "http.response.body", "body": b"inside"})
+
+    async def _die(self, run, send) -> None:
+        for _ in range(self.dies_after):
+            await send({"type": "http.response.body", "body": b"token", "more_body": True})
+        run.orphaned = True
+        await send({"type": "http.response.body", "body": b"error"})
 
     async def _has_token(self, receive) -> bool:
         """False when the client has left first."""
@@ -192,6 +204,42 @@ async def test_a_request_that_fails_ends_its_lease(door):
         await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
     await soon(holding)
     assert current_run.get() is None
+
+
+async def test_a_request_whose_engine_dies_before_the_answer_may_run_elsewhere(door):
+    door.inside.dies_after = 0
+    holding = asyncio.create_task(door.leases.hold("a"))
+    response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    assert response.status_code == ENGINE_DIED_STATUS
+    await soon(holding)
+
+
+async def test_an_answer_whose_engine_dies_has_no_end(door):
+    door.inside.dies_after = 2
+    holding = asyncio.create_task(door.leases.hold("a"))
+    headers = {**KEY, LEASE_HEADER: "a"}
+    scope = {"type": "http", "method": "POST", "path": PATH}
+    scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    await soon(door.guard(scope, receive, send))
+    assert [message.get("body") for message in sent] == [None, b"token", b"token"]
+    assert sent[-1]["more_body"]
+    await soon(holding)
+
+
+@pytest.mark.parametrize(("healthy", "status"), [(True, 200), (False, 503)])
+async def test_the_engine_gives_a_sign_of_life_without_a_lease(door, healthy, status):
+    door.guard = Guard(door.inside, door.leases, SECRET, lambda: healthy)
+    assert (await door.knock("GET", HEALTH_PATH, **KEY)).status_code == status
+    assert (await door.knock("GET", HEALTH_PATH)).status_code == 401
+    assert door.inside.reached == []
 
 
 async def test_a_request_runs_with_the_priority_of_its_lease(door):

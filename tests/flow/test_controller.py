@@ -227,6 +227,89 @@ def test_when_the_last_replica_falls_silent_what_waits_is_refused():
     assert outcomes(flow.tick(5.1)) == [("b", Outcome.EVICTED_NO_ENGINE)]
 
 
+def test_after_a_restart_what_waited_goes_on_in_its_order_in_whatever_order_it_comes_back():
+    flow = FlowController(replace(LIMITS, max_queued=10), PATIENT, lambda: 0.0)
+    flow.tick(100.0)
+    for ticket_id, arrived_s in (("c", 93.0), ("a", 91.0), ("d", 94.0), ("b", 92.0)):
+        assert flow.submit(Ticket(ticket_id, 0, arrived_s), 100.5) == []
+    order = report(flow, "r", at_s=101.0)
+    for ticket_id in "abc":
+        order += flow.close(ticket_id, Outcome.COMPLETED, 102.0)
+    assert [granted_.lease.ticket_id for granted_ in order] == ["a", "b", "c", "d"]
+
+
+def test_bodies_of_all_tenants_together_are_bounded_and_room_comes_back_with_each_end():
+    flow = controller("r", limits=replace(LIMITS, max_bytes=100))
+
+    def send(name: str, size_bytes: int):
+        return flow.submit(Ticket(name, 0, 0.0, tenant=name, size_bytes=size_bytes), 0.0)
+
+    assert send("a", 60) == [granted("a")]
+    assert send("b", 40) == []
+    assert outcomes(send("c", 1)) == [("c", Outcome.REJECTED_FULL)]
+    flow.close("b", Outcome.CANCELLED, 0.0)
+    assert send("d", 40) == []
+    assert outcomes(send("e", 1)) == [("e", Outcome.REJECTED_FULL)]
+    assert flow.close("a", Outcome.COMPLETED, 0.0) == [granted("d")]
+    assert send("f", 60) == []
+
+
+def test_what_a_dead_caller_has_in_the_queue_is_closed_and_so_is_a_lease_that_nobody_uses():
+    flow = controller("r", "s")
+
+    def send(name: str, caller: str):
+        return flow.submit(Ticket(name, 0, 0.0, caller=caller), 0.0)
+
+    send("used", "dead")
+    send("unused", "dead")
+    report(flow, "r", "used", at_s=1.0)
+    send("waits", "dead")
+    send("lives", "living")
+    assert flow.caller_gone("dead", 2.0) == [granted("lives", "s", queue_wait_s=2.0)]
+    snapshot = flow.snapshot(2.0)
+    assert (snapshot.queued, snapshot.in_flight) == (0, 2)
+    assert snapshot.ended == {Outcome.CANCELLED: 2}
+
+
+def test_a_lease_with_a_first_token_is_known_to_its_engine():
+    flow = controller("r")
+    submit(flow, "a")
+    flow.first_token("a", 0.5)
+    report(flow, "r", at_s=1.0)
+    report(flow, "r", at_s=2.0)
+    assert flow.snapshot(2.0).ended == {Outcome.LEASE_EXPIRED: 1}
+
+
+def test_a_lease_that_two_reports_no_longer_name_has_ended_and_its_place_is_free():
+    """Its gateway died: the engine has let go of the request, and nobody is left to close it."""
+    flow = controller("r")
+    submit(flow, "a")
+    report(flow, "r", "a", at_s=1.0)
+    submit(flow, "b", at_s=1.5)
+    assert report(flow, "r", at_s=2.0) == []
+    assert report(flow, "r", at_s=3.0) == [granted("b", queue_wait_s=1.5)]
+    assert flow.snapshot(3.0).ended == {Outcome.LEASE_EXPIRED: 1}
+
+
+def test_a_lease_that_one_report_misses_lives_on():
+    """A report may be under way while the request begins; its close, while the request ends."""
+    flow = controller("r")
+    submit(flow, "a")
+    for at_s, leases in ((1.0, ["a"]), (2.0, []), (3.0, ["a"]), (4.0, [])):
+        report(flow, "r", *leases, at_s=at_s)
+    assert flow.snapshot(4.0).in_flight == 1
+    flow.close("a", Outcome.COMPLETED, 4.1)
+    assert flow.snapshot(4.1).ended == {Outcome.COMPLETED: 1}
+
+
+def test_a_lease_that_no_report_has_named_yet_waits_for_its_request():
+    flow = controller("r")
+    submit(flow, "a")
+    for at_s in (1.0, 2.0, 3.0, 4.0):
+        report(flow, "r", at_s=at_s)
+    assert flow.snapshot(4.0).in_flight == 1
+
+
 def test_a_lease_that_expired_is_not_adopted_again_from_its_own_replica():
     flow = controller("r")
     submit(flow, "a")

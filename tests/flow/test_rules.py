@@ -195,9 +195,8 @@ class FlowRules(RuleBasedStateMachine):
                 self.leases[name] = replica_id
         if not replica.gone:
             replica.seen_s, replica.draining = self.now_s, draining
-        self.apply(
-            self.flow.report(ReplicaReport(replica_id, frozenset(live), draining, metrics), self.now_s)
-        )
+        said = ReplicaReport(replica_id, frozenset(live), draining, metrics)
+        self.apply(self.flow.report(said, self.now_s), expiring=True)
 
     @rule(replica_id=MORTALS)
     def gone(self, replica_id: str) -> None:
@@ -277,6 +276,7 @@ class FlowRules(RuleBasedStateMachine):
         assert self.flow._pool.prefill_tokens == 0
         for replica in self.flow._pool.replicas.values():
             assert (replica.tokens, replica.in_flight) == (0, set())
+        assert self.flow._size_bytes == 0
         for account in self.flow._tenants._accounts.values():
             assert (account.queued, account.running, account.size_bytes) == (0, 0, 0)
 

@@ -26,6 +26,8 @@ CHAT = "/v1/chat/completions"
 MAX_BODY_BYTES = 2000
 WHOLE = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}).encode()
 STREAM = WHOLE[:-1] + b', "stream": true}'
+# Long enough to be waited for, short enough to be waited out.
+BRIEF_S = 0.1
 READY = SchedulerView(2, queued=3, in_flight=4, metrics="# the scheduler's\n", engines=())
 
 
@@ -40,6 +42,9 @@ class Visit:
             for number, part in enumerate(parts or [b""], start=1)
         ]
         self._left = asyncio.Event()
+        # Cleared: its buffers are full, and the server waits.
+        self.reads = asyncio.Event()
+        self.reads.set()
         self.begun = asyncio.Event()
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -73,6 +78,7 @@ class Visit:
             self.status = message["status"]
             self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
             return
+        await self.reads.wait()
         self.body += message["body"]
         self.complete = not message.get("more_body", False)
         if self.body:
@@ -82,13 +88,15 @@ class Visit:
 class Site:
     """The face over a scripted control plane."""
 
-    def __init__(self, http: aiohttp.ClientSession, **keys: list[str]) -> None:
+    def __init__(self, http: aiohttp.ClientSession, reader_stall_s: float = 60.0, **keys: list[str]) -> None:
         self.control = FakeControlPlane()
         exchange = Exchange(self.control, http, TIERS, 60.0, scheduler_retry_s=0.001)
         keyed = ApiKeys(keys, open_without_keys=not keys)
         status = StatusFace(self.control, http, StatusConfig(), keyed)
         limits = RequestLimits(max_body_bytes=MAX_BODY_BYTES)
-        self.face = HttpFace(exchange, self.control, replace(window(), limits=limits), keyed, status)
+        self.face = HttpFace(
+            exchange, self.control, replace(window(), limits=limits), keyed, status, reader_stall_s
+        )
 
     def visit(
         self, method: str, path: str, *parts: bytes, cut: bool = False, key: str | None = None
@@ -161,6 +169,23 @@ async def test_a_client_that_disconnects_mid_stream_aborts_the_engines_work(site
     await visit.done()
     await soon(request.abandoned.wait())
     assert (await site.control.next_close()).outcome is Outcome.CANCELLED
+
+
+async def test_a_client_that_takes_nothing_of_its_stream_is_let_go_without_an_end(engine):
+    async with aiohttp.ClientSession() as http:
+        site = Site(http, reader_stall_s=BRIEF_S)
+        site.control.script.append(engine.grant)
+        visit = site.visit("POST", CHAT, STREAM)
+        request = await engine.next_request()
+        request.begin()
+        request.send(b"data: 1\n\n")
+        await soon(visit.begun.wait())
+        visit.reads.clear()
+        request.send(b"data: 2\n\n")
+        await visit.done()
+        await soon(request.abandoned.wait())
+        assert (await site.control.next_close()).outcome is Outcome.CANCELLED
+        assert (visit.body, visit.complete) == (b"data: 1\n\n", False)
 
 
 async def test_a_client_that_disconnects_before_its_body_is_whole_takes_no_lease(site):

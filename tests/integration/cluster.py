@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Cluster:
     agent_port: int
     http_port: int
     folder: Path
+    # What `ray start` has left running.
+    daemons: list[psutil.Process] = field(default_factory=list)
 
     @classmethod
     @contextlib.contextmanager
@@ -63,7 +65,8 @@ class Cluster:
         mine = _ray_processes(before)
         try:
             ray.init(address=f"127.0.0.1:{port}", log_to_driver=False, namespace="tests")
-            yield cls(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", agent, http, Path(folder.name))
+            url = f"http://127.0.0.1:{dashboard}"
+            yield cls(f"127.0.0.1:{port}", url, agent, http, Path(folder.name), mine)
         finally:
             _end(mine)
             folder.cleanup()
@@ -120,6 +123,11 @@ class Cluster:
     def processes(self, *names: str) -> list[psutil.Process]:
         return _matching(*names)
 
+    def family(self) -> list[psutil.Process]:
+        """The daemons and all that they have started."""
+        living = [daemon for daemon in self.daemons if daemon.is_running()]
+        return living + [child for daemon in living for child in _children(daemon)]
+
 
 def _matching(*names: str) -> list[psutil.Process]:
     found = []
@@ -129,6 +137,12 @@ def _matching(*names: str) -> list[psutil.Process]:
             if process.status() != psutil.STATUS_ZOMBIE and any(name in title for name in names):
                 found.append(process)
     return found
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
 
 
 def _ray_processes(before: set[int]) -> list[psutil.Process]:

@@ -26,6 +26,7 @@ BUSY = Load(
 def scaling(**replicas: object) -> EngineScaling:
     config = {
         "model": {"name": "tiny", "source": "somebody/tiny"},
+        "open_without_keys": True,
         "engine": {"device": "cpu", "max_model_len": 64},
         "replicas": {"max": 8, **replicas},
         "open_without_keys": True,
@@ -70,3 +71,18 @@ def test_without_figures_the_log_says_so(caplog):
     with caplog.at_level(logging.INFO, "ray.serve"):
         one._decide(None, 0.0)
     assert "nothing is known" in caplog.text
+
+
+def test_a_person_is_told_of_what_moves_the_target_and_of_what_is_missing():
+    one = scaling()
+    one._decide(None, 0.0)
+    assert one.log.decisions() == ()
+    one._room = Room(0, "GPU: 8 on one node, 5 free")
+    one._decide(BUSY, 100.0)
+    one._decide(BUSY, 100.5)
+    one._room = Room(8)
+    one._decide(BUSY, 200.0)
+    assert [(told.at_s, told.engines, told.reason) for told in one.log.decisions()] == [
+        (200.0, 2, Reason.STEP_LIMIT.value),
+        (100.0, 1, "unplaceable (GPU: 8 on one node, 5 free missing)"),
+    ]

@@ -204,6 +204,8 @@ async def test_the_view_names_the_engines_that_can_be_asked_for_their_figures():
 async def test_it_is_healthy_while_its_clock_runs():
     replica = scheduler()
     await replica.check_health()
+    await report(replica)
+    await replica.check_health()
     clock = next(task for task in asyncio.all_tasks() if "tick" in task.get_coro().__qualname__)
     clock.cancel()
     await asyncio.wait({clock})
@@ -242,6 +244,7 @@ async def decided(replica: SchedulerReplica, reason: Reason) -> None:
 
 async def test_who_asks_an_application_that_sleeps_waits_for_the_engine_that_this_wakes():
     replica = scheduler(replicas=SLEEPER, engine_start_s=5.0, replica_ttl_s=BRIEF_S, requests_per_replica=8)
+    await replica.attend("gateway-1")
     await decided(replica, Reason.IDLE)
     assert (await replica.view()).wakes
     [call] = await waiting(replica, ticket("a"))
@@ -263,6 +266,7 @@ async def test_who_came_before_it_was_known_that_nobody_is_there_waits_as_well()
 
 async def test_who_cannot_wait_for_a_start_is_told_how_long_it_takes_and_wakes_it_all_the_same():
     replica = scheduler(replicas=SLEEPER, engine_start_s=50.0, replica_ttl_s=BRIEF_S, requests_per_replica=8)
+    await replica.attend("gateway-1")
     await decided(replica, Reason.IDLE)
     refusal = await soon(replica.acquire(ticket("a")))
     assert refusal.outcome is Outcome.REJECTED_DEADLINE
@@ -274,6 +278,7 @@ async def test_only_so_many_wait_for_the_first_engine():
     replica = scheduler(
         replicas=SLEEPER, engine_start_s=5.0, replica_ttl_s=BRIEF_S, max_queued=9, max_queued_without_engine=1
     )
+    await replica.attend("gateway-1")
     await asyncio.sleep(2 * BRIEF_S)
     await waiting(replica, ticket("a"))
     refusal = await soon(replica.acquire(ticket("b")))
@@ -394,6 +399,31 @@ def test_the_engines_step_decides_the_burst_that_it_is_kept_fed_with():
     )
     assert flow_config(application).limit.batched_tokens == 256
     assert limits(application).requests_per_replica == application.engine.max_num_seqs
+
+
+async def test_what_a_silent_gateway_has_in_the_queue_is_closed_and_the_others_go_on():
+    replica = scheduler(gateway_ttl_s=BRIEF_S)
+    await report(replica)
+    await soon(replica.acquire(ticket("running")))
+    dead = asyncio.create_task(replica.acquire(replace(ticket("dead"), caller="gateway-1")))
+    [living] = await waiting(replica, ticket("living"))
+    assert await soon(dead) is None
+    assert (await replica.view()).queued == 1
+    await replica.close("running", Outcome.COMPLETED)
+    assert isinstance(await soon(living), Grant)
+
+
+async def test_a_gateway_that_says_that_it_lives_keeps_its_place_in_the_queue():
+    replica = scheduler(gateway_ttl_s=2 * BRIEF_S)
+    await report(replica)
+    await soon(replica.acquire(ticket("running")))
+    call = asyncio.create_task(replica.acquire(replace(ticket("a"), caller="gateway-1")))
+    for _ in range(5):
+        done, _ = await asyncio.wait({call}, timeout=BRIEF_S / 2)
+        assert not done
+        await replica.attend("gateway-1")
+    await replica.close("running", Outcome.COMPLETED)
+    assert isinstance(await soon(call), Grant)
 
 
 async def test_the_status_crosses_process_borders_and_says_who_waits():
