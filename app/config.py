@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from app.flow.config import FlowConfig
+from app.limits import RequestLimits
 from app.promises import PromisesConfig
 from placement.shapes import ModelShape, known_shape
 from placement.topology import Problem, Topology
@@ -23,7 +24,7 @@ _Bundle = Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _KeyHash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-def _refuse(title: str, problems: Iterable[Problem]) -> None:
+def refuse(title: str, problems: Iterable[Problem]) -> None:
     """Raises one ValidationError that places every problem at its field; pydantic merges it as its own."""
     errors = [
         InitErrorDetails(
@@ -95,7 +96,7 @@ class ParallelConfig(_Strict):
         if self.sequence_parallelism.enabled and self.tensor_parallel_size == 1:
             field = ("sequence_parallelism", "enabled")
             reason = "it splits tokens over the tensor-parallel group, and tensor_parallel_size is 1"
-            _refuse("ParallelConfig", [Problem(field, True, reason)])
+            refuse("ParallelConfig", [Problem(field, True, reason)])
         return self
 
 
@@ -140,7 +141,7 @@ class EngineConfig(_Strict):
 
     @model_validator(mode="after")
     def _vllm_accepts(self) -> Self:
-        _refuse("EngineConfig", self._problems())
+        refuse("EngineConfig", self._problems())
         return self
 
     def _problems(self) -> Iterator[Problem]:
@@ -183,7 +184,7 @@ class ReplicasConfig(_Strict):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.max < self.min:
-            _refuse("ReplicasConfig", [Problem(("max",), self.max, f"below min ({self.min})")])
+            refuse("ReplicasConfig", [Problem(("max",), self.max, f"below min ({self.min})")])
         return self
 
 
@@ -224,7 +225,6 @@ class GatewayConfig(_Strict):
     """The HTTP edge."""
 
     replicas: int = Field(default=1, ge=1)
-    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     # Bounds what an engine that lives may say nothing for; longer than any honest answer takes.
     engine_silence_s: float = Field(default=600.0, gt=0)
     # A living engine answers in milliseconds, also when it is full.
@@ -276,6 +276,9 @@ class ApplicationConfig(_Strict):
     replicas: ReplicasConfig = ReplicasConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     gateway: GatewayConfig = GatewayConfig()
+    limits: RequestLimits = Field(
+        default=RequestLimits(), description="What a request may be and ask for (app/limits.py)."
+    )
     tracing: TracingConfig = TracingConfig()
     flow: FlowConfig = Field(
         default=FlowConfig(), description="Classes and their promises, tenants and their shares."
@@ -285,7 +288,21 @@ class ApplicationConfig(_Strict):
     )
     api_keys: dict[Annotated[str, Field(min_length=1)], list[_KeyHash]] = Field(
         default={},
-        description="SHA-256 of each key, by tenant. Without any, everyone is the tenant `default`.",
+        description="SHA-256 of each key, by tenant.",
+    )
+    api_keys_file: Annotated[str, Field(pattern="^/")] | None = Field(
+        default=None,
+        description="An absolute path on every node with a gateway: more keys, a line `TENANT:SHA-256` each. "
+        "Read again when it changes.",
+    )
+    api_keys_env: Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+        default=None,
+        description="A variable of the gateways' environment with such entries, separated by white space.",
+    )
+    open_without_keys: bool = Field(
+        default=False,
+        description="Let everyone in as the tenant `default` where no keys are configured; only for an "
+        "endpoint on a loopback address.",
     )
     status: StatusConfig = StatusConfig()
     hardware: str | None = Field(
@@ -320,23 +337,35 @@ class ApplicationConfig(_Strict):
         problems = [*plan, *self._sequence_parallelism_problems(), *self._tenant_problems()]
         if "promises" in self.model_fields_set:
             problems += self.promise_problems()
-        _refuse("ApplicationConfig", problems)
+        refuse("ApplicationConfig", problems)
         return self
 
+    @property
+    def is_open(self) -> bool:
+        """True where everyone is let in."""
+        return not (self.api_keys or self.api_keys_file or self.api_keys_env)
+
     def _tenant_problems(self) -> Iterator[Problem]:
+        if self.is_open and not self.open_without_keys:
+            reason = (
+                "no keys: set api_keys, api_keys_file or api_keys_env, or say open_without_keys: true "
+                "for an endpoint that only this machine reaches"
+            )
+            yield Problem(("api_keys",), self.api_keys, reason)
         owners: dict[str, str] = {}
         for tenant, hashes in self.api_keys.items():
             for number, hash_ in enumerate(hashes):
                 if owners.setdefault(hash_, tenant) != tenant:
                     reason = f"the key is {owners[hash_]!r}'s already"
                     yield Problem(("api_keys", tenant, number), hash_, reason)
+        known_later = self.api_keys_file or self.api_keys_env
         for tenant in self.flow.tenants:
-            if self.api_keys and tenant not in self.api_keys:
+            if self.api_keys and not known_later and tenant not in self.api_keys:
                 yield Problem(("flow", "tenants", tenant), tenant, "has no key among api_keys")
         for number, tenant in enumerate(self.status.tenants):
-            if tenant not in self.api_keys:
+            if tenant not in self.api_keys and not known_later:
                 yield Problem(("status", "tenants", number), tenant, "has no key among api_keys")
-        if self.status.open and self.api_keys:
+        if self.status.open and not self.is_open:
             reason = "there are api_keys: name the tenants whose keys open it in status.tenants"
             yield Problem(("status", "open"), True, reason)
 

@@ -211,7 +211,7 @@ class FakeEngine:
         self.ranks: list[dict[str, object]] = []
         # Leases that were asked back.
         self.revoked: asyncio.Queue[str] = asyncio.Queue()
-        self._arrived: asyncio.Queue[EngineRequest] = asyncio.Queue()
+        self.arrived: asyncio.Queue[EngineRequest] = asyncio.Queue()
 
     @classmethod
     @asynccontextmanager
@@ -239,11 +239,11 @@ class FakeEngine:
 
     async def next_request(self) -> EngineRequest:
         """The next request that nobody has asked for yet."""
-        return await soon(self._arrived.get())
+        return await soon(self.arrived.get())
 
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         received = EngineRequest(request.path, dict(request.headers), await request.read())
-        self._arrived.put_nowait(received)
+        self.arrived.put_nowait(received)
         try:
             return await received.play(request)
         except (asyncio.CancelledError, ConnectionError):

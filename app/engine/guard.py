@@ -32,6 +32,8 @@ from app.tracing import TRACEPARENT, record
 
 # Paths behind the door that only read, and take no lease.
 OBSERVED_PATHS = frozenset({"/metrics", RANKS_PATH})
+# The rank of a class: there are never a thousand.
+MAX_PRIORITY_DIGITS = 3
 # The request that the current task serves (app/engine/metering.py counts for it).
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 
@@ -51,18 +53,24 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        if scope["type"] != "http":
+            # A web socket is closed before it opens: 403, to its client.
+            await send({"type": "websocket.close", "code": 1008})
+            return
         headers = dict(scope["headers"])
-        if scope["type"] != "http" or not self._knows(headers.get(SECRET_HEADER.encode(), b"")):
+        path, method = _path(scope), scope["method"]
+        # A header that comes twice says two things, and another reader could take the other.
+        if len(headers) < len(scope["headers"]) or not self._knows(headers.get(SECRET_HEADER.encode(), b"")):
             await _refuse(send, 401, "this port is private")
-        elif scope["path"] == HEALTH_PATH and scope["method"] == "GET":
+        elif path == HEALTH_PATH and method == "GET":
             healthy = self._healthy()
             await _respond(send, 200 if healthy else 503, {"healthy": healthy})
-        elif scope["path"] in OBSERVED_PATHS and scope["method"] == "GET":
+        elif path in OBSERVED_PATHS and method == "GET":
             await self._app(scope, receive, send)
-        elif scope["path"] in LEASED_PATHS and scope["method"] == "POST":
+        elif path in LEASED_PATHS and method == "POST":
             await self._run(headers, scope, receive, send)
-        elif scope["path"].startswith(LEASES_PATH) and scope["method"] == "DELETE":
-            revoked = self._leases.revoke(scope["path"].removeprefix(LEASES_PATH))
+        elif path is not None and path.startswith(LEASES_PATH) and method == "DELETE":
+            revoked = self._leases.revoke(path.removeprefix(LEASES_PATH))
             await _respond(send, 200 if revoked else 404, {"revoked": revoked})
         else:
             await _refuse(send, 404, "no such path")
@@ -72,9 +80,12 @@ class Guard:
 
     async def _run(self, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
         lease_id = headers.get(LEASE_HEADER.encode(), b"").decode("latin-1")
-        priority = int(headers.get(PRIORITY_HEADER.encode(), b"0"))
+        priority = headers.get(PRIORITY_HEADER.encode(), b"0")
+        if not (priority.isdigit() and len(priority) <= MAX_PRIORITY_DIGITS):
+            await _refuse(send, 400, "no such priority")
+            return
         arrived_s = time.time()
-        run = await self._leases.attach(lease_id, priority) if lease_id else None
+        run = await self._leases.attach(lease_id, int(priority)) if lease_id else None
         attached_s = time.time()
         if run is None:
             await _refuse(send, 403, "no live lease")
@@ -135,6 +146,12 @@ class _Revocable:
             self.begun = True
             await self._send(head)
         await self._send(message)
+
+
+def _path(scope: Scope) -> str | None:
+    """The path as it was sent; None where it is not what the application inside would read."""
+    path: str = scope["path"]
+    return path if scope.get("raw_path", path.encode()).partition(b"?")[0] == path.encode() else None
 
 
 def _record_run(traceparent: str, metered: Metered, attached_s: float) -> None:

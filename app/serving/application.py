@@ -13,7 +13,7 @@ from app.engine.arguments import environment
 from app.plan_check import refusals_of
 from app.serving.autoscaling import METRICS_INTERVAL_S
 from app.serving.engine import EngineReplica
-from app.serving.gateway import GatewayReplica
+from app.serving.gateway import GatewayReplica, key_ring
 from app.serving.scheduler import SchedulerReplica
 from placement.hardware import parse_cluster
 
@@ -37,6 +37,8 @@ def build(args: dict[str, Any]) -> Application:
     """Gateway, scheduler and engines, bound together. Raises ValueError before anything starts."""
     config = ApplicationConfig.model_validate(args)
     _refuse_impossible(config)
+    # A gateway starts beside engines that take minutes: a missing file of keys shows at once.
+    key_ring(config)
     scheduler = _scheduler(config).bind(config)
     return _gateway(config).bind(config, scheduler, _engine(config).bind(config, scheduler))
 

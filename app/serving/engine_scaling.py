@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from app.config import ApplicationConfig
 from app.flow.autoscale import Autoscaler, Decision, Load, Reason
 from app.serving.autoscaling import scale_policy
+from app.status.history import ScaleLog
 from placement.ray_nodes import read_free
 from placement.room import Room, room
 
@@ -40,6 +41,7 @@ class EngineScaling:
         self._room: Room | None = None
         self._logged_s = 0.0
         self.decision: Decision | None = None
+        self.log = ScaleLog()
 
     async def run(self) -> None:
         """For ever."""
@@ -62,6 +64,7 @@ class EngineScaling:
             here = load.running + load.starting
             load = replace(load, placeable=here + self._room.replicas, missing=self._room.missing)
         before, self.decision = self.decision, self._autoscaler.decide(load, now_s)
+        self.log.add(self.decision.target, self.decision.reason.value, now_s)
         changed = before is None or (before.target, before.reason) != (
             self.decision.target,
             self.decision.reason,

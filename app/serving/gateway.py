@@ -18,12 +18,13 @@ from app.engine import models
 from app.gateway.calls import CallFace
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
+from app.gateway.key_sources import KeyRing
 from app.gateway.requests import Window
 from app.gateway.status import StatusFace
-from app.gateway.tenants import ApiKeys
 from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
 from app.serving.control import ServeControlPlane
+from app.serving.entrance import require_loopback
 
 logger = logging.getLogger("ray.serve")
 
@@ -63,23 +64,19 @@ class GatewayReplica:
             _token_counter(config.model.source),
             tiers,
             config.flow.route.tokens_per_block,
+            config.limits,
         )
-        self._keys = ApiKeys(config.api_keys)
+        self._keys = key_ring(config)
+        if self._keys.is_open:
+            await require_loopback()
         self._calls = CallFace(self._exchange, self._window, self._keys)
-        self._max_body_bytes = config.gateway.max_body_bytes
         self._reader_stall_s = config.gateway.reader_stall_s
         self._status = StatusFace(self._control, self._http, config.status, self._keys)
 
     async def __serve_build_asgi_app__(self) -> HttpFace:
         """Serve's hook: the ASGI application, built inside the replica."""
         return HttpFace(
-            self._exchange,
-            self._control,
-            self._window,
-            self._keys,
-            self._max_body_bytes,
-            self._status,
-            self._reader_stall_s,
+            self._exchange, self._control, self._window, self._keys, self._status, self._reader_stall_s
         )
 
     async def chat(self, body: dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
@@ -107,6 +104,16 @@ class GatewayReplica:
     async def __del__(self) -> None:
         self._attending.cancel()
         await self._http.close()
+
+
+def key_ring(config: ApplicationConfig) -> KeyRing:
+    """Raises ValueError when a source of keys can't be used, or there is none and that is not meant."""
+    return KeyRing(
+        config.api_keys,
+        file=config.api_keys_file,
+        variable=config.api_keys_env,
+        open_without_keys=config.open_without_keys,
+    )
 
 
 def _token_counter(source: str) -> TokenCounter | None:

@@ -29,11 +29,10 @@ import yaml
 from pydantic import ValidationError
 
 from app.config import ApplicationConfig
-from app.config_file import ConfigFileError, load_applications, problem_lines
+from app.config_file import ConfigFileError, HttpOptions, load_applications, problem_lines
 from app.engine.models import prepare
 from app.serving.launch_plan import (
     SHOWN_LINES,
-    HttpOptions,
     Resources,
     ServeFile,
     all_running,

@@ -176,6 +176,7 @@ class SchedulerReplica:
             self._flow.detail(MAX_TENANTS, now_s),
             self._metrics.requests.standings(now_s),
             self._history.samples(),
+            self._scaling.log.decisions(),
             now_s,
         )
 

@@ -57,6 +57,7 @@ NOT_RUN = {
     "scripts/serve": f"installs, then serves until Ctrl-C; {SMOLLM2} runs what it runs after installing",
     "scripts/serve serve_configs/topology-cpu.yaml": f"the same, with the grid that {TOPOLOGY} deploys",
     "scripts/test": "it is what runs this test",
+    "scripts/audit": "asks a service of the network; what can't be asked is a status of its own",
     "scripts/check": "scripts/test runs it before this test",
     "scripts/install --dev": "it has made the environment that this test runs in",
     "source .venv/bin/activate": "changes the reader's shell only",

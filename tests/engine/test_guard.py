@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from app.contract import (
 )
 from app.engine.guard import OBSERVED_PATHS, Guard, current_run
 from app.engine.leases import LiveLeases
-from app.gateway.requests import SCHEMAS
+from app.gateway.schemas import SCHEMAS
 from tests.fakes import SECRET, soon
 
 KEY = {SECRET_HEADER: SECRET}
@@ -76,6 +77,11 @@ class Inside:
         return not left.done()
 
 
+@dataclass(frozen=True)
+class Answered:
+    status: int
+
+
 class Door:
     def __init__(self) -> None:
         self.inside = Inside()
@@ -87,6 +93,17 @@ class Door:
         transport = httpx.ASGITransport(self.guard)
         async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
             return await soon(client.request(method, path, headers=headers))
+
+    async def knock_raw(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Answered:
+        """A request whose headers no client library would send."""
+        sent: list[dict] = []
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": method, "path": path, "headers": headers}
+        await soon(self.guard(scope, None, send))
+        return Answered(sent[0]["status"])
 
 
 @pytest.fixture
@@ -135,6 +152,14 @@ async def test_what_only_reads_needs_no_lease(door, path):
         ("POST", "/v1/load_lora_adapter"),
         ("POST", "/pause"),
         ("GET", "/v1/models"),
+        # What the application inside would read as a path of the list.
+        ("POST", "/v1/completion%73"),
+        ("POST", "/v1%2Fcompletions"),
+        ("POST", "//v1/completions"),
+        ("POST", "/V1/completions"),
+        ("GET", "/metric%73"),
+        ("PUT", PATH),
+        ("OPTIONS", PATH),
     ],
 )
 async def test_all_else_does_not_exist_whatever_the_lease(door, method, path):
@@ -261,6 +286,34 @@ async def test_a_lease_is_not_taken_back_once_the_answer_has_begun(door):
 async def test_nobody_takes_a_lease_back_without_the_secret_or_one_that_is_not_there(door):
     assert (await door.knock("DELETE", LEASES_PATH + "a")).status_code == 401
     assert (await door.knock("DELETE", LEASES_PATH + "a", **KEY)).status_code == 404
+
+
+@pytest.mark.parametrize("name", [SECRET_HEADER, LEASE_HEADER, PRIORITY_HEADER, "content-type"])
+async def test_a_header_that_comes_twice_opens_nothing(door, name):
+    given = [(name.encode(), value) for value in (SECRET.encode(), SECRET.encode())]
+    headers = [(SECRET_HEADER.encode(), SECRET.encode()), (LEASE_HEADER.encode(), b"a"), *given]
+    assert (await door.knock_raw("POST", PATH, headers)).status == 401
+    assert door.inside.reached == []
+
+
+@pytest.mark.parametrize("priority", ["-1", "1.5", "high", "", "9" * 5000])
+async def test_a_priority_that_is_no_rank_runs_nothing(door, priority):
+    headers = [(SECRET_HEADER, SECRET), (LEASE_HEADER, "a"), (PRIORITY_HEADER, priority)]
+    raw = [(name.encode(), value.encode()) for name, value in headers]
+    assert (await door.knock_raw("POST", PATH, raw)).status == 400
+    assert door.inside.reached == []
+
+
+async def test_a_web_socket_is_closed_before_it_opens(door):
+    sent = []
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": PATH, "headers": [(SECRET_HEADER.encode(), SECRET.encode())]}
+    await door.guard(scope, None, send)
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+    assert door.inside.reached == []
 
 
 async def test_the_applications_own_start_and_end_pass(door):

@@ -75,12 +75,14 @@ class Cluster:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
 
-    def deploy(self, config: str, **changes: dict[str, Any]) -> None:
+    def deploy(self, config: str, **changes: Any) -> None:
         """Deploys a file of serve_configs/ with changed sections; returns when the application is ready."""
         document = yaml.safe_load((REPOSITORY / "serve_configs" / config).read_text())
         document["http_options"] |= {"host": "127.0.0.1", "port": self.http_port}
+        arguments = document["applications"][0]["args"]
         for section, values in changes.items():
-            document["applications"][0]["args"].setdefault(section, {}).update(values)
+            changed = isinstance(values, dict) and isinstance(arguments.get(section), dict)
+            arguments[section] = arguments[section] | values if changed else values
         path = self.folder / config
         path.write_text(yaml.safe_dump(document))
         command = [BIN / "serve", "deploy", str(path), "-a", self.dashboard]

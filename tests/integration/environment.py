@@ -10,6 +10,12 @@ from pathlib import Path
 from app.serving.launch_plan import environment
 from benchmarks.servers import free_ports
 
+# Of a client that says nothing though it is its turn. Short, so that a test can outlast it; scripts/serve
+# gives clients longer.
+CLIENT_TIMEOUT_S = 5
+# What tests of the integration suite let in, and what no log may hold.
+HOSTILE_KEYS = {"blue": f"sk-blue-{secrets.token_hex(16)}", "red": f"sk-red-{secrets.token_hex(16)}"}
+
 
 def set_environment() -> None:
     """For this process, a user's: who it is to Ray, and nothing of what servers are told."""
@@ -32,4 +38,5 @@ def server_environment() -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ingress_grpc + 100),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(haproxy_metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(haproxy_stats),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(CLIENT_TIMEOUT_S),
     }

@@ -26,6 +26,7 @@ BUSY = Load(
 def scaling(**replicas: object) -> EngineScaling:
     config = {
         "model": {"name": "tiny", "source": "somebody/tiny"},
+        "open_without_keys": True,
         "engine": {"device": "cpu", "max_model_len": 64},
         "replicas": {"max": 8, **replicas},
     }

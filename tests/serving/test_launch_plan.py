@@ -16,6 +16,7 @@ def config(bundles: list[dict[str, float]], *, device: str = "cpu", replicas: in
             "parallel": {"bundles": bundles, "pipeline_parallel_size": len(bundles)},
             "engine": {"device": device, "max_model_len": 128},
             "replicas": {"max": replicas},
+            "open_without_keys": True,
         }
     )
 

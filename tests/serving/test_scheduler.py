@@ -29,17 +29,9 @@ def scheduler(
     bounds = {"requests_per_replica": 1, "max_queued": 2, **settings}
     model = {"name": "tiny", "source": "somebody/tiny"}
     engine = {"device": "cpu", "max_model_len": 64}
-    return SchedulerReplica(
-        ApplicationConfig.model_validate(
-            {
-                "model": model,
-                "engine": engine,
-                "scheduler": bounds,
-                "flow": flow or {},
-                "replicas": replicas or {},
-            }
-        )
-    )
+    sections = {"model": model, "engine": engine, "scheduler": bounds, "flow": flow or {}}
+    sections |= {"replicas": replicas or {}, "open_without_keys": True}
+    return SchedulerReplica(ApplicationConfig.model_validate(sections))
 
 
 def ticket(ticket_id: str, priority: int = 0) -> Ticket:
@@ -402,6 +394,7 @@ def test_the_engines_step_decides_the_burst_that_it_is_kept_fed_with():
         {
             "model": {"name": "tiny", "source": "somebody/tiny"},
             "engine": {"device": "cpu", "max_model_len": 64, "max_num_batched_tokens": 256},
+            "open_without_keys": True,
         }
     )
     assert flow_config(application).limit.batched_tokens == 256

@@ -53,7 +53,7 @@ class Site:
         self.control = FakeControlPlane()
         self.control.state = SchedulerView(1, 0, 0, "", ())
         self._config = config
-        self._keys = ApiKeys(keys)
+        self._keys = ApiKeys(keys, open_without_keys=not keys)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/status"
         self._server = uvicorn.Server(
