@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import socket
+import time
 from typing import Any
 
 from app.config import ApplicationConfig
 from app.engine.arguments import uses_ray_workers, vllm_arguments
 from app.engine.guard import Guard
 from app.engine.leases import LiveLeases
+from app.engine.phases import Phases
+
+logger = logging.getLogger("ray.serve")
 
 # Connections that a gateway keeps open; it holds one a running request.
 LISTEN_BACKLOG = 2048
@@ -37,6 +42,7 @@ class EngineServer:
         cls, config: ApplicationConfig, model_path: str, host: str, placement_group: Any = None
     ) -> EngineServer:
         """Loads the model and opens the port. Takes seconds to minutes; imports vLLM."""
+        phases = Phases(time.monotonic)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
@@ -47,6 +53,7 @@ class EngineServer:
         from app.engine.metering import MeteredEngine
         from app.engine.vitals import Vitals
 
+        phases.end("import")
         arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(vllm_arguments(config, model_path))
         vllm_config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
             usage_context=UsageContext.OPENAI_API_SERVER
@@ -54,15 +61,20 @@ class EngineServer:
         if uses_ray_workers(config):
             vllm_config.parallel_config.placement_group = placement_group
         vitals = Vitals(vllm_config)
+        phases.end("configuration")
         engine = MeteredEngine.from_vllm_config(
             vllm_config=vllm_config,
             usage_context=UsageContext.OPENAI_API_SERVER,
             stat_loggers=[lambda *_: vitals],
         )
+        # Weights, profile and warm-up: the core's own log splits them.
+        phases.end("core")
         engine.coalesce_s = config.engine.coalesce_ms / 1000
         tasks = await engine.get_supported_tasks()
         app = build_app(arguments, tasks, engine.model_config)
         await init_app_state(engine, app.state, arguments, tasks)
+        phases.end("application")
+        logger.info("The engine has started in %s.", phases)
         return cls(engine, app, vitals, host)
 
     @property
