@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from app.flow.config import FlowConfig
+from app.limits import RequestLimits
 from app.promises import PromisesConfig
 from placement.shapes import ModelShape, known_shape
 from placement.topology import Problem, Topology
@@ -23,7 +24,7 @@ _Bundle = Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _KeyHash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-def _refuse(title: str, problems: Iterable[Problem]) -> None:
+def refuse(title: str, problems: Iterable[Problem]) -> None:
     """Raises one ValidationError that places every problem at its field; pydantic merges it as its own."""
     errors = [
         InitErrorDetails(
@@ -95,7 +96,7 @@ class ParallelConfig(_Strict):
         if self.sequence_parallelism.enabled and self.tensor_parallel_size == 1:
             field = ("sequence_parallelism", "enabled")
             reason = "it splits tokens over the tensor-parallel group, and tensor_parallel_size is 1"
-            _refuse("ParallelConfig", [Problem(field, True, reason)])
+            refuse("ParallelConfig", [Problem(field, True, reason)])
         return self
 
 
@@ -129,11 +130,18 @@ class EngineConfig(_Strict):
         description="While eight or more requests run, the tokens of a stream that come within this time go "
         "out together, the first one at once: a token may be this late, and costs less. 0: never.",
     )
+    # A step takes at most seconds, and a busy engine makes steps however slow it is: this is no step at all.
+    stall_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="An engine with unfinished requests that makes no step for so long has stopped: it is "
+        "replaced. Above the longest step.",
+    )
     seed: int = 0
 
     @model_validator(mode="after")
     def _vllm_accepts(self) -> Self:
-        _refuse("EngineConfig", self._problems())
+        refuse("EngineConfig", self._problems())
         return self
 
     def _problems(self) -> Iterator[Problem]:
@@ -149,21 +157,34 @@ class EngineConfig(_Strict):
 class ReplicasConfig(_Strict):
     """How many engine replicas, and the queue depth that asks for another."""
 
-    min: int = Field(default=1, ge=1)
+    min: int = Field(default=1, ge=0, description="0: the application sleeps when nobody asks it.")
     max: int = Field(default=1, ge=1)
+    scale_on: Literal["queue", "load"] = Field(
+        default="load",
+        description="`queue`: only the queue's depth asks for more; `load`: also what arrives, what is "
+        "predicted, latency over its promise, and the KV cache.",
+    )
     target_queue_depth: float = Field(
         default=8.0, gt=0, description="Queued requests a replica that are tolerated before scaling up."
     )
-    upscale_delay_s: float = Field(default=2.0, ge=0)
-    # A replica costs minutes to start: give it up slowly.
-    downscale_delay_s: float = Field(default=300.0, ge=0)
+    # With what the decision itself takes, three seconds from a queue to an engine that starts.
+    upscale_delay_s: float = Field(default=1.0, ge=0)
+    # A replica costs minutes to start, and bursts come back: give it up slowly.
+    downscale_delay_s: float = Field(default=600.0, gt=0)
+    # With `min` 0: what sleeps costs its next user a start.
+    idle_s: float = Field(default=600.0, gt=0, description="Without a request for so long, it sleeps.")
+    cluster_grows: bool = Field(
+        default=False,
+        description="Nodes are added for what can't be placed (as by KubeRay's autoscaler): ask for it all "
+        "the same. Else no more is asked for than the cluster can place.",
+    )
     # The longest stream that a drain waits for.
     drain_s: float = Field(default=600.0, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.max < self.min:
-            _refuse("ReplicasConfig", [Problem(("max",), self.max, f"below min ({self.min})")])
+            refuse("ReplicasConfig", [Problem(("max",), self.max, f"below min ({self.min})")])
         return self
 
 
@@ -171,14 +192,28 @@ class SchedulerConfig(_Strict):
     """Bounds of the one queue."""
 
     max_queued: int = Field(default=512, ge=1, description="Queued requests, all classes together.")
+    # A quarter of the memory of a small gateway machine.
+    max_bytes: int = Field(
+        default=1024 * 1024 * 1024, ge=1024, description="Bodies of requests that wait or run, all together."
+    )
+    max_queued_without_engine: int = Field(
+        default=128,
+        ge=0,
+        description="Queued requests while no engine is ready: they wait for one that starts.",
+    )
     max_queue_wait_s: float = Field(default=60.0, gt=0, description="A queued request is refused after it.")
     requests_per_replica: int | None = Field(
         default=None, ge=1, description="Leases a replica; `engine.max_num_seqs` when absent."
     )
-    # Three missed renewals (one every third of this) and a gateway counts as dead.
+    # A lease that no engine's report names for this long has expired.
     lease_ttl_s: float = Field(default=15.0, gt=0)
     # An engine that has not been heard of for this long gets no more leases.
     replica_ttl_s: float = Field(default=5.0, gt=0)
+    # A process of 100 MB that waits; without it a dead scheduler's successor has to start first.
+    spares: int = Field(default=1, ge=0, le=2, description="Schedulers that wait for the death of the first.")
+    # Three missed signs of life, one a second: what a dead gateway has in the queue must not take places. One
+    # that lives after all submits it again, with its age.
+    gateway_ttl_s: float = Field(default=3.5, gt=0)
     engine_start_s: float = Field(
         default=120.0,
         gt=0,
@@ -190,9 +225,19 @@ class GatewayConfig(_Strict):
     """The HTTP edge."""
 
     replicas: int = Field(default=1, ge=1)
-    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
-    # Bounds a request whose engine has stopped without dying; longer than any honest answer takes.
+    # Bounds what an engine that lives may say nothing for; longer than any honest answer takes.
     engine_silence_s: float = Field(default=600.0, gt=0)
+    # A living engine answers in milliseconds, also when it is full.
+    engine_heartbeat_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="An engine that gives no sign of life for so long is lost: requests without a first "
+        "token go elsewhere, streams end with an error.",
+    )
+    # Buffers on the way hold seconds of a stream; who reads nothing for longer has left.
+    reader_stall_s: float = Field(
+        default=30.0, gt=0, description="A client that takes nothing of its answer for so long is let go."
+    )
 
 
 class TracingConfig(_Strict):
@@ -231,6 +276,9 @@ class ApplicationConfig(_Strict):
     replicas: ReplicasConfig = ReplicasConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     gateway: GatewayConfig = GatewayConfig()
+    limits: RequestLimits = Field(
+        default=RequestLimits(), description="What a request may be and ask for (app/limits.py)."
+    )
     tracing: TracingConfig = TracingConfig()
     flow: FlowConfig = Field(
         default=FlowConfig(), description="Classes and their promises, tenants and their shares."
@@ -240,7 +288,21 @@ class ApplicationConfig(_Strict):
     )
     api_keys: dict[Annotated[str, Field(min_length=1)], list[_KeyHash]] = Field(
         default={},
-        description="SHA-256 of each key, by tenant. Without any, everyone is the tenant `default`.",
+        description="SHA-256 of each key, by tenant.",
+    )
+    api_keys_file: Annotated[str, Field(pattern="^/")] | None = Field(
+        default=None,
+        description="An absolute path on every node with a gateway: more keys, a line `TENANT:SHA-256` each. "
+        "Read again when it changes.",
+    )
+    api_keys_env: Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+        default=None,
+        description="A variable of the gateways' environment with such entries, separated by white space.",
+    )
+    open_without_keys: bool = Field(
+        default=False,
+        description="Let everyone in as the tenant `default` where no keys are configured; only for an "
+        "endpoint on a loopback address.",
     )
     status: StatusConfig = StatusConfig()
     hardware: str | None = Field(
@@ -275,23 +337,35 @@ class ApplicationConfig(_Strict):
         problems = [*plan, *self._sequence_parallelism_problems(), *self._tenant_problems()]
         if "promises" in self.model_fields_set:
             problems += self.promise_problems()
-        _refuse("ApplicationConfig", problems)
+        refuse("ApplicationConfig", problems)
         return self
 
+    @property
+    def is_open(self) -> bool:
+        """True where everyone is let in."""
+        return not (self.api_keys or self.api_keys_file or self.api_keys_env)
+
     def _tenant_problems(self) -> Iterator[Problem]:
+        if self.is_open and not self.open_without_keys:
+            reason = (
+                "no keys: set api_keys, api_keys_file or api_keys_env, or say open_without_keys: true "
+                "for an endpoint that only this machine reaches"
+            )
+            yield Problem(("api_keys",), self.api_keys, reason)
         owners: dict[str, str] = {}
         for tenant, hashes in self.api_keys.items():
             for number, hash_ in enumerate(hashes):
                 if owners.setdefault(hash_, tenant) != tenant:
                     reason = f"the key is {owners[hash_]!r}'s already"
                     yield Problem(("api_keys", tenant, number), hash_, reason)
+        known_later = self.api_keys_file or self.api_keys_env
         for tenant in self.flow.tenants:
-            if self.api_keys and tenant not in self.api_keys:
+            if self.api_keys and not known_later and tenant not in self.api_keys:
                 yield Problem(("flow", "tenants", tenant), tenant, "has no key among api_keys")
         for number, tenant in enumerate(self.status.tenants):
-            if tenant not in self.api_keys:
+            if tenant not in self.api_keys and not known_later:
                 yield Problem(("status", "tenants", number), tenant, "has no key among api_keys")
-        if self.status.open and self.api_keys:
+        if self.status.open and not self.is_open:
             reason = "there are api_keys: name the tenants whose keys open it in status.tenants"
             yield Problem(("status", "open"), True, reason)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from app.config import ApplicationConfig
+from app.config import ApplicationConfig, refuse
 from placement.topology import Problem
 
 
@@ -26,8 +29,37 @@ class ConfigFileError(ValueError):
         self.lines = lines
 
 
+class HttpOptions(BaseModel):
+    """Where Serve listens; its own defaults."""
+
+    host: str = "0.0.0.0"
+    port: int = 8000
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine reaches."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class _ServeFile(BaseModel):
+    http_options: HttpOptions = HttpOptions()
     applications: list[ServedApplication] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _open_on_loopback_only(self) -> Self:
+        refuse("ServeFile", self._open_to_others())
+        return self
+
+    def _open_to_others(self) -> Iterator[Problem]:
+        host = self.http_options.host
+        for number, application in enumerate(self.applications):
+            if application.args.is_open and not is_loopback(host):
+                field = ("applications", number, "args", "open_without_keys")
+                reason = f"without keys only on a loopback address, and http_options.host is {host}"
+                yield Problem(field, True, reason)
 
 
 # A value is shown to be recognised, not read: a wrong one may be a whole section.

@@ -22,6 +22,10 @@ LEASES_PATH = "/leases/"
 RANKS_PATH = "/ranks"
 # What a request is answered whose lease was taken back.
 REVOKED_STATUS = 409
+# What a request is answered whose engine died before it had said anything: it may run elsewhere.
+ENGINE_DIED_STATUS = 502
+# The engine's sign of life: 200, or 503 when its core is dead or makes no steps.
+HEALTH_PATH = "/health"
 
 # What a lease may run: the closed list of both doors, the gateway's and an engine's.
 LEASED_PATHS = frozenset(
@@ -102,6 +106,8 @@ class SchedulerView:
     in_flight: int
     metrics: str
     engines: tuple[EnginePort, ...]
+    # Without an engine it sleeps, and the next request wakes it.
+    wakes: bool = False
 
 
 class ReplicaDiedError(ConnectionError):

@@ -11,7 +11,20 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import fit_engine, flow, null, overhead, overload, parity, pictures, simulation
+from benchmarks import (
+    autoscale,
+    fit_engine,
+    flow,
+    grammars,
+    null,
+    overhead,
+    overload,
+    parity,
+    pictures,
+    simulation,
+    soak,
+)
+from benchmarks.chaos import command as chaos
 
 COMMANDS = {
     "parity": (parity, "start and token gaps beside bare vLLM"),
@@ -20,7 +33,11 @@ COMMANDS = {
     "null": (null, "ceiling of the load client"),
     "flow": (flow, "cost of the decision core"),
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),
+    "grammars": (grammars, "what schemas and patterns cost the engine to compile"),
+    "chaos": (chaos, "each part killed and frozen under load, and the account of every request"),
+    "soak": (soak, "a mixed load for minutes, and what grows meanwhile"),
     "pictures": (pictures, "what policies keep over the load, as SVG for the documentation"),
+    "autoscale": (autoscale, "autoscalers on recorded traces, paired by seed"),
     "fit-engine": (fit_engine, "fit the simulator's engine to a running server"),
 }
 STDOUT = "-"

@@ -55,6 +55,7 @@ STATED = (
 ABLATIONS: dict[str, Json] = {
     "no-admission": {"admission": {"enabled": False}},
     "no-impatience": {"admission": {"impatient": False}},
+    "no-thrift": {"admission": {"thrift_roots": 0.0}},
     "no-steps": {"route": {"follow_steps": False}},
     "no-fairness": {"fairness": {"enabled": False}},
     "no-preemption": {"preempt": {"enabled": False}},
@@ -197,7 +198,7 @@ class _Overload:
         tenants = [f"tenant-{rank:02d}" for rank in range(1, self._options.tenants + 1)]
         flow = {"classes": classes, "limit": {"itl_budget_s": Promise({}).tpot_s}}
         flow |= ABLATIONS.get(ablation, {})
-        return {"flow": flow, "api_keys": api_keys(tenants)}
+        return {"flow": flow, "api_keys": api_keys(tenants), "status": {"open": False}}
 
     def _configured(self, name: str, sections: Json) -> Path:
         engines = {"min": self._options.replicas, "max": self._options.replicas}

@@ -43,3 +43,9 @@ def nodes_of_group(group: PlacementGroup) -> tuple[str, ...]:
 def bundle_indices(node_of_rank: tuple[str, ...]) -> str:
     """vLLM's VLLM_RAY_BUNDLE_INDICES: rank r takes bundle r, whatever order Ray lists the nodes in."""
     return ",".join(str(rank) for rank in range(len(node_of_rank)))
+
+
+def read_free() -> list[dict[str, float]]:
+    """What each living node of the connected cluster has left. Asks the cluster: not for an event loop."""
+    free = ray._private.state.available_resources_per_node()
+    return [dict(free.get(node["NodeID"], {})) for node in ray.nodes() if node["Alive"]]

@@ -206,10 +206,12 @@ class FakeEngine:
     def __init__(self, port: EnginePort) -> None:
         self.port = port
         self.metrics = ""
+        # What it says when it is asked for its health; None: nothing, as a frozen one.
+        self.health: int | None = 200
         self.ranks: list[dict[str, object]] = []
         # Leases that were asked back.
         self.revoked: asyncio.Queue[str] = asyncio.Queue()
-        self._arrived: asyncio.Queue[EngineRequest] = asyncio.Queue()
+        self.arrived: asyncio.Queue[EngineRequest] = asyncio.Queue()
 
     @classmethod
     @asynccontextmanager
@@ -219,6 +221,7 @@ class FakeEngine:
         runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         engine = cls(EnginePort(replica_id, "127.0.0.1", 0, SECRET))
         application.router.add_get("/metrics", engine._show_metrics)
+        application.router.add_get("/health", engine._show_health)
         application.router.add_get("/ranks", engine._show_ranks)
         application.router.add_delete("/leases/{lease}", engine._revoke)
         application.router.add_post("/{path:.*}", engine._receive)
@@ -236,11 +239,11 @@ class FakeEngine:
 
     async def next_request(self) -> EngineRequest:
         """The next request that nobody has asked for yet."""
-        return await soon(self._arrived.get())
+        return await soon(self.arrived.get())
 
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         received = EngineRequest(request.path, dict(request.headers), await request.read())
-        self._arrived.put_nowait(received)
+        self.arrived.put_nowait(received)
         try:
             return await received.play(request)
         except (asyncio.CancelledError, ConnectionError):
@@ -250,6 +253,11 @@ class FakeEngine:
     async def _revoke(self, request: web.Request) -> web.StreamResponse:
         self.revoked.put_nowait(request.match_info["lease"])
         return web.json_response({"revoked": True})
+
+    async def _show_health(self, request: web.Request) -> web.StreamResponse:
+        if self.health is None:
+            await asyncio.Event().wait()
+        return web.Response(status=self.health)
 
     async def _show_ranks(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("x-engine-secret") != SECRET:

@@ -18,8 +18,9 @@ FILES = sorted((Path(__file__).parents[1] / "serve_configs").glob("*.yaml"))
 
 
 def minimal(**sections: dict[str, Any]) -> dict[str, Any]:
-    """One process of the tiny model on a CPU; sections are merged over it."""
-    base: dict[str, dict[str, Any]] = {
+    """One process of the tiny model on a CPU, open; sections are merged over it."""
+    base: dict[str, Any] = {
+        "open_without_keys": True,
         "model": {"name": "tiny", "source": "embedded:tiny-llama"},
         "engine": {"device": "cpu", "max_model_len": 128},
     }
@@ -297,3 +298,61 @@ def test_a_long_value_is_shown_by_its_beginning():
     (line,) = refusals(minimal(model={"name": ["x" * 1000]}))
     assert line.startswith("model.name: ['xxx")
     assert len(line) < 200
+
+
+# Who is let in
+
+
+def test_nobody_is_let_in_without_a_key_unless_that_is_said():
+    (problem,) = refusals({**minimal(), "open_without_keys": False})
+    assert problem.startswith("api_keys: {}: no keys: set api_keys, api_keys_file or api_keys_env")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"api_keys": {"blue": [HASH]}}, {"api_keys_file": "/etc/keys"}, {"api_keys_env": "KEYS"}],
+)
+def test_any_source_of_keys_closes_the_door(keys):
+    config = ApplicationConfig.model_validate({**minimal(), "open_without_keys": False, **keys})
+    assert not config.is_open
+
+
+@pytest.mark.parametrize("field", [{"api_keys_file": "keys"}, {"api_keys_env": "not a name"}])
+def test_a_source_that_no_gateway_could_find_is_refused(field):
+    (problem,) = refusals({**minimal(), **field})
+    assert problem.startswith(next(iter(field)))
+
+
+def serve_file(tmp_path: Path, host: str | None, **arguments: Any) -> Path:
+    document = {"applications": [{"name": "llm", "args": {**minimal(), **arguments}}]}
+    if host is not None:
+        document["http_options"] = {"host": host}
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_without_keys_a_loopback_address_is_served(tmp_path, host):
+    assert load_applications(serve_file(tmp_path, host))
+
+
+@pytest.mark.parametrize(
+    "host", [None, "0.0.0.0", "::", "10.0.0.1", "example.com", "localhost.example.com", "0"]
+)
+def test_without_keys_no_other_address_is(tmp_path, host):
+    with pytest.raises(ConfigFileError, match="without keys only on a loopback address") as refused:
+        load_applications(serve_file(tmp_path, host))
+    assert refused.value.lines[0].startswith("applications.0.args.open_without_keys: True")
+    assert load_applications(serve_file(tmp_path, host, api_keys={"blue": [HASH]}))
+
+
+def test_a_limit_that_does_not_exist_or_limits_nothing_is_refused():
+    for limits in (
+        {"max_bodies": 1},
+        {"max_messages": 0},
+        {"allowed_fields": ["nonsense"]},
+        {"media_hosts": ["a/b"]},
+    ):
+        (problem,) = refusals(minimal(limits=limits))
+        assert problem.startswith(f"limits.{next(iter(limits))}")

@@ -17,6 +17,7 @@ CONFIG = ApplicationConfig.model_validate(
     {
         "model": {"name": "tiny", "source": "somebody/tiny"},
         "engine": {"device": "cpu", "max_model_len": 64},
+        "api_keys": {"search": ["0" * 64]},
     }
 )
 

@@ -21,7 +21,7 @@ TIMEOUT_S = 5.0
 def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("top", help="watch queue, promises, engines and tenants; Ctrl-C ends it")
     add_server_arguments(parser)
-    parser.add_argument("--once", action="store_true", help="print it once")
+    parser.add_argument("--once", action="store_true", help="print it once, as where there is no terminal")
     parser.set_defaults(run=run)
 
 
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     server, console = server_of(arguments), Console()
     view = fetch(server)
-    if arguments.once:
+    if arguments.once or not console.is_terminal:
         console.print(screen(view))
         return 0
     with (

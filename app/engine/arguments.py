@@ -38,6 +38,8 @@ def vllm_arguments(config: ApplicationConfig, model_path: str) -> list[str]:
     }
     if engine.quantization is not None:
         arguments["quantization"] = engine.quantization
+    # The gateway refuses more already (app/limits.py); here is the second door.
+    arguments["max-logprobs"] = config.limits.max_logprobs
     if config.tracing.otlp_traces_endpoint is not None:
         arguments["otlp-traces-endpoint"] = config.tracing.otlp_traces_endpoint
     flags = [
@@ -46,6 +48,8 @@ def vllm_arguments(config: ApplicationConfig, model_path: str) -> list[str]:
         "--disable-uvicorn-access-log",
         "--disable-fastapi-docs",
     ]
+    if config.limits.media_hosts:
+        flags += ["--allowed-media-domains", *sorted(config.limits.media_hosts)]
     return [f"--{name}={value}" for name, value in arguments.items()] + flags
 
 
@@ -82,7 +86,12 @@ def environment(config: ApplicationConfig) -> dict[str, str]:
     """Environment of the replica, inherited by the engine core and its workers."""
     variables = {
         "VLLM_NO_USAGE_STATS": "1",
+        # A host that may be read from could send the engine anywhere else.
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        "VLLM_MAX_STOP_STRINGS": str(config.limits.max_stop_strings),
         "VLLM_LOGGING_LEVEL": "WARNING",
+        # Its configuration closes all handlers that the process has, Serve's among them (engine/server.py).
+        "VLLM_CONFIGURE_LOGGING": "0",
         # The engine core must not outlive its replica (app/engine/orphans.py).
         "PROMISESERVE_ENGINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

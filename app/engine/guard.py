@@ -1,4 +1,8 @@
-"""The door of an engine's private port: the replica's secret, and a live lease for whatever computes."""
+"""The door of an engine's private port: the replica's secret, and a live lease for whatever computes.
+
+An engine that dies says so in one way only: before the head of an answer by a status of its own, after it by
+a connection that breaks. vLLM's own word for it, an event in a stream that ends in order, never leaves.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,14 @@ import asyncio
 import hmac
 import json
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.contract import (
+    ENGINE_DIED_STATUS,
+    HEALTH_PATH,
     LEASE_HEADER,
     LEASED_PATHS,
     LEASES_PATH,
@@ -23,33 +30,47 @@ from app.contract import (
 from app.engine.leases import LiveLeases, Run
 from app.tracing import TRACEPARENT, record
 
-# Paths that only read, and take no lease.
-OBSERVED_PATHS = frozenset({"/metrics", "/health", RANKS_PATH})
+# Paths behind the door that only read, and take no lease.
+OBSERVED_PATHS = frozenset({"/metrics", RANKS_PATH})
+# The rank of a class: there are never a thousand.
+MAX_PRIORITY_DIGITS = 3
 # The request that the current task serves (app/engine/metering.py counts for it).
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 
 
 class Guard:
-    """ASGI middleware around vLLM's application."""
+    """ASGI middleware around vLLM's application; `healthy` is asked for each sign of life."""
 
-    def __init__(self, app: ASGIApp, leases: LiveLeases, secret: str) -> None:
+    def __init__(
+        self, app: ASGIApp, leases: LiveLeases, secret: str, healthy: Callable[[], bool] = lambda: True
+    ) -> None:
         self._app = app
         self._leases = leases
         self._secret = secret.encode()
+        self._healthy = healthy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        if scope["type"] != "http":
+            # A web socket is closed before it opens: 403, to its client.
+            await send({"type": "websocket.close", "code": 1008})
+            return
         headers = dict(scope["headers"])
-        if scope["type"] != "http" or not self._knows(headers.get(SECRET_HEADER.encode(), b"")):
+        path, method = _path(scope), scope["method"]
+        # A header that comes twice says two things, and another reader could take the other.
+        if len(headers) < len(scope["headers"]) or not self._knows(headers.get(SECRET_HEADER.encode(), b"")):
             await _refuse(send, 401, "this port is private")
-        elif scope["path"] in OBSERVED_PATHS and scope["method"] == "GET":
+        elif path == HEALTH_PATH and method == "GET":
+            healthy = self._healthy()
+            await _respond(send, 200 if healthy else 503, {"healthy": healthy})
+        elif path in OBSERVED_PATHS and method == "GET":
             await self._app(scope, receive, send)
-        elif scope["path"] in LEASED_PATHS and scope["method"] == "POST":
+        elif path in LEASED_PATHS and method == "POST":
             await self._run(headers, scope, receive, send)
-        elif scope["path"].startswith(LEASES_PATH) and scope["method"] == "DELETE":
-            revoked = self._leases.revoke(scope["path"].removeprefix(LEASES_PATH))
+        elif path is not None and path.startswith(LEASES_PATH) and method == "DELETE":
+            revoked = self._leases.revoke(path.removeprefix(LEASES_PATH))
             await _respond(send, 200 if revoked else 404, {"revoked": revoked})
         else:
             await _refuse(send, 404, "no such path")
@@ -59,9 +80,12 @@ class Guard:
 
     async def _run(self, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
         lease_id = headers.get(LEASE_HEADER.encode(), b"").decode("latin-1")
-        priority = int(headers.get(PRIORITY_HEADER.encode(), b"0"))
+        priority = headers.get(PRIORITY_HEADER.encode(), b"0")
+        if not (priority.isdigit() and len(priority) <= MAX_PRIORITY_DIGITS):
+            await _refuse(send, 400, "no such priority")
+            return
         arrived_s = time.time()
-        run = await self._leases.attach(lease_id, priority) if lease_id else None
+        run = await self._leases.attach(lease_id, int(priority)) if lease_id else None
         attached_s = time.time()
         if run is None:
             await _refuse(send, 403, "no live lease")
@@ -71,8 +95,8 @@ class Guard:
         try:
             await self._app(scope, revocable.receive, revocable.send)
         except Exception:
-            # An application whose client leaves amid the body fails in its own way.
-            if not run.metered.revoked:
+            # An application whose client leaves amid the body, or whose engine dies, fails in its own way.
+            if not run.metered.revoked and not run.orphaned:
                 raise
         finally:
             current_run.reset(token)
@@ -82,6 +106,9 @@ class Guard:
             _record_run(traceparent, run.metered, attached_s)
         if run.metered.revoked:
             await _refuse(send, REVOKED_STATUS, "the lease was taken back")
+        elif run.orphaned and not revocable.begun:
+            await _refuse(send, ENGINE_DIED_STATUS, "the engine has died")
+        # An answer that has begun stays without an end: the server breaks the connection.
 
 
 class _Revocable:
@@ -95,6 +122,7 @@ class _Revocable:
         self._receive = receive
         self._send = send
         self._head: Message | None = None
+        self.begun = False
 
     async def receive(self) -> Message:
         message = asyncio.ensure_future(self._receive())
@@ -107,7 +135,7 @@ class _Revocable:
             revoked.cancel()
 
     async def send(self, message: Message) -> None:
-        if self._run.metered.revoked:
+        if self._run.metered.revoked or self._run.orphaned:
             return
         if message["type"] == "http.response.start":
             self._head = message
@@ -115,8 +143,15 @@ class _Revocable:
         if self._head is not None:
             self._run.answers()
             head, self._head = self._head, None
+            self.begun = True
             await self._send(head)
         await self._send(message)
+
+
+def _path(scope: Scope) -> str | None:
+    """The path as it was sent; None where it is not what the application inside would read."""
+    path: str = scope["path"]
+    return path if scope.get("raw_path", path.encode()).partition(b"?")[0] == path.encode() else None
 
 
 def _record_run(traceparent: str, metered: Metered, attached_s: float) -> None:

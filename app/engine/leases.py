@@ -30,6 +30,8 @@ class Run:
         self.priority = priority
         self.metered = entry.metered
         self.revoked = entry.revoked
+        # The engine has died under it.
+        self.orphaned = False
         self._lease_id = lease_id
         self._entry = entry
         self._leases = leases

@@ -9,6 +9,7 @@ from typing import Any
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from app.engine.guard import current_run
 from app.engine.leases import Run
@@ -41,13 +42,17 @@ class MeteredEngine(AsyncLLM):
             # The engine would be silent until the end, and nobody would know when the first token came.
             sampling_params.output_kind = RequestOutputKind.CUMULATIVE
         meter = _Meter(run, sampling_params.output_kind)
-        async for output in super().generate(prompt, sampling_params, request_id, **options):
-            meter.add(output)
-            if output.finished or not whole:
-                yield output
-            if self.coalesce_s and not output.finished and run.crowd >= CROWD:
-                # Meanwhile vLLM's collector joins what comes.
-                await asyncio.sleep(self.coalesce_s)
+        try:
+            async for output in super().generate(prompt, sampling_params, request_id, **options):
+                meter.add(output)
+                if output.finished or not whole:
+                    yield output
+                if self.coalesce_s and not output.finished and run.crowd >= CROWD:
+                    # Meanwhile vLLM's collector joins what comes.
+                    await asyncio.sleep(self.coalesce_s)
+        except EngineDeadError:
+            run.orphaned = True
+            raise
 
 
 class _Meter:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
+import signal
 import socket
+import time
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 from prometheus_client import REGISTRY
 
 from app.config import ApplicationConfig
@@ -15,6 +19,7 @@ from app.contract import RANKS_PATH
 from app.engine.arguments import uses_ray_workers, vllm_arguments
 from app.engine.guard import Guard
 from app.engine.leases import LiveLeases
+from app.engine.stall import StallWatch
 
 # Connections that a gateway keeps open; it holds one a running request.
 LISTEN_BACKLOG = 2048
@@ -24,15 +29,16 @@ KEEP_ALIVE_S = 120
 class EngineServer:
     """A started engine. `port` listens on `host`, `secret` opens it, `vitals` tell its state."""
 
-    def __init__(self, engine: Any, app: Any, vitals: Any, host: str) -> None:
+    def __init__(self, engine: Any, app: Any, vitals: Any, host: str, stall_s: float) -> None:
         self._engine = engine
         self.vitals = vitals
+        self._stall = StallWatch(stall_s)
         self.leases = LiveLeases()
         self.host = host
         self.secret = secrets.token_urlsafe(32)
         self._socket = socket.create_server((host, 0), backlog=LISTEN_BACKLOG)
         self.port: int = self._socket.getsockname()[1]
-        self._server = _http_server(Guard(app, self.leases, self.secret))
+        self._server = _http_server(Guard(app, self.leases, self.secret, lambda: self.healthy))
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
 
     @classmethod
@@ -73,17 +79,26 @@ class EngineServer:
         # The registry that vLLM's own page shows.
         REGISTRY.register(GpuCollector(pynvml))
         app.add_route(RANKS_PATH, RankStates(engine).answer)
-        return cls(engine, app, vitals, host)
+        return cls(engine, app, vitals, host, config.engine.stall_s)
 
     @property
     def healthy(self) -> bool:
-        """False once the engine core, one of its workers or the listener is gone."""
-        return not self._engine.errored and not self._serving.done()
+        """False once the engine core, a worker or the listener is gone, or the core makes no steps."""
+        unfinished = self._engine.output_processor.has_unfinished_requests()
+        stalled = self._stall.stalled(unfinished, self.vitals.steps, time.monotonic())
+        return not stalled and not self._engine.errored and not self._serving.done()
 
     def stop(self) -> None:
         """Ends the listener, the engine core and its workers."""
         self._server.should_exit = True
         self._engine.shutdown(timeout=0)
+
+    def kill(self) -> None:
+        """Ends what an engine that has died has left, with this process: a frozen core can't end itself."""
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _http_server(app: Any) -> Any:
@@ -98,6 +113,9 @@ def _http_server(app: Any) -> Any:
             lifespan="on",
             log_level="warning",
             access_log=False,
+            # Left to configure logging it would close the handlers of the process, Serve's among them, and
+            # Serve's controller gives up a replica without them when it restarts.
+            log_config=None,
             timeout_keep_alive=KEEP_ALIVE_S,
         )
     )

@@ -43,6 +43,11 @@ class Vitals(StatLoggerBase):
             self._gaps_s += sum(iteration_stats.inter_token_latencies_iter)
             self._gaps += len(iteration_stats.inter_token_latencies_iter)
 
+    @property
+    def steps(self) -> int:
+        """Made since the engine started."""
+        return self._steps
+
     def log_engine_initialized(self) -> None:
         """Nothing to say."""
 

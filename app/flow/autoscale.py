@@ -1,17 +1,260 @@
-"""How many engines a queue asks for."""
+"""How many engines the present load asks for: up in proportion and at once, down late and step by step.
+
+Rules
+- Without data nothing changes.
+- Up: the most that any trigger asks for. Engines that are starting count, so one burst is not answered twice.
+- Down: only to what would have carried the highest load of the last `downscale_delay_s`.
+- Between the two thresholds of use nothing changes: what was added is not taken away by the same load.
+- A step up at most doubles, and the next one waits; a step down takes at most a quarter.
+- Never more than the cluster can place: then the decision names what is missing.
+- To none only after `idle_s` without a request, and back at once with the first one.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.flow.recent import SlidingQuantile, Trend
+
+# Rounding must not ask for an engine.
+SLACK = 1e-9
 
 
-def desired_replicas(queued: float | None, replicas: int, target_queue_depth: float) -> int:
-    """Up in proportion to the queue, down one at a time once it is empty; hold without data.
+class Reason(StrEnum):
+    """Why the target is what it is; the label of its metric."""
 
-    `target_queue_depth`: queued requests a replica that are tolerated.
-    """
-    if queued is None:
-        return replicas
-    if queued > replicas * target_queue_depth:
-        return math.ceil(queued / target_queue_depth)
-    return replicas if queued > 0 else replicas - 1
+    NO_DATA = "no_data"
+    STEADY = "steady"
+    MINIMUM = "minimum"
+    # Up
+    QUEUE = "queue"
+    USE = "use"
+    TREND = "trend"
+    DRAIN = "drain"
+    LATENCY = "latency"
+    KV_CACHE = "kv_cache"
+    WAKE = "wake"
+    # Down
+    SURPLUS = "surplus"
+    IDLE = "idle"
+    # More was asked for
+    STEP_LIMIT = "step_limit"
+    MAXIMUM = "maximum"
+    UNPLACEABLE = "unplaceable"
+
+
+@dataclass(frozen=True, slots=True)
+class ScalePolicy:
+    """What can be set; each default carries its reason. Times in seconds."""
+
+    min_replicas: int = 1
+    max_replicas: int = 1
+    # Queued requests an engine that are tolerated.
+    target_queue_depth: float = 8.0
+    # Only the queue's depth asks for more.
+    queue_only: bool = False
+    # Share of its places that an engine uses on end, above which one is added: chance needs the rest.
+    use_high: float = 0.85
+    # One is given up when the others would stay below this: the distance keeps it from coming back.
+    use_low: float = 0.75
+    # Latency rises steeply where engines are full: at this share of the promise it is about to.
+    latency_high: float = 0.6
+    # vLLM preempts when its cache is full.
+    kv_high: float = 0.9
+    # A queue this deep for so long is no accident.
+    upscale_delay_s: float = 1.0
+    # An engine costs minutes to start, and bursts come back: give it up slowly.
+    downscale_delay_s: float = 600.0
+    # The engines do what arrives for this share of that time; twelve seconds of it are absorbed or refused.
+    need_share: float = 0.98
+    # A trend is what lasts longer than this.
+    trend_s: float = 30.0
+    # Look ahead this many starts: what is asked for now comes after one.
+    lookahead: float = 1.0
+    # A step shows in the queue only after a while.
+    step_s: float = 10.0
+    # An engine that sleeps costs its next user a start.
+    idle_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the scheduler sees at one moment. None: not known."""
+
+    # Requests in the queue and on engines.
+    queued: int
+    in_flight: int
+    # Requests that arrive, those included that find no place. Each class's rate is over its budget, in which
+    # a burst of it may be worked off; the highest of the rates of a class and all more urgent ones.
+    offered_per_s: float
+    # Mean time that a request holds its place.
+    service_s: float
+    # Places of one engine.
+    places_per_replica: float
+    running: int
+    starting: int
+    # Mean time that an engine takes to start.
+    start_s: float
+    # Prompt tokens that wait.
+    queued_tokens: int = 0
+    # Predicted time to empty the queue; by class, over its budget.
+    drain_s: float = 0.0
+    drain_over_budget: tuple[tuple[str, float], ...] = ()
+    # 90 % of the last minute's answers were within this many budgets.
+    ttft_over_slo: float | None = None
+    tpot_over_slo: float | None = None
+    # Share of the KV cache in use, mean over the engines.
+    kv_use: float | None = None
+    # Engines that the cluster holds, those that run included; and what one more would lack.
+    placeable: int | None = None
+    missing: str = ""
+
+    @property
+    def need(self) -> float:
+        """Engines, all places in use, that do what arrives (Little's law)."""
+        return self.offered_per_s * self.service_s / self.places_per_replica
+
+    @property
+    def idle(self) -> bool:
+        return not self.queued and not self.in_flight
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The target, why, and what was asked for before the bounds."""
+
+    target: int
+    reason: Reason
+    wanted: int
+    # The resource that keeps the target below what is wanted.
+    missing: str = ""
+
+
+class Autoscaler:
+    """Remembers the load of the last minutes and the last target. One writer; call it about each second."""
+
+    def __init__(self, policy: ScalePolicy) -> None:
+        self._policy = policy
+        self._target: int | None = None
+        self._need = SlidingQuantile(policy.downscale_delay_s, policy.need_share)
+        self._trend = Trend(policy.trend_s)
+        self._deep_since_s: float | None = None
+        self._busy_s = 0.0
+        self._born_s: float | None = None
+        self._up_s = self._down_s = -math.inf
+
+    def adopt(self, target: int) -> None:
+        """What was asked for before this one began."""
+        self._target = target
+
+    def decide(self, load: Load | None, now_s: float) -> Decision:
+        """The target from now on. `load` None: nobody knows, so nothing changes."""
+        if load is None:
+            target = self._policy.min_replicas if self._target is None else self._target
+            return Decision(target, Reason.NO_DATA, target)
+        if self._born_s is None:
+            self._born_s = self._busy_s = now_s
+        # After a restart: what runs is what was wanted, unless it is known better.
+        before = load.running + load.starting if self._target is None else self._target
+        before = min(max(before, self._policy.min_replicas), self._policy.max_replicas)
+        self._observe(load, now_s)
+        wanted, reason = self._wanted(load, now_s, before)
+        decision = self._bounded(load, wanted, reason, before, now_s)
+        self._remember(decision.target, now_s)
+        return decision
+
+    def _observe(self, load: Load, now_s: float) -> None:
+        self._need.add(load.need, now_s)
+        self._trend.add(load.need, now_s)
+        if not load.idle:
+            self._busy_s = now_s
+        deep = load.queued > self._policy.target_queue_depth * load.running
+        if not deep:
+            self._deep_since_s = None
+        elif self._deep_since_s is None:
+            self._deep_since_s = now_s
+
+    def _wanted(self, load: Load, now_s: float, target: int) -> tuple[int, Reason]:
+        if target == 0:
+            return (1, Reason.WAKE) if load.queued or load.offered_per_s else (0, Reason.IDLE)
+        more, reason = max(self._triggers(load, now_s), key=lambda one: one[0])
+        if more > target:
+            return more, reason
+        return self._fewer(load, now_s, target)
+
+    def _triggers(self, load: Load, now_s: float) -> list[tuple[int, Reason]]:
+        """What each asks for; the first of equals is named."""
+        policy = self._policy
+        asked = [(0, Reason.STEADY)]
+        deep_s = self._deep_since_s
+        deep = deep_s is not None and now_s - deep_s >= policy.upscale_delay_s
+        if policy.queue_only:
+            return [*asked, (_up(load.queued / policy.target_queue_depth), Reason.QUEUE)] if deep else asked
+        # An engine that comes when the queue is gone helps nobody: what recurs shows in the load.
+        lasts = load.drain_s > load.start_s
+        if deep and lasts:
+            asked.append((self._for_queue(load), Reason.QUEUE))
+        asked.append((_up(self._need.value / policy.use_high), Reason.USE))
+        ahead = self._trend.ahead(load.start_s * policy.lookahead)
+        asked.append((_up(ahead / policy.use_high), Reason.TREND))
+        # What is measured on the running engines says how many of them would do.
+        late = max((share for _, share in load.drain_over_budget), default=0.0)
+        if late > 1.0 and lasts:
+            asked.append((_up(load.running * min(late, 2.0)), Reason.DRAIN))
+        slow = max(load.ttft_over_slo or 0.0, load.tpot_over_slo or 0.0)
+        if slow > policy.latency_high:
+            asked.append((_up(load.running * min(slow / policy.latency_high, 2.0)), Reason.LATENCY))
+        if load.kv_use is not None and load.kv_use > policy.kv_high:
+            asked.append((_up(load.running * load.kv_use / policy.use_high), Reason.KV_CACHE))
+        return asked
+
+    def _for_queue(self, load: Load) -> int:
+        """Engines that take what is queued too deep: each at once as many as it has places."""
+        depth, places = self._policy.target_queue_depth, load.places_per_replica
+        excess = load.queued - depth * load.running - places * load.starting
+        return load.running + load.starting + max(0, _up(excess / (places + depth)))
+
+    def _fewer(self, load: Load, now_s: float, target: int) -> tuple[int, Reason]:
+        policy = self._policy
+        if policy.min_replicas == 0 and target == 1:
+            idle = now_s - self._busy_s >= policy.idle_s
+            return (0, Reason.IDLE) if idle else (1, Reason.STEADY)
+        if self._born_s is not None and now_s - self._born_s < policy.downscale_delay_s:
+            return target, Reason.STEADY
+        enough = max(1, _up(self._need.value / policy.use_low))
+        return (enough, Reason.SURPLUS) if enough < target else (target, Reason.STEADY)
+
+    def _bounded(self, load: Load, wanted: int, reason: Reason, target: int, now_s: float) -> Decision:
+        policy = self._policy
+        if wanted > policy.max_replicas:
+            bounded, reason = policy.max_replicas, Reason.MAXIMUM
+        elif wanted < policy.min_replicas:
+            bounded, reason = policy.min_replicas, Reason.MINIMUM
+        else:
+            bounded = wanted
+        missing = ""
+        # What was asked for already may be on its way without being seen: only more is refused.
+        if load.placeable is not None and bounded > max(load.placeable, target):
+            bounded, reason, missing = max(load.placeable, target), Reason.UNPLACEABLE, load.missing
+        if bounded > target:
+            ceiling = max(2 * target, 1) if now_s - self._up_s >= policy.step_s else target
+            if bounded > ceiling:
+                bounded, reason = ceiling, Reason.STEP_LIMIT
+        elif bounded < target and reason is Reason.SURPLUS:
+            since_down_s, since_up_s = now_s - self._down_s, now_s - self._up_s
+            due = since_up_s >= policy.downscale_delay_s and since_down_s >= policy.downscale_delay_s / 4
+            bounded = max(bounded, target - max(1, target // 4)) if due else target
+        return Decision(bounded, reason, wanted, missing)
+
+    def _remember(self, target: int, now_s: float) -> None:
+        if self._target is not None and target > self._target:
+            self._up_s = now_s
+        elif self._target is not None and target < self._target:
+            self._down_s = now_s
+        self._target = target
+
+
+def _up(replicas: float) -> int:
+    return math.ceil(replicas - SLACK)

@@ -20,10 +20,14 @@ class Limits:
     requests_per_replica: int
     lease_ttl_s: float
     replica_ttl_s: float
+    # How many may wait for an engine that starts while none is there; None: as many as for one that is.
+    max_queued_without_engine: int | None = None
     # Prompt plus output bound that an engine can hold; None: the edge has checked it.
     max_request_tokens: int | None = None
     # A body above this is refused at the edge already; here it bounds the queue's memory.
     max_request_bytes: int = 16 * 1024 * 1024
+    # Bodies of all tenants that wait or run; gateways keep each until its request has ended.
+    max_bytes: int = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

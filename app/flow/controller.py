@@ -8,7 +8,8 @@ Rules
 - A refusal charges nothing; a lease charges its tenant at once and is corrected as tokens come.
 - A silent replica gets no leases but keeps its own until they expire; one that is gone never comes back.
 - A controller younger than `replica_ttl_s` has yet to hear of its replicas: tickets wait for them.
-- A lease lives while its replica reports it; one that no report has named for `lease_ttl_s` has expired.
+- A lease lives while its replica reports it: one that no report has named for `lease_ttl_s` has expired, and
+  so has one that was named once and is missing in two reports.
 - A full queue refuses the least urgent: the newcomer, unless it outranks the last in the queue.
 - An urgent ticket that would be late takes the place of a less urgent one that has no first token yet.
 """
@@ -19,12 +20,14 @@ import math
 from collections.abc import Callable
 
 from app.flow.admission import Predictor
+from app.flow.autoscale import Load
 from app.flow.config import FlowConfig, Limits
 from app.flow.detail import Detail, take_detail
 from app.flow.doors import Doors
 from app.flow.endings import Ended, Endings
 from app.flow.gate import Gate, Ranks, budget_s, deadline_s
 from app.flow.leases import Held, LeaseTable
+from app.flow.load import LoadMeter
 from app.flow.outcome import Outcome
 from app.flow.preempt import at_risk, victim
 from app.flow.queue import Entry, FlowQueue
@@ -33,10 +36,7 @@ from app.flow.snapshot import Snapshot, take_snapshot
 from app.flow.tenants import Account, RateLimit, Tenants, rate_tokens
 from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revoke, Ticket, Usage
 
-# Serve needs about this long to tell everyone that a replica has started or is stopping.
-UNROUTABLE_BAR_S = 1.0
-
-__all__ = ["UNROUTABLE_BAR_S", "FlowController", "Limits", "Snapshot"]
+__all__ = ["FlowController", "Limits", "Snapshot"]
 
 
 def _always_half() -> float:
@@ -70,7 +70,10 @@ class FlowController:
         self._doors = Doors(config, self._queue, self._pool, self._predictor)
         self._gate = Gate(limits, config, self._predictor, self._pool, self._doors, uniform)
         self._endings = Endings(config, on_end)
+        self._meter = LoadMeter(config)
         self._draining = False
+        # Bodies that gateways keep.
+        self._size_bytes = 0
 
     def submit(self, ticket: Ticket, now_s: float) -> list[Action]:
         """A new ticket, or one that is submitted again after this controller restarted."""
@@ -138,13 +141,24 @@ class FlowController:
             self._adopt(replica, now_s)
         if report.metrics is not None:
             self._predictor.itl(report.metrics.running, report.metrics.itl_s)
-        self._leases.renew(report.live_leases & replica.in_flight, now_s)
+        for held in self._leases.renew(replica, report.live_leases, now_s):
+            self._end_lease(held, Outcome.LEASE_EXPIRED, None, now_s)
         return self._dispatch(now_s)
 
     def capacity_starting(self, replica_id: str, ready_s: float, now_s: float) -> list[Action]:
         """A replica is on its way and expected at `ready_s`: requests may wait for it."""
         self._pool.expect(replica_id, max(ready_s, now_s))
         return []
+
+    def caller_gone(self, caller: str, now_s: float) -> list[Action]:
+        """A process that has asked for leases is dead: what it has in the queue is closed, and so are leases
+        that no engine has heard of. The others end with their requests, as the reports will say."""
+        waiting = [entry.ticket.ticket_id for entry in self._queue if entry.ticket.caller == caller]
+        unused = self._leases.unused_by(caller)
+        actions: list[Action] = []
+        for ticket_id in waiting + unused:
+            actions += self.close(ticket_id, Outcome.CANCELLED, now_s)
+        return actions
 
     def replica_gone(self, replica_id: str, now_s: float) -> list[Action]:
         """The replica died or was stopped: its leases end as failed, the queue waits for the others."""
@@ -155,7 +169,7 @@ class FlowController:
 
     def replica_unroutable(self, replica_id: str, now_s: float) -> None:
         """Calls can't reach the replica though it reports: it gets no leases for a moment."""
-        self._pool.bar(replica_id, now_s + UNROUTABLE_BAR_S)
+        self._pool.bar(replica_id, now_s)
 
     def tick(self, now_s: float) -> list[Action]:
         """Let time pass: expire what is overdue. Call it several times a second."""
@@ -197,6 +211,14 @@ class FlowController:
         """For a person who looks; costs time in proportion to queue and tenants."""
         return take_detail(self._queue, self._pool, self._tenants, self._predictor, max_tenants, now_s)
 
+    def load(self, start_s: float, now_s: float) -> Load:
+        """What the autoscaler needs to know; `start_s`: how long an engine takes to start."""
+        return self._meter.load(self._queue, self._pool, self._predictor, start_s, now_s)
+
+    def asleep(self, now_s: float) -> bool:
+        """No engine is there and none comes."""
+        return self._pool.without_engine(now_s)
+
     def _predict_placed(self, entry: Entry) -> None:
         """It had a place at once: the prediction is that of its engine."""
         held = self._leases.get(entry.ticket.ticket_id)
@@ -215,14 +237,32 @@ class FlowController:
             return gate.refuse(ticket.ticket_id, Outcome.REJECTED_DRAINING, 0.0)
         refused = (
             gate.never_fits(ticket)
-            or gate.no_engine(ticket, now_s)
             or gate.over_limit(ticket, account, rank, now_s)
+            or self._over_bytes(ticket, rank, now_s)
         )
+        if refused is not None:
+            return refused
+        self._meter.arrived(rank, now_s)
+        refused = gate.no_engine(ticket, len(self._queue), now_s)
         if refused is not None:
             return refused
         order = self._queue.classes[rank].order
         entry = Entry(ticket, rank, account, order.flow(account), self._expires_s(ticket, rank))
-        return gate.late(entry, order.lane, now_s) or entry
+        late = gate.late(entry, order.lane, now_s)
+        if late is None:
+            return entry
+        if late.predicted_wait_s is not None:
+            # For the autoscaler it is an answer that came so late.
+            budget = budget_s(self._config.classes[rank], ticket)
+            self._meter.first_token(late.predicted_wait_s, budget, now_s)
+        return late
+
+    def _over_bytes(self, ticket: Ticket, rank: int, now_s: float) -> Refused | None:
+        if self._size_bytes + ticket.size_bytes <= self._limits.max_bytes:
+            return None
+        return self._gate.refuse(
+            ticket.ticket_id, Outcome.REJECTED_FULL, self._predictor.drain_s(rank, now_s)
+        )
 
     def _expires_s(self, ticket: Ticket, rank: int) -> float:
         """The last moment to leave the queue: what the engine needs at least must still fit the promise."""
@@ -244,11 +284,13 @@ class FlowController:
     def _enter(self, entry: Entry) -> None:
         self._queue.push(entry)
         entry.account.size_bytes += entry.ticket.size_bytes
+        self._size_bytes += entry.ticket.size_bytes
         entry.account.take_rate(entry.ticket)
 
     def _leave(self, entry: Entry) -> None:
         """A ticket that never reached an engine is gone from the queue: give back what it took."""
         entry.account.size_bytes -= entry.ticket.size_bytes
+        self._size_bytes -= entry.ticket.size_bytes
         entry.account.return_tokens(rate_tokens(entry.ticket))
 
     def _evict(self, entry: Entry, outcome: Outcome, now_s: float) -> Refused:
@@ -348,19 +390,24 @@ class FlowController:
         entry = held.entry
         if entry is not None:
             entry.account.size_bytes -= entry.ticket.size_bytes
+            self._size_bytes -= entry.ticket.size_bytes
             if usage is not None or outcome is not Outcome.COMPLETED:
                 entry.account.return_tokens(max(0, entry.ticket.max_output_tokens - held.output_tokens))
         self._endings.of_lease(outcome, held, usage, now_s)
 
     def _learn_first_token(self, held: Held, now_s: float) -> None:
         entry = held.entry
+        if entry is None:
+            return
+        waited_s = now_s - entry.ticket.arrived_s
+        self._meter.first_token(waited_s, budget_s(self._config.classes[entry.rank], entry.ticket), now_s)
         # Of a pace that was assumed, nothing follows for the one that is known now.
-        if entry is None or entry.ticket.arrived_s < self._pool.pace.learnt_s:
+        if entry.ticket.arrived_s < self._pool.pace.learnt_s:
             return
         if entry.placed:
             self._predictor.first_token(None, entry.raw_ttft_s, now_s - held.granted_s)
         else:
-            self._predictor.first_token(entry.rank, entry.raw_ttft_s, now_s - entry.ticket.arrived_s)
+            self._predictor.first_token(entry.rank, entry.raw_ttft_s, waited_s)
 
     def _learn_end(self, held: Held, outcome: Outcome, usage: Usage | None, now_s: float) -> None:
         """Only what completed teaches: a client that goes away says nothing of the engine."""
@@ -371,8 +418,10 @@ class FlowController:
         if held.entry is None or usage is None:
             return
         self._predictor.output(held.entry.account, held.entry.ticket.max_output_tokens, usage.output_tokens)
+        if held.first_token_s is not None:
+            self._meter.ended(now_s - held.first_token_s, usage.output_tokens, now_s)
         # Not a time where an engine's arithmetic went wrong.
-        if held.first_token_s is None and usage.ttft_s is not None and math.isfinite(usage.ttft_s):
+        elif usage.ttft_s is not None and math.isfinite(usage.ttft_s):
             self._learn_first_token(held, held.entry.ticket.arrived_s + usage.ttft_s)
 
     # Preempt and requeue

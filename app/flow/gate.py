@@ -90,10 +90,14 @@ class Gate:
             return Refused(ticket.ticket_id, Outcome.REJECTED_TOO_LONG, MAX_RETRY_AFTER_S)
         return None
 
-    def no_engine(self, ticket: Ticket, now_s: float) -> Refused | None:
-        if not self._pool.without_engine(now_s):
+    def no_engine(self, ticket: Ticket, queued: int, now_s: float) -> Refused | None:
+        """None comes, or too many wait for the first one that does."""
+        if self._pool.without_engine(now_s):
+            return self.refuse(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, NO_ENGINE_RETRY_S)
+        most = self._limits.max_queued_without_engine
+        if most is None or queued < most or any(self._pool.usable(now_s)):
             return None
-        return self.refuse(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, NO_ENGINE_RETRY_S)
+        return self.refuse(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, self._pool.first_start_s(now_s))
 
     def over_limit(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Refused | None:
         """The tenant's rates and caps."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Set
 
 from app.flow.config import FlowConfig
 from app.flow.queue import Entry, FlowQueue
-from app.flow.replicas import Choice, Replica, ReplicaPool
+from app.flow.replicas import FIRST_BAR_S, Choice, Replica, ReplicaPool
 from app.flow.ticket import Lease, Usage
+
+# The close of a request may cross one report; two are a second or more.
+MISSED_REPORTS = 2
 
 
 class Held:
@@ -23,6 +26,7 @@ class Held:
         "granted_s",
         "lease",
         "mark",
+        "missed_reports",
         "output_tokens",
         "prefill_tokens",
         "replica",
@@ -38,6 +42,8 @@ class Held:
         self.granted_s = now_s
         # When its replica last named it.
         self.seen_s = now_s
+        # Reports without it since then; None until one has named it.
+        self.missed_reports: int | None = None
         self.first_token_s: float | None = None
         self.output_tokens = 0
         self.expected_output = 0
@@ -98,7 +104,10 @@ class LeaseTable:
 
     def first_token(self, held: Held, now_s: float) -> None:
         held.first_token_s = now_s
+        # As good as a report that names it.
+        held.missed_reports = 0
         replica = held.replica
+        replica.bar_s = FIRST_BAR_S
         replica.clock.first_token(held.mark, len(replica.in_flight), now_s)
         self._prefilled(held)
 
@@ -145,9 +154,27 @@ class LeaseTable:
         self._charge(held, entry, -held.cost)
         self.end(held)
 
-    def renew(self, live: Iterable[str], now_s: float) -> None:
-        for ticket_id in live:
-            self._held[ticket_id].seen_s = now_s
+    def renew(self, replica: Replica, live: Set[str], now_s: float) -> list[Held]:
+        """The leases that a report names live on. Returns those that have ended on the engine and that nobody
+        has closed: their gateway is dead."""
+        ended = []
+        for ticket_id in replica.in_flight:
+            held = self._held[ticket_id]
+            if ticket_id in live:
+                held.seen_s, held.missed_reports = now_s, 0
+            elif held.missed_reports is not None:
+                held.missed_reports += 1
+                if held.missed_reports >= MISSED_REPORTS:
+                    ended.append(held)
+        return sorted(ended, key=lambda held: held.lease.ticket_id)
+
+    def unused_by(self, caller: str) -> list[str]:
+        """Leases of a caller that no engine has named or answered under."""
+        return [
+            ticket_id
+            for ticket_id, held in self._held.items()
+            if held.missed_reports is None and held.entry is not None and held.entry.ticket.caller == caller
+        ]
 
     def unseen_since(self, since_s: float) -> list[Held]:
         return [held for held in self._held.values() if held.seen_s < since_s]

@@ -17,6 +17,9 @@ from app.flow.ticket import ReplicaReport, Ticket
 REPLICA_MEMORY_S = 3600.0
 # A start that is this late is not coming: tickets must not wait for it.
 START_PATIENCE_S = 120.0
+# A replica that calls can't reach is barred for this long, and twice as long each time that shows again.
+FIRST_BAR_S = 1.0
+MAX_BAR_S = 30.0
 # So many replicas are all looked at: a score costs a microsecond.
 SMALL_FLEET = 4
 
@@ -25,6 +28,7 @@ class Replica:
     """One engine and what it was given."""
 
     __slots__ = (
+        "bar_s",
         "barred_until_s",
         "clock",
         "free",
@@ -43,6 +47,7 @@ class Replica:
         self.seen_s = now_s
         self.in_flight: set[str] = set()
         self.barred_until_s = -math.inf
+        self.bar_s = FIRST_BAR_S
         # A report that was under way when the replica ended must not bring it back.
         self.gone = False
         # Reserved by its leases: prompt plus expected output.
@@ -95,6 +100,11 @@ class ReplicaPool:
 
     def get(self, replica_id: str) -> Replica | None:
         return self.replicas.get(replica_id)
+
+    @property
+    def requests_per_replica(self) -> int:
+        """Places of an engine that has yet to start."""
+        return self._limits.requests_per_replica
 
     def usable(self, now_s: float) -> Iterator[Replica]:
         return (r for r in self.replicas.values() if self.is_usable(r, now_s))
@@ -149,6 +159,10 @@ class ReplicaPool:
         if replica_id not in self.replicas:
             self.starting[replica_id] = ready_s
 
+    def first_start_s(self, now_s: float) -> float:
+        """Until the first engine that is starting is expected; zero where none is."""
+        return max(0.0, min(self.starting.values(), default=now_s) - now_s)
+
     def gone(self, replica_id: str, now_s: float) -> Replica | None:
         """The replica has ended; it stays known for a while, its leases are the caller's to end."""
         self.starting.pop(replica_id, None)
@@ -160,10 +174,12 @@ class ReplicaPool:
             self.count(now_s)
         return replica
 
-    def bar(self, replica_id: str, until_s: float) -> None:
+    def bar(self, replica_id: str, now_s: float) -> None:
+        """No leases for a moment; several calls that fail together count once."""
         replica = self.replicas.get(replica_id)
-        if replica is not None:
-            replica.barred_until_s = until_s
+        if replica is not None and now_s >= replica.barred_until_s:
+            replica.barred_until_s = now_s + replica.bar_s
+            replica.bar_s = min(2.0 * replica.bar_s, MAX_BAR_S)
 
     def forget(self, now_s: float) -> None:
         """Replicas that are gone or silent for long, whose leases have ended; starts that never came."""

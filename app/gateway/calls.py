@@ -12,7 +12,7 @@ from app.gateway.errors import ApiError
 from app.gateway.exchange import ENGINE_LOST_RETRY_AFTER_S, Exchange
 from app.gateway.requests import Request, Window, parse
 from app.gateway.spans import describe, request_span
-from app.gateway.tenants import ApiKeys
+from app.gateway.tenants import Tenants
 
 _DONE = b"[DONE]"
 _DATA = b"data: "
@@ -21,7 +21,7 @@ _DATA = b"data: "
 class CallFace:
     """One method for whole answers, one for streams; both raise ApiError."""
 
-    def __init__(self, exchange: Exchange, window: Window, keys: ApiKeys) -> None:
+    def __init__(self, exchange: Exchange, window: Window, keys: Tenants) -> None:
         self._exchange = exchange
         self._window = window
         self._keys = keys

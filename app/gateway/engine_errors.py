@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from app.gateway.errors import ApiError, invalid, shorten
+from app.gateway.redaction import without_paths
 
 # Longer texts of vLLM's are cut: they may quote the request.
 SHOWN_MESSAGE_CHARS = 300
@@ -23,8 +24,9 @@ def from_engine(status: int, body: bytes) -> ApiError:
     try:
         error: dict[str, Any] = dict(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return ApiError(status, "engine_refused", f"The engine refused the request: {shorten(body)}")
-    message = str(error.get("message", ""))
+        reason = without_paths(shorten(body))
+        return ApiError(status, "engine_refused", f"The engine refused the request: {reason}")
+    message = without_paths(str(error.get("message", "")))
     problem = _first_problem(message)
     if problem is not None:
         field = _field(problem["loc"])

@@ -21,6 +21,7 @@ import aiohttp
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from app.contract import (
+    ENGINE_DIED_STATUS,
     LEASE_HEADER,
     PRIORITY_HEADER,
     REVOKED_STATUS,
@@ -35,6 +36,7 @@ from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
 from app.gateway.engine_errors import from_engine
 from app.gateway.errors import ApiError, engine_lost, refused
+from app.gateway.heartbeat import Heartbeats, Lifeline
 from app.gateway.requests import Request
 from app.gateway.spans import describe_grant
 from app.gateway.tiers import Tiers, with_tier
@@ -56,6 +58,8 @@ TIER_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 SETTLE_TIMEOUT_S = 10.0
 # A call to a dead replica fails sooner than this; one that waits longer never reached a replica.
 LOST_TIMEOUT_S = 1.0
+# A living engine answers a question about its health in milliseconds; five seconds are no hiccup any more.
+HEARTBEAT_S = 5.0
 # When an engine was lost: another, or its successor, takes about this long.
 ENGINE_LOST_RETRY_AFTER_S = 5
 
@@ -77,6 +81,8 @@ class _Run:
     ticket: Ticket
     grant: Grant
     held: asyncio.Future[Metered]
+    # Ends whatever waits for the engine when that gives no sign of life.
+    lifeline: Lifeline
     span: Span
     response: aiohttp.ClientResponse | None = None
     # What the ticket is closed with; a client that leaves is the rule until the answer is complete.
@@ -94,7 +100,10 @@ class _RevokedError(Exception):
 
 
 class Exchange:
-    """Carries requests to engines. One a gateway replica; `http` is its connection pool."""
+    """Carries requests to engines. One a gateway replica; `http` is its connection pool.
+
+    `silence_s` bounds what a living engine may say nothing for, `heartbeat_s` what a sign of life may take.
+    """
 
     def __init__(
         self,
@@ -102,12 +111,14 @@ class Exchange:
         http: aiohttp.ClientSession,
         tiers: Tiers,
         silence_s: float,
+        heartbeat_s: float = HEARTBEAT_S,
         scheduler_retry_s: float = SCHEDULER_RETRY_S,
     ) -> None:
         self._control = control
         self.http = http
         self._tiers = tiers
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=silence_s)
+        self._heartbeats = Heartbeats(http, heartbeat_s)
         self._scheduler_retry_s = scheduler_retry_s
         self._closing: set[asyncio.Task[None]] = set()
         # Serve cancels all calls that a request has made when its client leaves; what we call for a
@@ -131,7 +142,8 @@ class Exchange:
                 self._chunks(run, request),
             )
         finally:
-            self._finish(run)
+            # A lost engine says no more of what it did.
+            self._finish(run, LOST_TIMEOUT_S if run.lost else SETTLE_TIMEOUT_S)
 
     async def _start(self, request: Request, span: Span) -> _Run:
         """A run that has begun to answer: engines send the head of an answer with its first token."""
@@ -140,7 +152,8 @@ class Exchange:
         for attempt in range(1, ENGINE_ATTEMPTS + 1):
             grant = await self._lease(ticket, span)
             held = self._task(self._control.hold(grant.engine.replica_id, ticket.ticket_id))
-            run = _Run(ticket, grant, held, child(span, "network"))
+            lifeline = self._heartbeats.watch(grant.engine)
+            run = _Run(ticket, grant, held, lifeline, child(span, "network"))
             try:
                 await self._send(run, request)
                 return run
@@ -162,6 +175,7 @@ class Exchange:
         run.span.set_attribute("error.type", "revoked")
         run.span.end()
         run.response.release()
+        self._heartbeats.leave(run.grant.engine, run.lifeline)
         try:
             await asyncio.wait_for(run.held, SETTLE_TIMEOUT_S)
         except (ConnectionError, TimeoutError):
@@ -202,15 +216,16 @@ class Exchange:
     async def _send(self, run: _Run, request: Request) -> None:
         engine = run.grant.engine
         try:
-            run.response = await self.http.post(
-                engine.url(request.path),
-                data=request.body,
-                headers=_headers(run),
-                timeout=self._timeout,
-            )
+            async with run.lifeline:
+                run.response = await self.http.post(
+                    engine.url(request.path),
+                    data=request.body,
+                    headers=_headers(run),
+                    timeout=self._timeout,
+                )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _EngineLostError from error
-        if run.response.status == 403:
+        if run.response.status in (403, ENGINE_DIED_STATUS):
             raise _EngineLostError
         if run.response.status == REVOKED_STATUS:
             raise _RevokedError
@@ -228,16 +243,16 @@ class Exchange:
         tier = self._tiers.served(request.service_tier, run.grant.class_name)
         try:
             if request.stream:
-                content = run.response.content
-                if request.path in TIER_PATHS and (head := await content.readany()):
-                    yield with_tier(head, tier)
-                async for chunk in content.iter_any():
-                    yield chunk
+                first = request.path in TIER_PATHS
+                while chunk := await self._next(run):
+                    yield with_tier(chunk, tier) if first else chunk
+                    first = False
             else:
-                body = await run.response.read()
+                async with run.lifeline:
+                    body = await run.response.read()
                 yield with_tier(body, tier) if request.path in TIER_PATHS else body
         except (aiohttp.ClientError, TimeoutError):
-            run.outcome = Outcome.FAILED
+            run.outcome, run.lost = Outcome.FAILED, True
             lost = engine_lost(ENGINE_LOST_RETRY_AFTER_S)
             if not request.stream:
                 raise lost from None
@@ -245,8 +260,15 @@ class Exchange:
             return
         run.outcome = Outcome.COMPLETED
 
+    async def _next(self, run: _Run) -> bytes:
+        """What has come since; empty at the end."""
+        assert run.response is not None
+        async with run.lifeline:
+            return await run.response.content.readany()
+
     def _finish(self, run: _Run, settle_timeout_s: float = SETTLE_TIMEOUT_S) -> asyncio.Task[None]:
         """Lets go of the engine now and closes the ticket in the background."""
+        self._heartbeats.leave(run.grant.engine, run.lifeline)
         if run.outcome is not Outcome.COMPLETED:
             run.span.set_attribute("error.type", run.outcome.label)
         run.span.end()

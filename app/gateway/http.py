@@ -5,22 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 
 from opentelemetry.trace import Span
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.contract import RANKS_PATH, ControlPlane, SchedulerView
-from app.gateway.errors import ApiError
+from app.gateway.door import announced_bytes, check_head, tenant_of
+from app.gateway.errors import ApiError, shorten
 from app.gateway.exchange import Answer, Exchange
 from app.gateway.headers import Headers, grant_headers
 from app.gateway.metrics import engine_metrics
+from app.gateway.openapi import document
 from app.gateway.ranks import engine_ranks
-from app.gateway.requests import SCHEMAS, Request, Window, parse
+from app.gateway.redaction import where
+from app.gateway.requests import Request, Window, body_too_large, parse
+from app.gateway.schemas import SCHEMAS
 from app.gateway.spans import describe, request_span
 from app.gateway.status import STATUS_PATHS, StatusFace
-from app.gateway.tenants import ApiKeys, bearer
+from app.gateway.tenants import Tenants
+from app.limits import RequestLimits
+
+logger = logging.getLogger("ray.serve")
+
 
 _JSON: Headers = [(b"content-type", b"application/json")]
 
@@ -33,21 +43,26 @@ class HttpFace:
         exchange: Exchange,
         control: ControlPlane,
         window: Window,
-        keys: ApiKeys,
-        max_body_bytes: int,
+        keys: Tenants,
         status: StatusFace,
+        reader_stall_s: float = math.inf,
     ) -> None:
         self._exchange = exchange
         self._control = control
         self._window = window
         self._keys = keys
-        self._max_body_bytes = max_body_bytes
+        self._openapi = json.dumps(document(window)).encode()
+        self._reader_stall_s = reader_stall_s
         self._status = status
         self._started_s = int(time.time())
         self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
             "/health": self._health,
             "/ready": self._ready,
             "/metrics": self._metrics,
+            "/openapi.json": self._document,
+        }
+        # Read with a key.
+        self._keyed_reads: dict[str, Callable[[Send], Awaitable[None]]] = {
             RANKS_PATH: self._ranks,
             "/v1/models": self._models,
             f"/v1/models/{window.model}": self._model,
@@ -56,10 +71,25 @@ class HttpFace:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
-            await self._route(scope, receive, send)
+            check_head(scope, self._window.limits)
+            await self._route(scope, receive, sending)
         except ApiError as error:
             await _respond(send, error.status, error.body(), error.headers())
+        except Exception as error:
+            # The top of the task: what Serve would log and answer could quote the request.
+            logger.error("A request has failed: %s", where(error))
+            if begun:
+                raise ConnectionAbortedError("the answer has broken off") from None
+            failed = ApiError(500, "internal_error", "The server failed on this request.")
+            await _respond(send, failed.status, failed.body(), failed.headers())
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
@@ -69,22 +99,26 @@ class HttpFace:
         elif path in self._reads:
             _allow(method, "GET")
             await self._reads[path](send)
+        elif path in self._keyed_reads:
+            _allow(method, "GET")
+            tenant_of(scope, self._keys)
+            await self._keyed_reads[path](send)
         elif path in STATUS_PATHS:
             _allow(method, "GET")
             await self._status(scope, receive, send)
         elif path.startswith("/v1/models/"):
             name = path.removeprefix("/v1/models/")
-            raise ApiError(404, "model_not_found", f"model: {name!r} is not served", "model")
+            raise ApiError(404, "model_not_found", f"model: {shorten(name)} is not served", "model")
         else:
-            raise ApiError(404, "unknown_path", f"path: {path!r} is not served here", "path")
+            raise ApiError(404, "unknown_path", f"path: {shorten(path)} is not served here", "path")
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         with request_span(scope["path"], _header(scope, b"traceparent")) as span:
             await self._infer_within(span, scope, receive, send)
 
     async def _infer_within(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
-        path, tenant = scope["path"], self._keys.tenant(_api_key(scope))
-        body = await _read_body(receive, self._max_body_bytes)
+        path, tenant = scope["path"], tenant_of(scope, self._keys)
+        body = await _read_body(scope, receive, self._window.limits)
         if body is None:
             return
         # Counting the tokens of a long prompt takes milliseconds: not on the event loop.
@@ -105,6 +139,14 @@ class HttpFace:
             await answering
 
     async def _answer(self, request: Request, span: Span, send: Send) -> None:
+        try:
+            await self._send_answer(request, span, _Patient(send, self._reader_stall_s))
+        except _ReaderStalledError:
+            # Its lease is free with the end of this; the connection breaks, so that it can't take a part of
+            # the answer for the whole.
+            logger.info("A client has taken nothing for %.0f s and was let go.", self._reader_stall_s)
+
+    async def _send_answer(self, request: Request, span: Span, send: Send) -> None:
         async with self._exchange.answer(request, span) as answer:
             if not request.stream:
                 body = b"".join([chunk async for chunk in answer.chunks])
@@ -126,7 +168,7 @@ class HttpFace:
 
     async def _ready(self, send: Send) -> None:
         view = await self._view(metrics=False)
-        if view.replicas_ready == 0:
+        if view.replicas_ready == 0 and not view.wakes:
             raise ApiError(503, "rejected_no_engine", "No engine is ready.", None, 1)
         state = {"status": "ready", "replicas": view.replicas_ready, "queued": view.queued}
         await _respond(send, 200, json.dumps(state).encode(), _JSON)
@@ -146,6 +188,9 @@ class HttpFace:
         except ConnectionError:
             raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
 
+    async def _document(self, send: Send) -> None:
+        await _respond(send, 200, self._openapi, _JSON)
+
     async def _models(self, send: Send) -> None:
         body = {"object": "list", "data": [self._card()]}
         await _respond(send, 200, json.dumps(body).encode(), _JSON)
@@ -163,16 +208,30 @@ class HttpFace:
         }
 
 
+class _ReaderStalledError(Exception):
+    """The client takes nothing of its answer."""
+
+
+class _Patient:
+    """A server's `send`, which waits while the client's buffers are full, with a bound for that."""
+
+    def __init__(self, send: Send, stall_s: float) -> None:
+        self._send = send
+        self._stall_s = None if stall_s == math.inf else stall_s
+
+    async def __call__(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._send(message)
+        except TimeoutError:
+            raise _ReaderStalledError from None
+
+
 def _allow(method: str, allowed: str) -> None:
     if method != allowed:
         raise ApiError(
             405, "method_not_allowed", f"method: {method} is not allowed here, {allowed} is", "method"
         )
-
-
-def _api_key(scope: Scope) -> str | None:
-    given = _header(scope, b"authorization")
-    return None if given is None else bearer(given)
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
@@ -188,8 +247,19 @@ def _answer_headers(answer: Answer) -> Headers:
     ]
 
 
-async def _read_body(receive: Receive, limit_bytes: int) -> bytes | None:
-    """The whole body; None when the client left. Raises ApiError 413."""
+async def _read_body(scope: Scope, receive: Receive, limits: RequestLimits) -> bytes | None:
+    """The whole body; None when the client left. Raises ApiError 413, 408."""
+    if announced_bytes(scope) > limits.max_body_bytes:
+        raise body_too_large(limits)
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            return await _all_parts(receive, limits)
+    except TimeoutError:
+        reason = f"body: not complete within {limits.body_timeout_s:g} s"
+        raise ApiError(408, "body_timeout", reason, "body") from None
+
+
+async def _all_parts(receive: Receive, limits: RequestLimits) -> bytes | None:
     parts: list[bytes] = []
     size_bytes = 0
     while True:
@@ -198,9 +268,8 @@ async def _read_body(receive: Receive, limit_bytes: int) -> bytes | None:
             return None
         parts.append(message.get("body", b""))
         size_bytes += len(parts[-1])
-        if size_bytes > limit_bytes:
-            reason = f"body: more than {limit_bytes} bytes"
-            raise ApiError(413, "body_too_large", reason, "body")
+        if size_bytes > limits.max_body_bytes:
+            raise body_too_large(limits)
         if not message.get("more_body", False):
             return b"".join(parts)
 

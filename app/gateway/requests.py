@@ -1,7 +1,7 @@
 """What can be known about a request before it takes a lease.
 
 The engine validates every field of OpenAI's API; here are the checks that save a place in the queue.
-The body itself goes to the engine as it came.
+The body itself goes to the engine as it came, with the tenant's salt behind it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,28 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import ValidationError
 
 from app.flow.ticket import Ticket
+from app.gateway.bounds import check_bounds, check_depth, check_forbidden, too_large
 from app.gateway.errors import ApiError, invalid, shorten
 from app.gateway.prompt import Part, part_of, prompt_of
+from app.gateway.schemas import (
+    SALTED_PATHS,
+    SCHEMAS,
+    Chat,
+    Completion,
+    Detokenize,
+    Embedding,
+    Fields,
+    Responses,
+    Tokenize,
+)
 from app.gateway.tiers import Tiers
-from app.gateway.tokens import TokenCounter
+from app.gateway.tokens import COUNTED_BYTES_PER_TOKEN, TokenCounter
+from app.limits import DEFAULT_LIMITS, RequestLimits
 
 # OpenAI's own code for it.
 CONTEXT_EXCEEDED = "context_length_exceeded"
@@ -28,86 +41,14 @@ DEFAULT_PRIORITY = 0
 COMPLETION_TOKENS = 16
 # What a chat template puts around a message.
 TOKENS_A_MESSAGE = 4
-# A key is compared, not stored for long; OpenAI's own are far shorter.
-MAX_CACHE_KEY_CHARS = 256
-
-
-class _Common(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-    # OpenTelemetry's `gen_ai.operation.name`.
-    operation: ClassVar[str]
-
-    model: StrictStr
-    stream: StrictBool | None = None
-    # vLLM's engine takes no more than 64 bits.
-    priority: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
-    # OpenAI's names or a class's; what it may not have, a tenant is not given.
-    service_tier: StrictStr | None = None
-    # Requests of one key prefer one engine.
-    prompt_cache_key: Annotated[StrictStr, Field(max_length=MAX_CACHE_KEY_CHARS)] | None = None
-    # Promises that are asked for, in seconds from arrival: they can only tighten the class's own.
-    ttft_budget_s: Annotated[float, Field(strict=True, gt=0)] | None = None
-    deadline_s: Annotated[float, Field(strict=True, gt=0)] | None = None
-    n: Annotated[StrictInt, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(strict=True, ge=0)] | None = None
-    top_p: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    role: StrictStr
-
-
-class _Chat(_Common):
-    operation = "chat"
-
-    messages: Annotated[list[_Message], Field(min_length=1)]
-    max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
-
-
-class _Completion(_Common):
-    operation = "text_completion"
-
-    prompt: Any
-    max_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
-
-
-class _Responses(_Common):
-    operation = "chat"
-
-    input: Any
-    max_output_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
-
-
-class _Embedding(_Common):
-    operation = "embeddings"
-
-    input: Any
-
-
-class _Free(_Common):
-    """Tokenize and detokenize: two shapes of each, told apart by the engine."""
-
-    operation = "tokenize"
-
-
-# What is checked for each of app.contract.LEASED_PATHS.
-SCHEMAS: dict[str, type[_Common]] = {
-    "/v1/chat/completions": _Chat,
-    "/v1/completions": _Completion,
-    "/v1/responses": _Responses,
-    "/v1/embeddings": _Embedding,
-    "/tokenize": _Free,
-    "/detokenize": _Free,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that is worth a lease; its ticket has yet to get an id and a time of arrival."""
+    """A request that is worth a lease; its ticket has yet to get an id and a time of arrival.
+
+    `body` is what the engine gets.
+    """
 
     path: str
     body: bytes
@@ -126,6 +67,7 @@ class Window:
     counter: TokenCounter | None
     tiers: Tiers
     tokens_per_block: int
+    limits: RequestLimits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +79,14 @@ class _Output:
 
 
 def parse(path: str, body: bytes, window: Window, tenant: str) -> Request:
-    """Raises ApiError (400, 404) naming the field and the value."""
+    """Raises ApiError (400, 404, 413) naming the field and the value."""
     schema = SCHEMAS.get(path)
     if schema is None:
         raise ApiError(404, "unknown_path", f"path: {shorten(path)} is not served here", "path")
-    fields = _validated(schema, _decoded(body))
+    value = _decoded(body, window.limits)
+    check_forbidden(value, window.limits)
+    fields = _validated(schema, value)
+    check_bounds(fields, value, window.limits)
     if fields.model != window.model:
         reason = f"is not served; {window.model!r} is"
         raise ApiError(404, "model_not_found", f"model: {shorten(fields.model)} {reason}", "model")
@@ -149,16 +94,27 @@ def parse(path: str, body: bytes, window: Window, tenant: str) -> Request:
     parts = _parts(fields, window)
     _check_length(fields, parts, window)
     ticket = _ticket(fields, parts, body, window, tenant, class_name)
+    if path in SALTED_PATHS:
+        body = _with_salt(body, tenant, fields.cache_salt)
     return Request(path, body, bool(fields.stream), ticket, fields.service_tier)
 
 
-def _class_asked(fields: _Common, tiers: Tiers) -> str:
+def _with_salt(body: bytes, tenant: str, own_salt: str | None) -> bytes:
+    """Engines share the cache of a prefix among requests of one salt only.
+
+    Appended, because the last of duplicate keys counts: what the client has put there does not.
+    """
+    salt = hashlib.blake2b(json.dumps([tenant, own_salt]).encode(), digest_size=16).hexdigest()
+    return body.rstrip()[:-1] + b',"cache_salt":"' + salt.encode() + b'"}'
+
+
+def _class_asked(fields: Fields, tiers: Tiers) -> str:
     """Empty where nothing is asked for."""
     tier = fields.service_tier
     if tier is None:
         return ""
     # The engine knows OpenAI's names only, and looks at them in responses.
-    known = tiers.openai_names if isinstance(fields, _Responses) else tiers.names
+    known = tiers.openai_names if isinstance(fields, Responses) else tiers.names
     class_name = tiers.class_of(tier) if tier in known else None
     if class_name is None:
         raise invalid("service_tier", tier, f"is none of {', '.join(known)}")
@@ -166,9 +122,9 @@ def _class_asked(fields: _Common, tiers: Tiers) -> str:
 
 
 def _ticket(
-    fields: _Common, parts: list[Part], body: bytes, window: Window, tenant: str, class_name: str
+    fields: Fields, parts: list[Part], body: bytes, window: Window, tenant: str, class_name: str
 ) -> Ticket:
-    overhead = TOKENS_A_MESSAGE * len(fields.messages) if isinstance(fields, _Chat) else 0
+    overhead = TOKENS_A_MESSAGE * len(fields.messages) if isinstance(fields, Chat) else 0
     prompt = prompt_of(parts, overhead, salt=tenant, block=window.tokens_per_block)
     session = fields.prompt_cache_key
     return Ticket(
@@ -192,36 +148,36 @@ def _ticket(
     )
 
 
-def _output_bound(fields: _Common) -> int:
+def _output_bound(fields: Fields) -> int:
     """Tokens of all choices together; 0 when neither the client nor the API bounds them."""
     choices = fields.n or 1
-    if isinstance(fields, _Chat):
+    if isinstance(fields, Chat):
         return choices * (fields.max_completion_tokens or fields.max_tokens or 0)
-    if isinstance(fields, _Completion):
+    if isinstance(fields, Completion):
         bound = COMPLETION_TOKENS if fields.max_tokens is None else fields.max_tokens
         return choices * len(_prompts("prompt", fields.prompt)) * max(1, bound)
-    if isinstance(fields, _Responses):
+    if isinstance(fields, Responses):
         return fields.max_output_tokens or 0
     # Embeddings and token counts: one step.
     return 1
 
 
-def _parts(fields: _Common, window: Window) -> list[Part]:
+def _parts(fields: Fields, window: Window) -> list[Part]:
     """All texts of a prompt, counted, in order."""
     field, values = _prompt(fields)
     return [part_of(_encodable(field, value), window.counter, window.max_model_len) for value in values]
 
 
-def _prompt(fields: _Common) -> tuple[str, list[str | list[int]]]:
+def _prompt(fields: Fields) -> tuple[str, list[str | list[int]]]:
     """The field that holds the prompt, and the texts or token ids in it."""
-    if isinstance(fields, _Chat):
+    if isinstance(fields, Chat):
         contents = [(message.model_extra or {}).get("content") for message in fields.messages]
         return "messages", [text for content in contents for text in _texts(content)]
-    if isinstance(fields, _Completion):
+    if isinstance(fields, Completion):
         return "prompt", _prompts("prompt", fields.prompt)
-    if isinstance(fields, _Responses):
+    if isinstance(fields, Responses):
         return "input", list(_texts(fields.input))
-    if isinstance(fields, _Embedding):
+    if isinstance(fields, Embedding):
         return "input", _prompts("input", fields.input)
     return "", []
 
@@ -246,23 +202,31 @@ def _encodable(field: str, prompt: str | list[int]) -> str | list[int]:
     return prompt
 
 
-def _decoded(body: bytes) -> dict[str, Any]:
+def _decoded(body: bytes, limits: RequestLimits) -> dict[str, Any]:
+    if len(body) > limits.max_body_bytes:
+        raise body_too_large(limits)
     try:
-        value = json.loads(body, parse_constant=_no_constant)
+        # As text: of bytes Python would guess the encoding, and what is appended is UTF-8.
+        value = json.loads(body.decode(), parse_constant=_no_constant)
     except RecursionError:
         raise ApiError(400, "invalid_json", "body: the JSON is nested too deeply", "body") from None
     except ValueError as error:
         raise ApiError(400, "invalid_json", f"body: not valid JSON: {error}", "body") from None
     if not isinstance(value, dict):
         raise ApiError(400, "invalid_type", f"body: {shorten(value)} is not a JSON object", "body")
+    check_depth(body, value, limits)
     return value
+
+
+def body_too_large(limits: RequestLimits) -> ApiError:
+    return ApiError(413, "body_too_large", f"body: more than {limits.max_body_bytes} bytes", "body")
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _validated(schema: type[_Common], value: dict[str, Any]) -> _Common:
+def _validated(schema: type[Fields], value: dict[str, Any]) -> Fields:
     try:
         return schema.model_validate(value)
     except ValidationError as error:
@@ -278,18 +242,24 @@ def _as_api_error(error: ValidationError) -> ApiError:
     return invalid(field, first["input"], f"is refused: {first['msg']}")
 
 
-def _check_length(fields: _Common, parts: list[Part], window: Window) -> None:
+def _check_length(fields: Fields, parts: list[Part], window: Window) -> None:
     """Refuses what can't fit, as far as that is known without the chat template."""
-    if isinstance(fields, _Chat):
+    if isinstance(fields, Chat):
         named = "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens"
         output = _Output(named, fields.max_completion_tokens or fields.max_tokens or 1)
         _check_fits("messages", sum(part.at_least for part in parts), output, window)
-    elif isinstance(fields, _Completion):
+    elif isinstance(fields, Completion):
         for part in parts:
             _check_fits("prompt", part.at_least, _Output("max_tokens", fields.max_tokens or 1), window)
-    elif isinstance(fields, _Responses):
+    elif isinstance(fields, Responses):
         output = _Output("max_output_tokens", fields.max_output_tokens or 1)
         _check_fits("input", sum(part.at_least for part in parts), output, window)
+    elif isinstance(fields, Detokenize):
+        _check_fits("tokens", len(fields.tokens), _Output("tokens", 0), window)
+    elif isinstance(fields, Tokenize):
+        limit_chars = window.max_model_len * COUNTED_BYTES_PER_TOKEN
+        if fields.prompt is not None and len(fields.prompt) > limit_chars:
+            raise too_large("prompt", f"{len(fields.prompt)} characters", limit_chars)
     else:
         for part in parts:
             _check_fits("input", part.at_least, _Output("input", 0), window)

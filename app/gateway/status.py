@@ -19,7 +19,7 @@ from app.contract import ControlPlane
 from app.gateway.errors import ApiError
 from app.gateway.ranks import engine_ranks
 from app.gateway.shared import Shared
-from app.gateway.tenants import ApiKeys, bearer
+from app.gateway.tenants import Tenants, bearer
 from app.status.loads import RankMeter
 from app.status.page import CONTENT_SECURITY_POLICY, main_html, page_html
 from app.status.view import RankLoad, StatusView, to_json
@@ -42,7 +42,7 @@ VIEWERS_RETRY_AFTER_S = 10
 class StatusDoor:
     """Lets in the keys of the tenants that are named, or, where it is open, connections from this machine."""
 
-    def __init__(self, config: StatusConfig, keys: ApiKeys) -> None:
+    def __init__(self, config: StatusConfig, keys: Tenants) -> None:
         self._config = config
         self._keys = keys
 
@@ -73,7 +73,7 @@ class StatusFace:
         control: ControlPlane,
         http: aiohttp.ClientSession,
         config: StatusConfig,
-        keys: ApiKeys,
+        keys: Tenants,
         stream_s: float = STREAM_S,
     ) -> None:
         self._control = control
@@ -146,7 +146,7 @@ class StatusFace:
         return Frame(view, main_html(view))
 
     async def _rank_loads(self) -> tuple[RankLoad, ...]:
-        engines = (await self._control.view()).engines
+        engines = (await self._control.view(metrics=False)).engines
         return self._meter.read(await engine_ranks(self._http, engines), time.monotonic())
 
 

@@ -11,23 +11,35 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from app.config import ApplicationConfig
 from app.engine.arguments import environment
 from app.plan_check import refusals_of
+from app.serving.autoscaling import METRICS_INTERVAL_S
 from app.serving.engine import EngineReplica
-from app.serving.gateway import GatewayReplica
+from app.serving.gateway import GatewayReplica, key_ring
 from app.serving.scheduler import SchedulerReplica
 from placement.hardware import parse_cluster
 
 # Control calls wait in the scheduler by design: never in Serve's own queues.
 UNBOUNDED_CALLS = 100_000
-# A dead engine is out of service within three of these (Serve's threshold), so below 10 s.
-HEALTH_PERIOD_S = 2.0
-HEALTH_TIMEOUT_S = 5.0
+# Serve replaces a replica whose process has ended when it next asks; one that does not answer after three
+# timeouts. Ten seconds: a replica whose machine is busy answers late, and must not be ended for it.
+HEALTH_PERIOD_S = 1.0
+HEALTH_TIMEOUT_S = 10.0
+# A gateway that says nothing for fifteen seconds serves nobody, and its clients wait.
+GATEWAY_HEALTH_TIMEOUT_S = 5.0
+# Everything waits for the scheduler, which does milliseconds of work at a time: it is asked more often, with
+# less patience.
+SCHEDULER_HEALTH_PERIOD_S = 0.25
+SCHEDULER_HEALTH_TIMEOUT_S = 3.0
+# A frozen one is ended after it: until then gateways wait for its answers.
+SCHEDULER_STOP_S = 1.0
 
 
 def build(args: dict[str, Any]) -> Application:
     """Gateway, scheduler and engines, bound together. Raises ValueError before anything starts."""
     config = ApplicationConfig.model_validate(args)
     _refuse_impossible(config)
-    scheduler = _scheduler().bind(config)
+    # A gateway starts beside engines that take minutes: a missing file of keys shows at once.
+    key_ring(config)
+    scheduler = _scheduler(config).bind(config)
     return _gateway(config).bind(config, scheduler, _engine(config).bind(config, scheduler))
 
 
@@ -47,18 +59,28 @@ def _gateway(config: ApplicationConfig) -> serve.Deployment:
         num_replicas=config.gateway.replicas,
         max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=GATEWAY_HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=config.replicas.drain_s,
     )
 
 
-def _scheduler() -> serve.Deployment:
+def _scheduler(config: ApplicationConfig) -> serve.Deployment:
+    schedulers = 1 + config.scheduler.spares
     return serve.deployment(
         SchedulerReplica,
         name="Scheduler",
-        num_replicas=1,
+        request_router_config=RequestRouterConfig(
+            request_router_class="app.serving.leader_router:LeaderRouter"
+        ),
         max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
-        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_period_s=SCHEDULER_HEALTH_PERIOD_S,
+        health_check_timeout_s=SCHEDULER_HEALTH_TIMEOUT_S,
+        # Its calls are tickets that wait: they go to its successor at once, with their age.
+        graceful_shutdown_timeout_s=SCHEDULER_STOP_S,
+        # Always as many; that they can't change is what lets their policy hand on the word for the engines.
+        autoscaling_config=_autoscaling(schedulers, schedulers, "HandOnPolicy"),
     )
 
 
@@ -68,16 +90,7 @@ def _engine(config: ApplicationConfig) -> serve.Deployment:
         EngineReplica,
         name="Engine",
         max_ongoing_requests=UNBOUNDED_CALLS,
-        autoscaling_config=AutoscalingConfig(
-            min_replicas=replicas.min,
-            max_replicas=replicas.max,
-            upscale_delay_s=replicas.upscale_delay_s,
-            downscale_delay_s=replicas.downscale_delay_s,
-            policy=AutoscalingPolicy(
-                policy_function="app.serving.autoscaling:QueueDepthPolicy",
-                policy_kwargs={"target_queue_depth": replicas.target_queue_depth},
-            ),
-        ),
+        autoscaling_config=_autoscaling(replicas.min, replicas.max, "EnginePolicy"),
         request_router_config=RequestRouterConfig(
             request_router_class="app.serving.lease_router:LeaseRouter"
         ),
@@ -85,6 +98,19 @@ def _engine(config: ApplicationConfig) -> serve.Deployment:
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=replicas.drain_s,
         **engine_placement(config),
+    )
+
+
+def _autoscaling(least: int, most: int, policy: str) -> AutoscalingConfig:
+    """Serve only carries out: delays and steps are the scheduler's (app/flow/autoscale.py)."""
+    return AutoscalingConfig(
+        min_replicas=least,
+        max_replicas=most,
+        metrics_interval_s=METRICS_INTERVAL_S,
+        look_back_period_s=4 * METRICS_INTERVAL_S,
+        upscale_delay_s=0.0,
+        downscale_delay_s=0.0,
+        policy=AutoscalingPolicy(policy_function=f"app.serving.autoscaling:{policy}"),
     )
 
 

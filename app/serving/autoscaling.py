@@ -1,23 +1,70 @@
-"""Serve's autoscaling policy: the scheduler's queue depth, and nothing else, asks for engines."""
+"""Serve's autoscaling: the scheduler decides (app/flow/autoscale.py), Serve's controller carries it out.
+
+Serve shows a deployment's policy the figures of its own replicas only, and an application that sleeps has no
+engine that could say anything. So the scheduler's deployment has a policy too: it leaves its own number as
+it is, and hands on what its replica has decided. Both are called in one process, Serve's controller.
+(A policy for the whole application would see both, but only a Serve file can name one: `build` can't.)
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 from ray.serve.config import AutoscalingContext
 
-from app.flow.autoscale import desired_replicas
+from app.config import ApplicationConfig
+from app.flow.autoscale import ScalePolicy
+
+DESIRED = "desired_replicas"
+# Serve's default of 10 s would be most of the time that a decision takes.
+METRICS_INTERVAL_S = 0.5
+# A scheduler that has said nothing for this long is restarting: hold.
+STALE_S = 10.0
 
 
-class QueueDepthPolicy:
-    """Serve calls it in its controller; its delays and bounds are applied to what it returns."""
+class _Said(NamedTuple):
+    replicas: int
+    at_s: float
 
-    def __init__(self, target_queue_depth: float) -> None:
-        self._target_queue_depth = target_queue_depth
+
+# By application. Written by its scheduler's policy, read by its engines'.
+_said: dict[str, _Said] = {}
+
+
+class HandOnPolicy:
+    """The scheduler deployment's: takes the newest word of its replica, changes nothing itself."""
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        by_replica = (context.aggregated_metrics or {}).get("queue_depth", {})
-        # Every replica passes on the scheduler's one figure; the largest is the newest word of a burst.
-        queued = max(by_replica.values(), default=None)
-        running = context.target_num_replicas
-        return desired_replicas(queued, running, self._target_queue_depth), {}
+        by_replica = (context.raw_metrics or {}).get(DESIRED, {})
+        newest = max((series[-1] for series in by_replica.values() if series), key=_timestamp, default=None)
+        if newest is not None:
+            _said[context.app_name or ""] = _Said(round(newest.value), newest.timestamp)
+        return context.target_num_replicas, {}
+
+
+class EnginePolicy:
+    """The engine deployment's: what the scheduler has said, or what there is."""
+
+    def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+        said = _said.get(context.app_name or "")
+        if said is None or time.time() - said.at_s > STALE_S:
+            return context.target_num_replicas, {}
+        return said.replicas, {}
+
+
+def _timestamp(sample: Any) -> float:
+    return sample.timestamp
+
+
+def scale_policy(config: ApplicationConfig) -> ScalePolicy:
+    replicas = config.replicas
+    return ScalePolicy(
+        min_replicas=replicas.min,
+        max_replicas=replicas.max,
+        target_queue_depth=replicas.target_queue_depth,
+        queue_only=replicas.scale_on == "queue",
+        upscale_delay_s=replicas.upscale_delay_s,
+        downscale_delay_s=replicas.downscale_delay_s,
+        idle_s=replicas.idle_s,
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
@@ -11,17 +14,28 @@ from ray.serve.handle import DeploymentHandle
 from app.contract import Grant, Metered, Refusal, ReplicaDiedError, SchedulerView
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
+from app.serving.attendance import ATTEND_INTERVAL_S
 from app.status.view import StatusView
 
 
 class ServeControlPlane:
     """Raises ConnectionError where Serve says that a replica is gone."""
 
-    def __init__(self, scheduler: DeploymentHandle, engine: DeploymentHandle) -> None:
+    def __init__(self, scheduler: DeploymentHandle, engine: DeploymentHandle, gateway_id: str) -> None:
         self._scheduler = scheduler
         self._engine = engine
+        self._gateway_id = gateway_id
+
+    async def attend_for_ever(self) -> None:
+        """Tells the scheduler that this gateway lives."""
+        while True:
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                attending = _answer(self._scheduler.attend.remote(self._gateway_id))
+                await asyncio.wait_for(attending, ATTEND_INTERVAL_S)
+            await asyncio.sleep(ATTEND_INTERVAL_S)
 
     async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
+        ticket = replace(ticket, caller=self._gateway_id)
         return await _answer(self._scheduler.acquire.remote(ticket))
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:

@@ -22,6 +22,8 @@ from app.flow.ticket import ReplicaReport
 logger = logging.getLogger("ray.serve")
 
 REPORT_INTERVAL_S = 1.0
+# After a report that has found the scheduler dead: the next goes to the spare, which waits for it.
+RETRY_INTERVAL_S = 0.1
 # First tokens are told together when they come closer than this: one call, not one a request.
 NEWS_INTERVAL_S = 0.02
 # A scheduler that is restarting answers none of them; the next report tells it all.
@@ -37,7 +39,6 @@ class EngineReplica:
     ) -> None:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._scheduler = scheduler
-        self._queue_depth = 0.0
         with contextlib.suppress(*SCHEDULER_RESTARTS):
             await asyncio.wait_for(self._scheduler.starting.remote(self._replica_id), REPORT_TIMEOUT_S)
         point_at_cluster(ray.get_runtime_context().gcs_address)
@@ -61,23 +62,29 @@ class EngineReplica:
         if self._reporting.done() or self._telling.done():
             raise RuntimeError("engine: the reports to the scheduler have ended")
 
-    async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What the scheduler said last: every replica carries the same figure."""
-        return {"queue_depth": self._queue_depth}
-
     async def _report_for_ever(self) -> None:
         while self._server.healthy:
-            with contextlib.suppress(*SCHEDULER_RESTARTS):
+            pause_s = REPORT_INTERVAL_S
+            try:
                 await asyncio.wait_for(self._report(), REPORT_TIMEOUT_S)
-            await asyncio.sleep(REPORT_INTERVAL_S)
+            except SCHEDULER_RESTARTS:
+                pause_s = RETRY_INTERVAL_S
+            await asyncio.sleep(pause_s)
+        await self._die()
+
+    async def _die(self) -> None:
+        """Serve would ask three times before it believes in an ill replica; one that has ended it replaces at
+        once. Requests that are still here see their connections break."""
         logger.error("The engine has died; no more leases for this replica.")
-        await self._scheduler.replica_gone.remote(self._replica_id)
+        with contextlib.suppress(*SCHEDULER_RESTARTS):
+            await asyncio.wait_for(self._scheduler.replica_gone.remote(self._replica_id), REPORT_TIMEOUT_S)
+        self._server.kill()
 
     async def _report(self) -> None:
         server = self._server
         report = ReplicaReport(self._replica_id, server.leases.ids(), metrics=server.vitals.metrics())
         port = EnginePort(self._replica_id, server.host, server.port, server.secret)
-        self._queue_depth = await self._scheduler.report.remote(report, port, server.leases.output_tokens())
+        await self._scheduler.report.remote(report, port, server.leases.output_tokens())
 
     async def _tell_first_tokens(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -17,12 +18,13 @@ from app.engine import models
 from app.gateway.calls import CallFace
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
+from app.gateway.key_sources import KeyRing
 from app.gateway.requests import Window
 from app.gateway.status import StatusFace
-from app.gateway.tenants import ApiKeys
 from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
 from app.serving.control import ServeControlPlane
+from app.serving.entrance import require_loopback
 
 logger = logging.getLogger("ray.serve")
 
@@ -43,27 +45,38 @@ class GatewayReplica:
                 "throughput. Set it before Ray starts; scripts/serve does."
             )
         tracing.configure(config.tracing, "promiseserve-gateway")
-        self._control = ServeControlPlane(scheduler, engine)
+        gateway_id = serve.get_replica_context().replica_id.unique_id
+        self._control = ServeControlPlane(scheduler, engine, gateway_id)
+        self._attending = asyncio.create_task(self._control.attend_for_ever())
         # One connection a running request: the scheduler bounds them.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
         tiers = Tiers(config.flow)
-        self._exchange = Exchange(self._control, self._http, tiers, config.gateway.engine_silence_s)
+        self._exchange = Exchange(
+            self._control,
+            self._http,
+            tiers,
+            config.gateway.engine_silence_s,
+            config.gateway.engine_heartbeat_s,
+        )
         self._window = Window(
             config.model.name,
             config.engine.max_model_len,
             _token_counter(config.model.source),
             tiers,
             config.flow.route.tokens_per_block,
+            config.limits,
         )
-        self._keys = ApiKeys(config.api_keys)
+        self._keys = key_ring(config)
+        if self._keys.is_open:
+            await require_loopback()
         self._calls = CallFace(self._exchange, self._window, self._keys)
-        self._max_body_bytes = config.gateway.max_body_bytes
+        self._reader_stall_s = config.gateway.reader_stall_s
         self._status = StatusFace(self._control, self._http, config.status, self._keys)
 
     async def __serve_build_asgi_app__(self) -> HttpFace:
         """Serve's hook: the ASGI application, built inside the replica."""
         return HttpFace(
-            self._exchange, self._control, self._window, self._keys, self._max_body_bytes, self._status
+            self._exchange, self._control, self._window, self._keys, self._status, self._reader_stall_s
         )
 
     async def chat(self, body: dict[str, Any], api_key: str | None = None) -> dict[str, Any]:
@@ -89,7 +102,18 @@ class GatewayReplica:
             yield chunk
 
     async def __del__(self) -> None:
+        self._attending.cancel()
         await self._http.close()
+
+
+def key_ring(config: ApplicationConfig) -> KeyRing:
+    """Raises ValueError when a source of keys can't be used, or there is none and that is not meant."""
+    return KeyRing(
+        config.api_keys,
+        file=config.api_keys_file,
+        variable=config.api_keys_env,
+        open_without_keys=config.open_without_keys,
+    )
 
 
 def _token_counter(source: str) -> TokenCounter | None:

@@ -29,11 +29,10 @@ import yaml
 from pydantic import ValidationError
 
 from app.config import ApplicationConfig
-from app.config_file import ConfigFileError, load_applications, problem_lines
+from app.config_file import ConfigFileError, HttpOptions, load_applications, problem_lines
 from app.engine.models import prepare
 from app.serving.launch_plan import (
     SHOWN_LINES,
-    HttpOptions,
     Resources,
     ServeFile,
     all_running,
@@ -51,7 +50,9 @@ PROGRESS_INTERVAL_S = 5.0
 POLL_INTERVAL_S = 0.5
 REQUEST_TIMEOUT_S = 5.0
 RAY_START_TIMEOUT_S = 120.0
-# Serve drains running streams for as long as they take; a second Ctrl-C is not needed to be rid of them.
+# Running streams end in it; who stops a server does not wait for minutes.
+DRAIN_TIMEOUT_S = 30.0
+# Without applications Serve has nothing to wait for.
 SHUTDOWN_TIMEOUT_S = 30.0
 # Without Serve nothing of Ray is worth waiting for, and some of it waits for a part that has ended already.
 TERMINATE_TIMEOUT_S = 3.0
@@ -87,6 +88,8 @@ class Launcher:
             self._dashboard = f"http://127.0.0.1:{dashboard_port}"
             self._ray_options = [*ray_options, f"--port={port}", f"--dashboard-port={dashboard_port}"]
         self._serve: subprocess.Popen[bytes] | None = None
+        # Those that are up.
+        self._applications: list[str] = []
         self._log = self._folder / "serve.log"
         self._log_read = 0
 
@@ -103,6 +106,7 @@ class Launcher:
             self._start_ray(resources(configs, os.cpu_count() or 1))
         self._start_serve()
         self._await_ready(urls)
+        self._applications = [application.name for application in load_applications(self._config)]
         self._say("Ready. Try:")
         _print_example(urls[0], configs[0].model.name)
 
@@ -115,6 +119,7 @@ class Launcher:
     def stop(self) -> None:
         """Ends what was started: Serve in order, then whatever is left of our processes."""
         if self._serve is not None and self._serve.poll() is None and not self._ended_ray():
+            self._withdraw()
             self._say("Stopping Serve")
             # It shuts Serve down in the cluster that it is connected to.
             self._serve.send_signal(signal.SIGINT)
@@ -127,6 +132,19 @@ class Launcher:
             _end_descendants()
             left = [f"{process.pid} ({process.name()})" for process in _descendants()]
             self._say(f"Stopped; still there: {', '.join(left) or 'no process'}")
+
+    def _withdraw(self) -> None:
+        """While HAProxy still stands: what waits is refused, streams end."""
+        if not self._applications:
+            return
+        self._say(f"Refusing what comes; streams have {DRAIN_TIMEOUT_S:.0f} s")
+        log, names = self._folder / "withdraw.log", self._applications
+        withdrawing = self._spawn(log, "python", "-m", "app.serving.withdraw", *names)
+        try:
+            withdrawing.wait(DRAIN_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._say("Streams have not ended: they are cut")
+            withdrawing.kill()
 
     def _prepare(self, config: ApplicationConfig) -> None:
         try:

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.config import ApplicationConfig
+from app.config_file import HttpOptions
 
 SHOWN_LINES = 20
 
@@ -48,9 +49,21 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
     defaults = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         # For how long a stopping gateway waits for load balancers to notice: the one on this machine is told.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # A client that neither sends its request nor takes its answer holds a connection for this long; Serve
+        # would give it an hour.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+        # A gateway that dies before it has answered anything: another gets the request. Nothing has been said
+        # to the client, and the engine ends what its gateway has left. HAProxy repeats only what it has whole
+        # (16 KiB) before it passes it on; Serve has no variable for that, but puts this one's text into
+        # HAProxy's file as it is.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
+        # A frozen gateway gets nothing new after about six seconds (ten of Serve's own five), HAProxy itself
+        # has a successor after three failures in a row of these (thirty seconds of Serve's own).
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs workers at 15, below whatever else the machine does; here they are what it is for.
         "RAY_worker_niceness": "0",
@@ -64,12 +77,6 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
     # ray, serve and the compilers' helpers of this very installation.
     path = os.pathsep.join(filter(None, [bin_folder, given.get("PATH")]))
     return {**defaults, **given, "PATH": path}
-
-
-class HttpOptions(BaseModel):
-    # Serve's own defaults.
-    host: str = "0.0.0.0"
-    port: int = 8000
 
 
 class _Entrance(BaseModel):

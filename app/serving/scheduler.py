@@ -14,11 +14,17 @@ import aiohttp
 from app import tracing
 from app.config import ApplicationConfig
 from app.contract import LEASES_PATH, SECRET_HEADER, EnginePort, Grant, RateLimits, Refusal, SchedulerView
+from app.flow.autoscale import Load, Reason
 from app.flow.config import FlowConfig
 from app.flow.controller import FlowController, Limits
 from app.flow.estimate import RunningMean
 from app.flow.outcome import Outcome
 from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
+from app.serving.attendance import Attendance
+from app.serving.autoscaling import DESIRED
+from app.serving.deletion import DELETION_CHECK_INTERVAL_S, is_being_deleted
+from app.serving.engine_scaling import EngineScaling
+from app.serving.leader_router import STARTED_S
 from app.serving.scheduler_metrics import SchedulerMetrics
 from app.status.history import History
 from app.status.view import MAX_TENANTS, StatusView, status_view
@@ -34,6 +40,8 @@ START_SMOOTHING = 0.3
 
 # A start that has taken this long has failed.
 MAX_START_S = 3600.0
+# The engine that an application that sleeps is about to start: its replica has no name yet.
+WAKING = "waking"
 
 
 class SchedulerReplica:
@@ -48,11 +56,30 @@ class SchedulerReplica:
         self._flow = FlowController(limits(config), flow, random.random, self._metrics.requests.ended)
         self._history = History()
         self._waiting: dict[str, tuple[Ticket, asyncio.Future[Grant | Refusal | None]]] = {}
+        self._attendance = Attendance(config.scheduler.gateway_ttl_s)
         self._ports: dict[str, EnginePort] = {}
         self._starts: dict[str, float] = {}
         self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
         self._revoking: set[asyncio.Task[None]] = set()
-        self._ticking = asyncio.get_running_loop().create_task(self._tick_for_ever())
+        self._wakes = config.replicas.min == 0
+        self._started_s = self._born_s = time.time()
+        self._silence_s = config.scheduler.replica_ttl_s
+        self._scaling = EngineScaling(config, self._load)
+        # Time begins with the first call: a spare that has waited for long is as new as any.
+        self._ticking: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
+
+    async def record_replica_metadata(self) -> dict[str, float]:
+        """Serve's hook: by it `LeaderRouter` knows who leads."""
+        return {STARTED_S: self._started_s}
+
+    def _begin(self) -> None:
+        if self._ticking:
+            return
+        self._born_s = time.time()
+        loop = asyncio.get_running_loop()
+        self._ticking = [loop.create_task(self._tick_for_ever()), loop.create_task(self._scaling.run())]
+        self._watching = loop.create_task(self._drain_when_deleted())
 
     async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
         """A place for the ticket, when its turn has come; None when it was closed while it waited.
@@ -63,9 +90,18 @@ class SchedulerReplica:
         self._settle(ticket.ticket_id, None)
         answer: asyncio.Future[Grant | Refusal | None] = asyncio.get_running_loop().create_future()
         self._waiting[ticket.ticket_id] = (ticket, answer)
+        now_s = time.time()
+        self._begin()
+        self._attendance.seen(ticket.caller, now_s)
+        self._wake(now_s)
         with tracing.within(ticket.traceparent, "queue"):
-            self._perform(self._flow.submit(ticket, time.time()))
+            self._perform(self._flow.submit(ticket, now_s))
             return await answer
+
+    async def attend(self, gateway_id: str) -> None:
+        """A gateway's sign of life."""
+        self._begin()
+        self._attendance.seen(gateway_id, time.time())
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None = None) -> None:
         """The request has ended, in the queue or on an engine."""
@@ -76,16 +112,16 @@ class SchedulerReplica:
 
     async def starting(self, replica_id: str) -> None:
         """An engine has begun to start: requests may wait for it."""
+        self._begin()
         now_s = time.time()
         self._starts = {id_: at_s for id_, at_s in self._starts.items() if now_s - at_s < MAX_START_S}
         self._starts[replica_id] = now_s
         self._perform(self._flow.capacity_starting(replica_id, now_s + self._start_s.value, now_s))
+        self._perform(self._flow.replica_gone(WAKING, now_s))
 
-    async def report(
-        self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]
-    ) -> float:
-        """An engine's sign of life, and what its requests have made; answers with the queue depth, for
-        Serve's autoscaling."""
+    async def report(self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]) -> None:
+        """An engine's sign of life, and what its requests have made."""
+        self._begin()
         now_s = time.time()
         started_s = self._starts.pop(report.replica_id, None)
         if started_s is not None:
@@ -97,7 +133,13 @@ class SchedulerReplica:
         snapshot = self._flow.snapshot(now_s)
         self._ports = {id_: self._ports[id_] for id_ in snapshot.in_flight_by_replica}
         self._history.add(snapshot.queued, snapshot.in_flight, now_s)
-        return float(snapshot.queued)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve's hook, for app/serving/autoscaling.py. Nothing while nothing is known."""
+        decision = self._scaling.decision
+        return (
+            {} if decision is None or decision.reason is Reason.NO_DATA else {DESIRED: float(decision.target)}
+        )
 
     async def first_tokens(self, first_tokens: Sequence[tuple[str, float]]) -> None:
         """Requests that have begun to answer, and when."""
@@ -115,8 +157,11 @@ class SchedulerReplica:
     async def view(self, metrics: bool = True) -> SchedulerView:
         now_s = time.time()
         snapshot = self._flow.snapshot(now_s)
+        if self._scaling.decision is not None:
+            self._metrics.observe_scaling(self._scaling.decision, self._start_s.value)
         return SchedulerView(
             replicas_ready=snapshot.replicas_ready,
+            wakes=self._wakes,
             queued=snapshot.queued,
             in_flight=snapshot.in_flight,
             metrics=self._metrics.page(snapshot, now_s) if metrics else "",
@@ -131,19 +176,54 @@ class SchedulerReplica:
             self._flow.detail(MAX_TENANTS, now_s),
             self._metrics.requests.standings(now_s),
             self._history.samples(),
+            self._scaling.log.decisions(),
             now_s,
         )
 
     async def check_health(self) -> None:
         """Raises when the clock of the queue has stopped."""
-        if self._ticking.done():
-            error = None if self._ticking.cancelled() else self._ticking.exception()
-            raise RuntimeError("scheduler: the tick task has ended") from error
+        for task in self._ticking:
+            if task.done():
+                error = None if task.cancelled() else task.exception()
+                raise RuntimeError("scheduler: a task of its clock has ended") from error
+
+    def _load(self) -> Load | None:
+        """None until there was time to hear of every engine."""
+        now_s = time.time()
+        young = now_s - self._born_s <= self._silence_s
+        return None if young else self._flow.load(self._start_s.value, now_s)
+
+    def _wake(self, now_s: float) -> None:
+        """Who asks an application that sleeps waits for the engine that this brings about."""
+        if self._wakes and self._flow.asleep(now_s):
+            self._perform(self._flow.capacity_starting(WAKING, now_s + self._start_s.value, now_s))
 
     async def _tick_for_ever(self) -> None:
         while True:
             await asyncio.sleep(TICK_INTERVAL_S)
-            self._perform(self._flow.tick(time.time()))
+            now_s = time.time()
+            for gateway_id in self._attendance.leave(now_s):
+                self._close_tickets_of(gateway_id, now_s)
+            if self._waiting:
+                self._wake(now_s)
+            self._perform(self._flow.tick(now_s))
+
+    async def _drain_when_deleted(self) -> None:
+        """Serve tells a replica nothing of its application's end before that replica's own turn comes, which
+        is after all streams: what waits until then would be granted."""
+        deleted = False
+        while not deleted:
+            await asyncio.sleep(DELETION_CHECK_INTERVAL_S)
+            deleted = await asyncio.to_thread(is_being_deleted)
+        logger.info("The application is being deleted: no new leases")
+        self._perform(self._flow.drain(time.time()))
+
+    def _close_tickets_of(self, gateway_id: str, now_s: float) -> None:
+        logger.warning("Gateway %s is silent: what it has in the queue is closed.", gateway_id)
+        self._perform(self._flow.caller_gone(gateway_id, now_s))
+        for ticket_id in [id_ for id_, (one, _) in self._waiting.items() if one.caller == gateway_id]:
+            # It may live after all: then it asks again.
+            self._settle(ticket_id, None)
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -208,6 +288,8 @@ def limits(config: ApplicationConfig) -> Limits:
         requests_per_replica=config.requests_per_replica(),
         lease_ttl_s=config.scheduler.lease_ttl_s,
         replica_ttl_s=config.scheduler.replica_ttl_s,
+        max_bytes=config.scheduler.max_bytes,
+        max_queued_without_engine=config.scheduler.max_queued_without_engine,
     )
 
 

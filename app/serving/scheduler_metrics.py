@@ -14,6 +14,7 @@ from prometheus_client import (
 )
 
 from app.config import ApplicationConfig
+from app.flow.autoscale import Decision, Reason
 from app.flow.controller import Snapshot
 from app.serving.request_metrics import RequestMetrics
 
@@ -38,6 +39,16 @@ class SchedulerMetrics:
         self._backlog = self._gauge("promiseserve_backlog_tokens", "Prompt tokens that wait for an engine.")
         self._drain_s = self._gauge("promiseserve_drain_seconds", "Predicted time to empty the queue.")
         self._starting = self._gauge("promiseserve_replicas_starting", "Engines that are on their way.")
+        self._desired = self._gauge("promiseserve_replicas_desired", "Engines that are asked for.")
+        self._wanted = self._gauge(
+            "promiseserve_replicas_wanted", "Engines that the load asks for, unbounded."
+        )
+        self._reason = self._gauge(
+            "promiseserve_scaling_reason", "1 for why so many are asked for.", "reason"
+        )
+        self._start_s = self._gauge(
+            "promiseserve_engine_start_seconds", "Mean time that an engine takes to start."
+        )
         self._in_flight = self._gauge("promiseserve_leases", "Leases that are held.")
         self._ready = self._gauge("promiseserve_replicas_ready", "Engines that may get leases.")
         self._by_replica = self._gauge("promiseserve_replica_leases", "Leases of an engine.", "replica")
@@ -78,6 +89,13 @@ class SchedulerMetrics:
 
     def add_output_tokens(self, tokens: int) -> None:
         self._output_tokens.inc(tokens)
+
+    def observe_scaling(self, decision: Decision, start_s: float) -> None:
+        self._desired.set(decision.target)
+        self._wanted.set(decision.wanted)
+        self._start_s.set(start_s)
+        for reason in Reason:
+            self._reason.labels(reason.value).set(reason is decision.reason)
 
     def page(self, snapshot: Snapshot, now_s: float) -> str:
         """All of it as Prometheus reads it; takes milliseconds."""

@@ -49,14 +49,19 @@ class ScaleDecision:
 
 
 class ScaleLog:
-    """The last changes of the target, newest first; the same target for another reason is no change."""
+    """The last decisions that say something new, newest first."""
 
     def __init__(self) -> None:
         self._decisions: deque[ScaleDecision] = deque(maxlen=MAX_DECISIONS)
 
+    @property
+    def newest(self) -> ScaleDecision | None:
+        return self._decisions[0] if self._decisions else None
+
     def add(self, engines: int, reason: str, now_s: float) -> None:
-        """Every decision as it is made."""
-        if not self._decisions or self._decisions[0].engines != engines:
+        """A decision; the same as the newest one is not new."""
+        newest = self.newest
+        if newest is None or (newest.engines, newest.reason) != (engines, reason):
             self._decisions.appendleft(ScaleDecision(now_s, engines, reason))
 
     def decisions(self) -> tuple[ScaleDecision, ...]:

@@ -106,6 +106,7 @@ def status_view(
     detail: Detail,
     standings: Iterable[Standing],
     history: tuple[Sample, ...],
+    scaling: tuple[ScaleDecision, ...],
     at_s: float,
 ) -> StatusView:
     """What the scheduler knows; the loads of ranks are the gateway's to add."""
@@ -128,6 +129,7 @@ def status_view(
         ended=tuple((outcome.label, count) for outcome, count in ended if count),
         attainment=tuple(_attainment(one) for one in standings),
         history=history,
+        scaling=scaling,
     )
 
 

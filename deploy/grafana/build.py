@@ -138,9 +138,14 @@ ROWS: dict[str, list[Panel]] = {
             ],
         ),
         (
-            "Engines ready and starting",
+            "Engines: ready, starting, asked for, and what the load asks for",
             "none",
-            [("promiseserve_replicas_ready", "ready"), ("promiseserve_replicas_starting", "starting")],
+            [
+                ("promiseserve_replicas_ready", "ready"),
+                ("promiseserve_replicas_starting", "starting"),
+                ("promiseserve_replicas_desired", "asked for"),
+                ("promiseserve_replicas_wanted", "by the load"),
+            ],
         ),
         (
             "vLLM: running and waiting",
@@ -170,6 +175,11 @@ ROWS: dict[str, list[Panel]] = {
                 )
             ],
         ),
+    ],
+    "Scaling": [
+        ("Why so many engines", "none", [("promiseserve_scaling_reason > 0", "{{reason}}")]),
+        ("Time that an engine takes to start", "s", [("promiseserve_engine_start_seconds", "mean")]),
+        ("Predicted time to empty the queue", "s", [("promiseserve_drain_seconds", "all classes")]),
     ],
     "GPUs (no data on a CPU)": [
         ("Utilisation", "percentunit", [("promiseserve_gpu_utilization_ratio", "{{replica}} {{gpu}}")]),

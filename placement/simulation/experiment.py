@@ -41,20 +41,24 @@ class Experiment:
     mix: Mix = DEFAULT_MIX
 
 
-def _flow(change: Callable[[FlowConfig], FlowConfig] = lambda config: config) -> Make:
-    def make(engine: EngineShape, seed: int) -> Policy:
-        limits = Limits(
-            max_queued=20_000,
-            max_queue_wait_s=60.0,
-            requests_per_replica=engine.max_num_seqs,
-            lease_ttl_s=60.0,
-            replica_ttl_s=5.0,
-        )
-        config = FlowConfig()
-        config = replace(config, limit=replace(config.limit, batched_tokens=engine.max_num_batched_tokens))
-        return FlowController(limits, change(config), random.Random(f"flow {seed}").random)
+def flow_controller(
+    engine: EngineShape, seed: int, change: Callable[[FlowConfig], FlowConfig] = lambda config: config
+) -> FlowController:
+    """The decision core for such engines."""
+    limits = Limits(
+        max_queued=20_000,
+        max_queue_wait_s=60.0,
+        requests_per_replica=engine.max_num_seqs,
+        lease_ttl_s=60.0,
+        replica_ttl_s=5.0,
+    )
+    config = FlowConfig()
+    config = replace(config, limit=replace(config.limit, batched_tokens=engine.max_num_batched_tokens))
+    return FlowController(limits, change(config), random.Random(f"flow {seed}").random)
 
-    return make
+
+def _flow(change: Callable[[FlowConfig], FlowConfig]) -> Make:
+    return lambda engine, seed: flow_controller(engine, seed, change)
 
 
 def _one_class(config: FlowConfig) -> FlowConfig:
@@ -64,6 +68,10 @@ def _one_class(config: FlowConfig) -> FlowConfig:
 
 def _no_shares(config: FlowConfig) -> FlowConfig:
     return replace(config, classes=tuple(replace(one, min_share=0.0) for one in config.classes))
+
+
+def _no_thrift(config: FlowConfig) -> FlowConfig:
+    return replace(config, admission=replace(config.admission, thrift_roots=0.0))
 
 
 def _no_reserve(config: FlowConfig) -> FlowConfig:
@@ -78,6 +86,7 @@ ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
     "no-min-share": _no_shares,
     "no-reserve": _no_reserve,
     "no-impatience": lambda c: replace(c, admission=replace(c.admission, impatient=False)),
+    "no-thrift": _no_thrift,
     "no-steps": lambda c: replace(c, route=replace(c.route, follow_steps=False)),
     "no-fairness": lambda c: replace(c, fairness=replace(c.fairness, enabled=False)),
     "no-adaptive-limit": lambda c: replace(c, limit=replace(c.limit, enabled=False)),
@@ -86,7 +95,7 @@ ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
 }
 
 POLICIES: dict[str, Make] = {
-    "flow": _flow(),
+    "flow": flow_controller,
     "fifo-cap": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, FIFO_MAX_QUEUED),
     "fifo-cap-64": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, 64),
     "fifo-cap-32": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, 32),

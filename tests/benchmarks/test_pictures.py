@@ -24,4 +24,5 @@ def test_they_show_that_ours_keeps_most_at_twice_the_capacity_and_urgent_promise
         assert all(
             found[OURS][load]["goodput_share"] > found[policy][load]["goodput_share"] for load in above
         )
+    # At three times the capacity the interactive requests alone fill the engines.
     assert all(found[OURS][load]["classes"]["interactive"]["attainment"] > 0.9 for load in LOADS)

@@ -54,21 +54,27 @@ RUN_BY = {
     ),
 }
 
+CHAOS = "python -m benchmarks chaos --cells engine-core:kill:mid-stream gateway:freeze:queued "
+CHAOS += "--runs 3 --json chaos.json"
+
 NOT_RUN = {
     "scripts/serve": f"installs, then serves until Ctrl-C; {SMOLLM2} runs what it runs after installing",
     "scripts/serve serve_configs/topology-cpu.yaml": f"the same, with the grid that {TOPOLOGY} deploys",
     "scripts/test": "it is what runs this test",
+    "scripts/audit": "asks a service of the network; what can't be asked is a status of its own",
     "scripts/check": "scripts/test runs it before this test",
     "scripts/install --dev": "it has made the environment that this test runs in",
     "source .venv/bin/activate": "changes the reader's shell only",
     "source /tmp/promiseserve-*/env": f"changes the reader's shell only; {SMOLLM2} reads the file",
+    CHAOS: "takes minutes and kills processes; tests/chaos runs cells of it",
+    "python -m benchmarks soak --minutes 20 --json soak.json": "takes as long as it is told, outside of CI",
     "prometheus --config.file=deploy/prometheus/prometheus.yml": (
-        "runs until it is stopped; tests/integration/test_observability.py runs it on that file"
+        "tests/integration/test_observability.py starts one with these rules on ports of its own"
     ),
     "kubectl apply -f deploy/kubernetes/common.yaml -f deploy/kubernetes/one-node.yaml": (
-        "needs a cluster; tests/deploy/test_kubernetes.py holds the manifests against KubeRay's schema"
+        "needs a Kubernetes cluster; tests/deploy/test_kubernetes.py holds the manifests against their schema"
     ),
-    "kubectl port-forward service/promiseserve-serve-svc 8000": "needs a cluster",
+    "kubectl port-forward service/promiseserve-serve-svc 8000": "needs a Kubernetes cluster",
     "python -m placement validate --csv published.csv": "the CSV is not part of the repository",
     "python -m placement fit --measurements FOLDER": "the measurements are not part of the repository",
 }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import httpx
 import pytest
 
 from app.contract import (
+    ENGINE_DIED_STATUS,
+    HEALTH_PATH,
     LEASE_HEADER,
     LEASED_PATHS,
     LEASES_PATH,
@@ -17,7 +20,7 @@ from app.contract import (
 )
 from app.engine.guard import OBSERVED_PATHS, Guard, current_run
 from app.engine.leases import LiveLeases
-from app.gateway.requests import SCHEMAS
+from app.gateway.schemas import SCHEMAS
 from tests.fakes import SECRET, soon
 
 KEY = {SECRET_HEADER: SECRET}
@@ -33,6 +36,8 @@ class Inside:
         self.reached: list[str] = []
         self.priorities: list[int] = []
         self.fails = self.stumbles = False
+        # As vLLM does when its core dies: an event that says so, and a stream that ends in order.
+        self.dies_after: int | None = None
         # As vLLM does, it says the head of a stream before it has a token, and stops when its client leaves.
         self.token: asyncio.Event | None = None
         self.waits = asyncio.Event()
@@ -47,8 +52,16 @@ class Inside:
             self.priorities.append(run.priority)
         if scope["type"] == "http":
             await send({"type": "http.response.start", "status": 200, "headers": []})
-            if self.token is None or await self._has_token(receive):
+            if self.dies_after is not None:
+                await self._die(run, send)
+            elif self.token is None or await self._has_token(receive):
                 await send({"type": "http.response.body", "body": b"inside"})
+
+    async def _die(self, run, send) -> None:
+        for _ in range(self.dies_after):
+            await send({"type": "http.response.body", "body": b"token", "more_body": True})
+        run.orphaned = True
+        await send({"type": "http.response.body", "body": b"error"})
 
     async def _has_token(self, receive) -> bool:
         """False when the client has left first."""
@@ -64,6 +77,11 @@ class Inside:
         return not left.done()
 
 
+@dataclass(frozen=True)
+class Answered:
+    status: int
+
+
 class Door:
     def __init__(self) -> None:
         self.inside = Inside()
@@ -75,6 +93,17 @@ class Door:
         transport = httpx.ASGITransport(self.guard)
         async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
             return await soon(client.request(method, path, headers=headers))
+
+    async def knock_raw(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Answered:
+        """A request whose headers no client library would send."""
+        sent: list[dict] = []
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": method, "path": path, "headers": headers}
+        await soon(self.guard(scope, None, send))
+        return Answered(sent[0]["status"])
 
 
 @pytest.fixture
@@ -123,6 +152,14 @@ async def test_what_only_reads_needs_no_lease(door, path):
         ("POST", "/v1/load_lora_adapter"),
         ("POST", "/pause"),
         ("GET", "/v1/models"),
+        # What the application inside would read as a path of the list.
+        ("POST", "/v1/completion%73"),
+        ("POST", "/v1%2Fcompletions"),
+        ("POST", "//v1/completions"),
+        ("POST", "/V1/completions"),
+        ("GET", "/metric%73"),
+        ("PUT", PATH),
+        ("OPTIONS", PATH),
     ],
 )
 async def test_all_else_does_not_exist_whatever_the_lease(door, method, path):
@@ -169,6 +206,42 @@ async def test_a_request_that_fails_ends_its_lease(door):
     assert current_run.get() is None
 
 
+async def test_a_request_whose_engine_dies_before_the_answer_may_run_elsewhere(door):
+    door.inside.dies_after = 0
+    holding = asyncio.create_task(door.leases.hold("a"))
+    response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    assert response.status_code == ENGINE_DIED_STATUS
+    await soon(holding)
+
+
+async def test_an_answer_whose_engine_dies_has_no_end(door):
+    door.inside.dies_after = 2
+    holding = asyncio.create_task(door.leases.hold("a"))
+    headers = {**KEY, LEASE_HEADER: "a"}
+    scope = {"type": "http", "method": "POST", "path": PATH}
+    scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    await soon(door.guard(scope, receive, send))
+    assert [message.get("body") for message in sent] == [None, b"token", b"token"]
+    assert sent[-1]["more_body"]
+    await soon(holding)
+
+
+@pytest.mark.parametrize(("healthy", "status"), [(True, 200), (False, 503)])
+async def test_the_engine_gives_a_sign_of_life_without_a_lease(door, healthy, status):
+    door.guard = Guard(door.inside, door.leases, SECRET, lambda: healthy)
+    assert (await door.knock("GET", HEALTH_PATH, **KEY)).status_code == status
+    assert (await door.knock("GET", HEALTH_PATH)).status_code == 401
+    assert door.inside.reached == []
+
+
 async def test_a_request_runs_with_the_priority_of_its_lease(door):
     for lease_id, priority in (("a", {PRIORITY_HEADER: "2"}), ("b", {})):
         holding = asyncio.create_task(door.leases.hold(lease_id))
@@ -213,6 +286,34 @@ async def test_a_lease_is_not_taken_back_once_the_answer_has_begun(door):
 async def test_nobody_takes_a_lease_back_without_the_secret_or_one_that_is_not_there(door):
     assert (await door.knock("DELETE", LEASES_PATH + "a")).status_code == 401
     assert (await door.knock("DELETE", LEASES_PATH + "a", **KEY)).status_code == 404
+
+
+@pytest.mark.parametrize("name", [SECRET_HEADER, LEASE_HEADER, PRIORITY_HEADER, "content-type"])
+async def test_a_header_that_comes_twice_opens_nothing(door, name):
+    given = [(name.encode(), value) for value in (SECRET.encode(), SECRET.encode())]
+    headers = [(SECRET_HEADER.encode(), SECRET.encode()), (LEASE_HEADER.encode(), b"a"), *given]
+    assert (await door.knock_raw("POST", PATH, headers)).status == 401
+    assert door.inside.reached == []
+
+
+@pytest.mark.parametrize("priority", ["-1", "1.5", "high", "", "9" * 5000])
+async def test_a_priority_that_is_no_rank_runs_nothing(door, priority):
+    headers = [(SECRET_HEADER, SECRET), (LEASE_HEADER, "a"), (PRIORITY_HEADER, priority)]
+    raw = [(name.encode(), value.encode()) for name, value in headers]
+    assert (await door.knock_raw("POST", PATH, raw)).status == 400
+    assert door.inside.reached == []
+
+
+async def test_a_web_socket_is_closed_before_it_opens(door):
+    sent = []
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": PATH, "headers": [(SECRET_HEADER.encode(), SECRET.encode())]}
+    await door.guard(scope, None, send)
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+    assert door.inside.reached == []
 
 
 async def test_the_applications_own_start_and_end_pass(door):

@@ -1,31 +1,296 @@
-"""Engines asked for by a queue."""
+"""Engines asked for by a load: when, how many, why, and when not."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.flow.autoscale import desired_replicas
+from app.flow.autoscale import Autoscaler, Decision, Load, Reason, ScalePolicy
 
-
-@pytest.mark.parametrize(
-    ("queued", "replicas", "desired"),
-    [
-        (None, 3, 3),  # nobody knows: hold
-        (16.0, 2, 2),  # tolerated: 8 a replica
-        (17.0, 2, 3),
-        (80.0, 2, 10),
-        (1.0, 2, 2),  # still waiting: no time to shrink
-        (0.0, 2, 1),
-    ],
+POLICY = ScalePolicy(
+    min_replicas=1,
+    max_replicas=64,
+    target_queue_depth=8.0,
+    use_high=0.9,
+    use_low=0.7,
+    upscale_delay_s=1.0,
+    downscale_delay_s=300.0,
+    need_share=0.95,
+    latency_high=0.9,
+    step_s=10.0,
 )
-def test_a_queue_asks_for_replicas_in_proportion_and_gives_them_up_one_at_a_time(queued, replicas, desired):
-    assert desired_replicas(queued, replicas, target_queue_depth=8.0) == desired
+# Ten places an engine, ten seconds a request: an engine does one request a second.
+QUIET = Load(
+    queued=0,
+    in_flight=1,
+    offered_per_s=0.5,
+    service_s=10.0,
+    places_per_replica=10.0,
+    running=1,
+    starting=0,
+    start_s=60.0,
+)
 
 
-@given(queued=st.integers(0, 10_000), replicas=st.integers(1, 100), target=st.floats(0.5, 100))
-def test_what_is_asked_for_brings_the_queue_within_the_target(queued, replicas, target):
-    desired = desired_replicas(float(queued), replicas, target)
-    assert queued == 0 or desired >= replicas
-    assert queued <= max(desired, replicas) * target * (1 + 1e-9)
+def load(need: float, running: int, **changes: object) -> Load:
+    """So many engines' worth of requests."""
+    return replace(QUIET, offered_per_s=need, running=running, **changes)
+
+
+class Run:
+    """An autoscaler and its clock: what is asked for starts at once."""
+
+    def __init__(self, policy: ScalePolicy = POLICY, replicas: int = 1) -> None:
+        self.autoscaler = Autoscaler(policy)
+        self.replicas = replicas
+        self.now_s = 1000.0
+        self.changes: list[tuple[float, int, Reason]] = []
+
+    def see(self, need: float, seconds: float = 1.0, **changes: object) -> Decision:
+        for _ in range(round(seconds)):
+            self.now_s += 1.0
+            decision = self.autoscaler.decide(load(need, self.replicas, **changes), self.now_s)
+            if decision.target != self.replicas:
+                self.changes.append((self.now_s, decision.target, decision.reason))
+            self.replicas = decision.target
+        return decision
+
+
+def settled(replicas: int, need: float, policy: ScalePolicy = POLICY) -> Run:
+    """A run that has carried this load for as long as it remembers."""
+    run = Run(policy, replicas)
+    run.see(need, policy.downscale_delay_s + 60)
+    run.changes.clear()
+    return run
+
+
+class TestWithoutData:
+    def test_nothing_is_known_at_first_so_the_least_is_asked_for(self):
+        assert Autoscaler(POLICY).decide(None, 0.0) == Decision(1, Reason.NO_DATA, 1)
+
+    def test_the_last_target_is_held(self):
+        run = settled(3, 2.4)
+        assert run.autoscaler.decide(None, run.now_s + 1.0) == Decision(3, Reason.NO_DATA, 3)
+
+    def test_after_a_restart_what_runs_and_starts_is_what_was_wanted(self):
+        decision = Autoscaler(POLICY).decide(load(0.0, 3, starting=2), 0.0)
+        assert (decision.target, decision.reason) == (5, Reason.STEADY)
+
+    def test_what_was_asked_for_before_is_known_better_than_what_runs(self):
+        autoscaler = Autoscaler(POLICY)
+        autoscaler.adopt(7)
+        assert autoscaler.decide(None, 0.0).target == 7
+        assert autoscaler.decide(load(0.0, 2), 1.0).target == 7
+
+    def test_after_a_restart_the_bounds_hold(self):
+        assert Autoscaler(replace(POLICY, max_replicas=2)).decide(load(0.0, 5), 0.0).target == 2
+        assert Autoscaler(replace(POLICY, min_replicas=4)).decide(load(0.0, 1), 0.0).target == 4
+
+
+class TestQueue:
+    def test_a_deep_queue_has_one_engine_started_within_the_delay(self):
+        run = settled(2, 1.2)
+        assert run.see(1.2, queued=17, drain_s=61.0).target == 2
+        decision = run.see(1.2, queued=17, drain_s=61.0)
+        assert (decision.target, decision.reason) == (3, Reason.QUEUE)
+
+    def test_a_queue_that_is_tolerated_asks_for_nothing(self):
+        run = settled(2, 1.2)
+        assert run.see(1.2, 30, queued=16, drain_s=99.0).target == 2
+
+    def test_a_queue_that_is_gone_before_an_engine_could_come_asks_for_none(self):
+        run = settled(2, 1.2)
+        assert run.see(1.2, 30, queued=40, drain_s=59.0).target == 2
+
+    def test_a_queue_that_was_gone_in_between_begins_anew(self):
+        run = settled(2, 1.2)
+        for queued in (17, 0, 17, 0, 17):
+            assert run.see(1.2, queued=queued, drain_s=99.0).target == 2
+
+    def test_what_starts_already_takes_its_part(self):
+        run = settled(3, 1.2)
+        scaler = run.autoscaler
+        for second in range(10):
+            # 26 wait, 16 are tolerated, 10 find a place on the engine that starts.
+            decision = scaler.decide(load(1.2, 2, starting=1, queued=26, drain_s=99.0), run.now_s + second)
+        assert decision.target == 3
+
+    def test_only_the_queue_counts_where_it_is_told_so(self):
+        run = settled(2, 0.5, replace(POLICY, queue_only=True, min_replicas=2))
+        assert run.see(9.0, 60, ttft_over_slo=5.0, kv_use=1.0).target == 2
+
+    @pytest.mark.parametrize(("queued", "target"), [(16, 2), (17, 3), (24, 3), (25, 4), (80, 4)])
+    def test_the_queue_alone_asks_in_proportion_at_most_twice_as_many(self, queued, target):
+        run = settled(2, 0.5, replace(POLICY, queue_only=True, min_replicas=2))
+        assert run.see(0.5, 2, queued=queued).target == target
+
+
+class TestLoad:
+    def test_more_engines_come_for_what_arrives(self):
+        run = settled(2, 1.2, replace(POLICY, lookahead=0.0))
+        run.see(4.0, 120)
+        # 4.0 / 0.9
+        assert run.replicas == 5
+        assert Reason.USE in {reason for _, _, reason in run.changes}
+
+    def test_a_rise_is_answered_before_it_is_there(self):
+        """A start takes a minute; the load grows by one engine in a hundred seconds."""
+        runs = {start_s: settled(2, 1.2) for start_s in (0.0, 60.0)}
+        for start_s, run in runs.items():
+            for second in range(100):
+                run.see(1.2 + 0.01 * second, start_s=start_s)
+        late, early = runs[0.0].changes[0], runs[60.0].changes[0]
+        assert (late[2], early[2]) == (Reason.USE, Reason.TREND)
+        assert late[0] - early[0] > 10
+
+    def test_a_fall_leads_nowhere(self):
+        run = settled(4, 3.0)
+        assert run.see(0.1, 30).target == 4
+
+    def test_latency_over_its_promise_asks_for_more(self):
+        run = settled(4, 3.0)
+        decision = run.see(3.0, ttft_over_slo=1.08)
+        assert (decision.target, decision.reason) == (5, Reason.LATENCY)
+
+    def test_slow_tokens_are_latency_too(self):
+        assert settled(4, 3.0).see(3.0, tpot_over_slo=9.0).target == 8
+
+    def test_latency_within_its_promise_asks_for_nothing(self):
+        assert settled(4, 3.0).see(3.0, ttft_over_slo=0.9, tpot_over_slo=0.1).reason is Reason.STEADY
+
+    def test_latency_of_those_that_run_is_answered_once(self):
+        run = settled(5, 3.9)
+        decision = run.autoscaler.decide(load(3.9, 4, starting=1, ttft_over_slo=1.08), run.now_s + 1)
+        assert decision.target == 5
+
+    def test_a_queue_that_outlasts_a_budget_asks_for_more(self):
+        drain = (("interactive", 0.1), ("batch", 1.3))
+        decision = settled(4, 3.0).see(3.0, drain_over_budget=drain, drain_s=78.0)
+        assert (decision.target, decision.reason) == (6, Reason.DRAIN)
+
+    def test_a_full_cache_asks_for_more(self):
+        decision = settled(4, 3.0).see(3.0, kv_use=0.95)
+        assert (decision.target, decision.reason) == (5, Reason.KV_CACHE)
+        assert settled(4, 3.0).see(3.0, kv_use=0.9).target == 4
+
+
+class TestSteps:
+    def test_a_step_at_most_doubles_and_the_next_one_waits(self):
+        run = settled(2, 1.2)
+        run.see(80.0, 61)
+        at_s = [at_s for at_s, _, _ in run.changes]
+        assert [target for _, target, _ in run.changes][-2:] == [32, 64]
+        assert all(2 * a >= b for (_, a, _), (_, b, _) in pairwise(run.changes))
+        assert all(after - before >= POLICY.step_s for before, after in pairwise(at_s))
+        assert Reason.STEP_LIMIT in {reason for _, _, reason in run.changes}
+
+    def test_the_maximum_holds_and_is_named(self):
+        run = settled(2, 1.2, replace(POLICY, max_replicas=3))
+        decision = run.see(40.0, 60)
+        assert (decision.target, decision.reason) == (3, Reason.MAXIMUM)
+        assert decision.wanted > 40
+
+    def test_the_minimum_holds_and_is_named(self):
+        run = settled(2, 1.2, replace(POLICY, min_replicas=2))
+        decision = run.see(0.1, 1000)
+        assert (decision.target, decision.reason) == (2, Reason.MINIMUM)
+
+    def test_no_more_is_asked_for_than_can_be_placed_and_what_is_missing_is_named(self):
+        run = settled(2, 1.2)
+        decision = run.see(9.0, 60, placeable=3, missing="GPU: 8 on one node, 5 free")
+        assert (decision.target, decision.reason) == (3, Reason.UNPLACEABLE)
+        assert decision.missing == "GPU: 8 on one node, 5 free"
+
+    def test_what_was_asked_for_is_not_taken_back_because_it_is_not_seen_yet(self):
+        run = settled(4, 3.4)
+        decision = run.see(3.8, 60, placeable=2, missing="GPU")
+        assert (decision.target, decision.reason) == (4, Reason.UNPLACEABLE)
+
+
+class TestDown:
+    def test_an_engine_is_given_up_only_after_the_delay(self):
+        run = settled(4, 3.0)
+        run.see(1.0, POLICY.downscale_delay_s * 0.9)
+        assert run.replicas == 4
+        run.see(1.0, POLICY.downscale_delay_s)
+        assert run.replicas < 4
+        assert {reason for _, _, reason in run.changes} == {Reason.SURPLUS}
+
+    def test_one_at_a_time_down_to_what_carries_the_load(self):
+        run = settled(4, 3.0)
+        run.see(1.0, 2000)
+        assert [target for _, target, _ in run.changes] == [3, 2]
+
+    def test_of_many_a_quarter_at_a_time(self):
+        run = settled(32, 25.0)
+        run.see(1.0, 700)
+        assert [target for _, target, _ in run.changes][:2] == [24, 18]
+
+    def test_a_start_is_not_followed_by_a_stop(self):
+        run = settled(2, 1.7)
+        run.see(1.7, 2, queued=18, drain_s=99.0)
+        assert run.replicas == 3
+        run.see(1.0, POLICY.downscale_delay_s - 10)
+        assert run.replicas == 3
+
+    def test_a_new_scheduler_has_to_watch_before_it_takes_away(self):
+        run = Run(replicas=8)
+        run.see(0.1, POLICY.downscale_delay_s - 1)
+        assert run.replicas == 8
+
+
+class TestSleep:
+    POLICY = replace(POLICY, min_replicas=0, idle_s=30.0, downscale_delay_s=20.0)
+
+    def asleep(self) -> Run:
+        run = Run(self.POLICY, replicas=1)
+        run.see(0.0, 60, in_flight=0)
+        assert run.replicas == 0
+        return run
+
+    def test_it_sleeps_when_nobody_has_asked_for_long_enough(self):
+        run = Run(self.POLICY, replicas=1)
+        assert run.see(0.0, 29, in_flight=0).target == 1
+        run.see(0.0, 1, in_flight=1)
+        assert run.see(0.0, 29, in_flight=0).target == 1
+        decision = run.see(0.0, 2, in_flight=0)
+        assert (decision.target, decision.reason) == (0, Reason.IDLE)
+
+    def test_asleep_it_stays_asleep(self):
+        decision = self.asleep().see(0.0, 100, in_flight=0)
+        assert (decision.target, decision.reason) == (0, Reason.IDLE)
+
+    @pytest.mark.parametrize("sign", [{"queued": 1}, {"offered_per_s": 0.1}])
+    def test_the_first_request_wakes_it_whether_it_waits_or_was_refused(self, sign):
+        run = self.asleep()
+        seen = replace(QUIET, running=0, in_flight=0, **{"offered_per_s": 0.0, **sign})
+        decision = run.autoscaler.decide(seen, run.now_s + 1)
+        assert (decision.target, decision.reason) == (1, Reason.WAKE)
+
+    def test_where_one_has_to_stay_it_does(self):
+        assert Run(POLICY, replicas=1).see(0.0, 2000, in_flight=0).target == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(need=st.floats(0.0, 40.0), replicas=st.integers(1, 40))
+def test_a_constant_load_brings_about_no_swing(need, replicas):
+    """From any number, at any level: it only rises, or only falls, and in ten minutes it has settled."""
+    run = Run(replicas=replicas)
+    run.see(need, 1800)
+    targets = [replicas, *(target for _, target, _ in run.changes)]
+    assert targets in (sorted(targets), sorted(targets, reverse=True))
+    assert need <= POLICY.use_high * run.replicas + 1e-6
+
+
+@settings(max_examples=25, deadline=None)
+@given(replicas=st.integers(1, 40), share=st.floats(0.0, 1.0))
+def test_between_the_thresholds_ten_minutes_change_nothing(replicas, share):
+    low = POLICY.use_low * (replicas - 1)
+    need = low + share * (POLICY.use_high * replicas - low)
+    run = Run(replicas=replicas)
+    run.see(need, 600)
+    assert len(run.changes) <= 1

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from app.flow.config import ClassPolicy, FlowConfig, Limits, TenantPolicy
-from app.flow.controller import UNROUTABLE_BAR_S, FlowController
+from app.flow.controller import FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
-from app.flow.replicas import REPLICA_MEMORY_S
+from app.flow.replicas import FIRST_BAR_S, REPLICA_MEMORY_S
 from app.flow.ticket import Granted, Lease, Refused, ReplicaReport, Ticket
 
 LIMITS = Limits(
@@ -227,6 +227,89 @@ def test_when_the_last_replica_falls_silent_what_waits_is_refused():
     assert outcomes(flow.tick(5.1)) == [("b", Outcome.EVICTED_NO_ENGINE)]
 
 
+def test_after_a_restart_what_waited_goes_on_in_its_order_in_whatever_order_it_comes_back():
+    flow = FlowController(replace(LIMITS, max_queued=10), PATIENT, lambda: 0.0)
+    flow.tick(100.0)
+    for ticket_id, arrived_s in (("c", 93.0), ("a", 91.0), ("d", 94.0), ("b", 92.0)):
+        assert flow.submit(Ticket(ticket_id, 0, arrived_s), 100.5) == []
+    order = report(flow, "r", at_s=101.0)
+    for ticket_id in "abc":
+        order += flow.close(ticket_id, Outcome.COMPLETED, 102.0)
+    assert [granted_.lease.ticket_id for granted_ in order] == ["a", "b", "c", "d"]
+
+
+def test_bodies_of_all_tenants_together_are_bounded_and_room_comes_back_with_each_end():
+    flow = controller("r", limits=replace(LIMITS, max_bytes=100))
+
+    def send(name: str, size_bytes: int):
+        return flow.submit(Ticket(name, 0, 0.0, tenant=name, size_bytes=size_bytes), 0.0)
+
+    assert send("a", 60) == [granted("a")]
+    assert send("b", 40) == []
+    assert outcomes(send("c", 1)) == [("c", Outcome.REJECTED_FULL)]
+    flow.close("b", Outcome.CANCELLED, 0.0)
+    assert send("d", 40) == []
+    assert outcomes(send("e", 1)) == [("e", Outcome.REJECTED_FULL)]
+    assert flow.close("a", Outcome.COMPLETED, 0.0) == [granted("d")]
+    assert send("f", 60) == []
+
+
+def test_what_a_dead_caller_has_in_the_queue_is_closed_and_so_is_a_lease_that_nobody_uses():
+    flow = controller("r", "s")
+
+    def send(name: str, caller: str):
+        return flow.submit(Ticket(name, 0, 0.0, caller=caller), 0.0)
+
+    send("used", "dead")
+    send("unused", "dead")
+    report(flow, "r", "used", at_s=1.0)
+    send("waits", "dead")
+    send("lives", "living")
+    assert flow.caller_gone("dead", 2.0) == [granted("lives", "s", queue_wait_s=2.0)]
+    snapshot = flow.snapshot(2.0)
+    assert (snapshot.queued, snapshot.in_flight) == (0, 2)
+    assert snapshot.ended == {Outcome.CANCELLED: 2}
+
+
+def test_a_lease_with_a_first_token_is_known_to_its_engine():
+    flow = controller("r")
+    submit(flow, "a")
+    flow.first_token("a", 0.5)
+    report(flow, "r", at_s=1.0)
+    report(flow, "r", at_s=2.0)
+    assert flow.snapshot(2.0).ended == {Outcome.LEASE_EXPIRED: 1}
+
+
+def test_a_lease_that_two_reports_no_longer_name_has_ended_and_its_place_is_free():
+    """Its gateway died: the engine has let go of the request, and nobody is left to close it."""
+    flow = controller("r")
+    submit(flow, "a")
+    report(flow, "r", "a", at_s=1.0)
+    submit(flow, "b", at_s=1.5)
+    assert report(flow, "r", at_s=2.0) == []
+    assert report(flow, "r", at_s=3.0) == [granted("b", queue_wait_s=1.5)]
+    assert flow.snapshot(3.0).ended == {Outcome.LEASE_EXPIRED: 1}
+
+
+def test_a_lease_that_one_report_misses_lives_on():
+    """A report may be under way while the request begins; its close, while the request ends."""
+    flow = controller("r")
+    submit(flow, "a")
+    for at_s, leases in ((1.0, ["a"]), (2.0, []), (3.0, ["a"]), (4.0, [])):
+        report(flow, "r", *leases, at_s=at_s)
+    assert flow.snapshot(4.0).in_flight == 1
+    flow.close("a", Outcome.COMPLETED, 4.1)
+    assert flow.snapshot(4.1).ended == {Outcome.COMPLETED: 1}
+
+
+def test_a_lease_that_no_report_has_named_yet_waits_for_its_request():
+    flow = controller("r")
+    submit(flow, "a")
+    for at_s in (1.0, 2.0, 3.0, 4.0):
+        report(flow, "r", at_s=at_s)
+    assert flow.snapshot(4.0).in_flight == 1
+
+
 def test_a_lease_that_expired_is_not_adopted_again_from_its_own_replica():
     flow = controller("r")
     submit(flow, "a")
@@ -278,8 +361,30 @@ def test_a_replica_that_calls_cannot_reach_is_passed_over_for_a_moment():
     flow = controller("r")
     flow.replica_unroutable("r", 0.0)
     assert submit(flow, "a") == []
-    assert flow.tick(UNROUTABLE_BAR_S / 2) == []
-    assert flow.tick(UNROUTABLE_BAR_S) == [granted("a", queue_wait_s=UNROUTABLE_BAR_S)]
+    assert flow.tick(FIRST_BAR_S / 2) == []
+    assert flow.tick(FIRST_BAR_S) == [granted("a", queue_wait_s=FIRST_BAR_S)]
+
+
+def test_a_replica_that_stays_out_of_reach_is_asked_ever_less_often():
+    flow = controller("r")
+    now_s = 0.0
+    for pause_s in (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0):
+        report(flow, "r", at_s=now_s)
+        flow.replica_unroutable("r", now_s)
+        # Calls that fail together count once.
+        flow.replica_unroutable("r", now_s)
+        assert flow._pool.replicas["r"].barred_until_s == now_s + pause_s
+        now_s += pause_s
+
+
+def test_a_replica_that_answers_is_in_reach_again():
+    flow = controller("r")
+    flow.replica_unroutable("r", 0.0)
+    submit(flow, "a")
+    flow.tick(FIRST_BAR_S)
+    flow.first_token("a", FIRST_BAR_S)
+    flow.replica_unroutable("r", FIRST_BAR_S)
+    assert flow._pool.replicas["r"].barred_until_s == 2 * FIRST_BAR_S
 
 
 def test_barring_an_unknown_replica_changes_nothing():

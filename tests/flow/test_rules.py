@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.flow.config import AdmissionPolicy, ClassPolicy, FlowConfig, Limits, TenantPolicy
-from app.flow.controller import UNROUTABLE_BAR_S, FlowController
+from app.flow.controller import FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
+from app.flow.replicas import FIRST_BAR_S
 from app.flow.ticket import (
     Action,
     EngineMetrics,
@@ -194,9 +195,8 @@ class FlowRules(RuleBasedStateMachine):
                 self.leases[name] = replica_id
         if not replica.gone:
             replica.seen_s, replica.draining = self.now_s, draining
-        self.apply(
-            self.flow.report(ReplicaReport(replica_id, frozenset(live), draining, metrics), self.now_s)
-        )
+        said = ReplicaReport(replica_id, frozenset(live), draining, metrics)
+        self.apply(self.flow.report(said, self.now_s), expiring=True)
 
     @rule(replica_id=MORTALS)
     def gone(self, replica_id: str) -> None:
@@ -209,7 +209,7 @@ class FlowRules(RuleBasedStateMachine):
     @rule(replica_id=REPLICAS)
     def unroutable(self, replica_id: str) -> None:
         if replica_id in self.replicas:
-            self.replicas[replica_id].barred_until_s = self.now_s + UNROUTABLE_BAR_S
+            self.replicas[replica_id].barred_until_s = self.now_s + FIRST_BAR_S
         self.flow.replica_unroutable(replica_id, self.now_s)
 
     @rule(replica_id=REPLICAS, delay_s=st.sampled_from([-1.0, 1.0, 20.0]))
@@ -276,6 +276,7 @@ class FlowRules(RuleBasedStateMachine):
         assert self.flow._pool.prefill_tokens == 0
         for replica in self.flow._pool.replicas.values():
             assert (replica.tokens, replica.in_flight) == (0, set())
+        assert self.flow._size_bytes == 0
         for account in self.flow._tenants._accounts.values():
             assert (account.queued, account.running, account.size_bytes) == (0, 0, 0)
 

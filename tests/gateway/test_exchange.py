@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ import pytest
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext, TraceFlags
 
 from app.contract import (
+    ENGINE_DIED_STATUS,
     LEASE_HEADER,
     PRIORITY_HEADER,
     REVOKED_STATUS,
@@ -33,6 +35,8 @@ STREAM = Request("/v1/completions", b'{"stream": true}', stream=True, ticket=TIC
 WHOLE = Request("/v1/completions", b"{}", stream=False, ticket=TICKET)
 FULL = Refusal(Outcome.REJECTED_FULL, 7)
 NOBODY_THERE = Grant(dead_port(), 0.0)
+# Long enough to be waited for, short enough to be waited out.
+BRIEF_S = 0.1
 
 # What Serve keeps of a request; it cancels the calls that were made in its context.
 client: ContextVar[str | None] = ContextVar("client", default=None)
@@ -45,9 +49,9 @@ async def engine():
 
 
 @asynccontextmanager
-async def exchange_over(control: FakeControlPlane, silence_s: float = 60.0):
+async def exchange_over(control: FakeControlPlane, silence_s: float = 60.0, heartbeat_s: float = 60.0):
     async with aiohttp.ClientSession() as http:
-        yield Exchange(control, http, TIERS, silence_s, scheduler_retry_s=0.001)
+        yield Exchange(control, http, TIERS, silence_s, heartbeat_s, scheduler_retry_s=0.001)
 
 
 async def test_the_trace_of_a_request_goes_with_its_ticket_and_to_its_engine(engine):
@@ -337,6 +341,61 @@ async def test_a_whole_answer_whose_engine_dies_is_an_error(engine):
             await soon(answering)
         assert (caught.value.status, caught.value.code) == (503, "engine_lost")
         assert (await control.next_close()).outcome is Outcome.FAILED
+
+
+async def test_an_engine_that_died_under_a_request_without_an_answer_is_replaced(engine):
+    control = FakeControlPlane(engine.grant, engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, STREAM))
+        (await engine.next_request()).answer(ENGINE_DIED_STATUS, b"{}")
+        (await engine.next_request()).answer(200, b"{}")
+        assert await soon(answering) == b"{}"
+        assert len(control.tickets) == 2
+
+
+@pytest.mark.parametrize("health", [None, 503])
+async def test_an_engine_without_a_sign_of_life_is_left_by_a_request_without_an_answer(engine, health):
+    async with FakeEngine.started("frozen") as frozen:
+        frozen.health = health
+        control = FakeControlPlane(frozen.grant, engine.grant)
+        control.engine_settled.clear()
+        async with exchange_over(control, heartbeat_s=BRIEF_S) as exchange:
+            answering = asyncio.create_task(drained(exchange, WHOLE))
+            await frozen.next_request()
+            request = await engine.next_request()
+            control.engine_settled.set()
+            request.answer(200, b"{}")
+            assert await soon(answering) == b"{}"
+            assert control.unroutable == ["frozen"]
+            assert (await control.next_close()).outcome is Outcome.FAILED
+            assert (await control.next_close()).outcome is Outcome.COMPLETED
+
+
+async def test_a_stream_whose_engine_gives_no_sign_of_life_ends_with_an_error_event(engine):
+    control, first = FakeControlPlane(engine.grant), asyncio.Event()
+    async with exchange_over(control, heartbeat_s=BRIEF_S) as exchange:
+        answering = asyncio.create_task(drained(exchange, STREAM, first))
+        request = await engine.next_request()
+        request.begin()
+        request.send(b"data: 1\n\n")
+        await soon(first.wait())
+        engine.health = None
+        body = await soon(answering)
+        assert body.startswith(b"data: 1\n\n")
+        assert json.loads(body.removeprefix(b"data: 1\n\ndata: "))["error"]["code"] == "engine_lost"
+        assert (await control.next_close()).outcome is Outcome.FAILED
+
+
+async def test_a_slow_engine_that_lives_is_waited_for(engine):
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control, heartbeat_s=BRIEF_S) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        request = await engine.next_request()
+        done, _ = await asyncio.wait({answering}, timeout=4 * BRIEF_S)
+        assert not done
+        request.answer(200, b"{}")
+        assert await soon(answering) == b"{}"
+        assert len(control.tickets) == 1
 
 
 async def test_an_engine_that_falls_silent_mid_stream_is_lost(engine):

@@ -16,15 +16,18 @@ from app.flow.outcome import Outcome
 from app.flow.tenants import RateLimit
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
-from app.gateway.requests import SCHEMAS
+from app.gateway.schemas import SCHEMAS
 from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys
+from app.limits import RequestLimits
 from tests.fakes import TIERS, FakeControlPlane, FakeEngine, dead_port, soon, window
 
 CHAT = "/v1/chat/completions"
 MAX_BODY_BYTES = 2000
 WHOLE = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}).encode()
 STREAM = WHOLE[:-1] + b', "stream": true}'
+# Long enough to be waited for, short enough to be waited out.
+BRIEF_S = 0.1
 READY = SchedulerView(2, queued=3, in_flight=4, metrics="# the scheduler's\n", engines=())
 
 
@@ -39,13 +42,17 @@ class Visit:
             for number, part in enumerate(parts or [b""], start=1)
         ]
         self._left = asyncio.Event()
+        # Cleared: its buffers are full, and the server waits.
+        self.reads = asyncio.Event()
+        self.reads.set()
         self.begun = asyncio.Event()
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
         self.complete = False
         headers = [] if key is None else [(b"authorization", key.encode())]
-        scope = {"type": "http", "method": method, "path": path, "headers": headers}
+        client = ("127.0.0.1", 40000)
+        scope = {"type": "http", "method": method, "path": path, "headers": headers, "client": client}
         self._done = asyncio.create_task(app(scope, self._receive, self._send))
 
     def leave(self) -> None:
@@ -71,6 +78,7 @@ class Visit:
             self.status = message["status"]
             self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
             return
+        await self.reads.wait()
         self.body += message["body"]
         self.complete = not message.get("more_body", False)
         if self.body:
@@ -80,12 +88,15 @@ class Visit:
 class Site:
     """The face over a scripted control plane."""
 
-    def __init__(self, http: aiohttp.ClientSession, **keys: list[str]) -> None:
+    def __init__(self, http: aiohttp.ClientSession, reader_stall_s: float = 60.0, **keys: list[str]) -> None:
         self.control = FakeControlPlane()
         exchange = Exchange(self.control, http, TIERS, 60.0, scheduler_retry_s=0.001)
-        api_keys = ApiKeys(keys)
-        status = StatusFace(self.control, http, StatusConfig(), api_keys)
-        self.face = HttpFace(exchange, self.control, window(), api_keys, MAX_BODY_BYTES, status)
+        keyed = ApiKeys(keys, open_without_keys=not keys)
+        status = StatusFace(self.control, http, StatusConfig(), keyed)
+        limits = RequestLimits(max_body_bytes=MAX_BODY_BYTES)
+        self.face = HttpFace(
+            exchange, self.control, replace(window(), limits=limits), keyed, status, reader_stall_s
+        )
 
     def visit(
         self, method: str, path: str, *parts: bytes, cut: bool = False, key: str | None = None
@@ -109,7 +120,7 @@ async def test_a_whole_answer_comes_with_its_headers(site, engine):
     site.control.script.append(engine.grant)
     visit = site.visit("POST", CHAT, WHOLE[:20], WHOLE[20:])
     request = await engine.next_request()
-    assert request.body == WHOLE
+    assert json.loads(request.body).keys() == json.loads(WHOLE).keys() | {"cache_salt"}
     request.answer(200, b'{"text": "Ho"}')
     await visit.done()
     assert (visit.status, visit.body, visit.complete) == (200, b'{"text": "Ho"}', True)
@@ -158,6 +169,23 @@ async def test_a_client_that_disconnects_mid_stream_aborts_the_engines_work(site
     await visit.done()
     await soon(request.abandoned.wait())
     assert (await site.control.next_close()).outcome is Outcome.CANCELLED
+
+
+async def test_a_client_that_takes_nothing_of_its_stream_is_let_go_without_an_end(engine):
+    async with aiohttp.ClientSession() as http:
+        site = Site(http, reader_stall_s=BRIEF_S)
+        site.control.script.append(engine.grant)
+        visit = site.visit("POST", CHAT, STREAM)
+        request = await engine.next_request()
+        request.begin()
+        request.send(b"data: 1\n\n")
+        await soon(visit.begun.wait())
+        visit.reads.clear()
+        request.send(b"data: 2\n\n")
+        await visit.done()
+        await soon(request.abandoned.wait())
+        assert (await site.control.next_close()).outcome is Outcome.CANCELLED
+        assert (visit.body, visit.complete) == (b"data: 1\n\n", False)
 
 
 async def test_a_client_that_disconnects_before_its_body_is_whole_takes_no_lease(site):

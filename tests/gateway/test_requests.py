@@ -9,8 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from app.flow.ticket import Ticket
 from app.gateway.errors import ApiError
-from app.gateway.requests import SCHEMAS, Request, Window
+from app.gateway.requests import Request, Window
 from app.gateway.requests import parse as parse_for
+from app.gateway.schemas import SALTED_PATHS, SCHEMAS
 from app.gateway.tokens import TokenCounter
 from tests.fakes import window
 
@@ -59,10 +60,26 @@ def refusal(path: str, body: bytes, window: Window = WINDOW) -> ApiError:
 
 
 @pytest.mark.parametrize("path", SCHEMAS)
-def test_the_smallest_request_of_every_path_goes_on_with_its_body_untouched(path):
-    body = b" " + encoded(path)
+def test_the_smallest_request_of_every_path_goes_on_as_it_came_but_for_the_salt(path):
+    body = b" " + encoded(path) + b"\n"
     request = parse(path, body, WINDOW)
-    assert (request.path, request.body, request.stream, request.ticket.priority) == (path, body, False, 0)
+    assert (request.path, request.stream, request.ticket.priority) == (path, False, 0)
+    sent = json.loads(request.body)
+    assert bool(sent.pop("cache_salt", "")) == (path in SALTED_PATHS)
+    assert sent == json.loads(body)
+
+
+def salt_of(tenant: str, **fields: object) -> str:
+    return json.loads(parse_for(CHAT, encoded(CHAT, **fields), WINDOW, tenant).body)["cache_salt"]
+
+
+def test_a_cache_is_shared_within_a_tenant_only_whatever_salt_its_clients_name():
+    assert salt_of("blue") == salt_of("blue")
+    known = {salt_of("blue"), salt_of("red"), salt_of("blue", cache_salt="s"), salt_of("red", cache_salt="s")}
+    assert len(known) == 4
+    assert salt_of("blue", cache_salt="s") == salt_of("blue", cache_salt="s")
+    # Nobody names another's.
+    assert salt_of("red", cache_salt=salt_of("blue")) not in known
 
 
 def test_what_the_gateway_acts_on_is_read_and_unknown_fields_are_left_to_the_engine():
@@ -280,7 +297,7 @@ def test_without_a_tokenizer_a_long_text_is_left_to_the_engine():
 
 
 def test_a_text_far_beyond_the_window_is_refused_by_its_first_part():
-    error = refusal(COMPLETIONS, encoded(COMPLETIONS, prompt="word " * 1_000_000), COUNTING)
+    error = refusal(COMPLETIONS, encoded(COMPLETIONS, prompt="word " * 800_000), COUNTING)
     assert error.code == "context_length_exceeded"
 
 

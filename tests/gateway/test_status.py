@@ -82,7 +82,9 @@ class Site:
         self.control = Counting()
         self.control.status_view = replace(busy(), ranks=())
         self.control.state = SchedulerView(1, 0, 0, "", ())
-        self.face = StatusFace(self.control, http, config, ApiKeys(keys), stream_s)
+        self.face = StatusFace(
+            self.control, http, config, ApiKeys(keys, open_without_keys=not keys), stream_s
+        )
 
     def read(self, path: str, key: str | None = None, client: tuple[str, int] = HERE) -> Reader:
         return Reader(self.face, path, key, client)

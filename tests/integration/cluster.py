@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Cluster:
     agent_port: int
     http_port: int
     folder: Path
+    # What `ray start` has left running.
+    daemons: list[psutil.Process] = field(default_factory=list)
 
     @classmethod
     @contextlib.contextmanager
@@ -63,7 +65,8 @@ class Cluster:
         mine = _ray_processes(before)
         try:
             ray.init(address=f"127.0.0.1:{port}", log_to_driver=False, namespace="tests")
-            yield cls(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", agent, http, Path(folder.name))
+            url = f"http://127.0.0.1:{dashboard}"
+            yield cls(f"127.0.0.1:{port}", url, agent, http, Path(folder.name), mine)
         finally:
             _end(mine)
             folder.cleanup()
@@ -72,16 +75,19 @@ class Cluster:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
 
-    def deploy(self, config: str, **changes: dict[str, Any]) -> None:
+    def deploy(self, config: str, **changes: Any) -> None:
         """Deploys a file of serve_configs/ with changed sections; returns when the application is ready."""
         document = yaml.safe_load((REPOSITORY / "serve_configs" / config).read_text())
         document["http_options"] |= {"host": "127.0.0.1", "port": self.http_port}
+        arguments = document["applications"][0]["args"]
         for section, values in changes.items():
-            document["applications"][0]["args"].setdefault(section, {}).update(values)
+            changed = isinstance(values, dict) and isinstance(arguments.get(section), dict)
+            arguments[section] = arguments[section] | values if changed else values
         path = self.folder / config
         path.write_text(yaml.safe_dump(document))
         command = [BIN / "serve", "deploy", str(path), "-a", self.dashboard]
-        subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=REPOSITORY)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
+        assert done.returncode == 0, done.stderr[-2000:]
         wait_until(self.is_ready, READY_TIMEOUT_S, f"{config} ready", every_s=0.5)
 
     def remove(self) -> None:
@@ -117,6 +123,11 @@ class Cluster:
     def processes(self, *names: str) -> list[psutil.Process]:
         return _matching(*names)
 
+    def family(self) -> list[psutil.Process]:
+        """The daemons and all that they have started."""
+        living = [daemon for daemon in self.daemons if daemon.is_running()]
+        return living + [child for daemon in living for child in _children(daemon)]
+
 
 def _matching(*names: str) -> list[psutil.Process]:
     found = []
@@ -126,6 +137,12 @@ def _matching(*names: str) -> list[psutil.Process]:
             if process.status() != psutil.STATUS_ZOMBIE and any(name in title for name in names):
                 found.append(process)
     return found
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
 
 
 def _ray_processes(before: set[int]) -> list[psutil.Process]:

@@ -41,6 +41,7 @@ def app(cluster: Cluster):
             "cpu_kv_cache_gib": 1,
         },
         api_keys={name: [hashlib.sha256(key.encode()).hexdigest()] for name, key in KEYS.items()},
+        status={"open": False},
         flow={
             "classes": CLASSES,
             "limit": {"enabled": False},

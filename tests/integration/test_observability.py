@@ -48,6 +48,7 @@ def app(cluster: Cluster, collector: Collector):
         engine={"dtype": "float32", "max_num_seqs": LIMIT, "cpu_kv_cache_gib": 1},
         scheduler={"requests_per_replica": LIMIT},
         api_keys={"gold": [hashlib.sha256(KEY.encode()).hexdigest()]},
+        status={"open": False},
         tracing={"otlp_traces_endpoint": collector.endpoint},
     )
     yield cluster

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import pty
 import selectors
 import signal
 import socket
@@ -61,7 +63,14 @@ def app(cluster: Cluster):
         },
         # What is tested here by hand waits for as long as it has to.
         flow={"classes": PATIENT, "limit": {"enabled": False}},
-        replicas={"min": 1, "max": 2, "target_queue_depth": 40, "upscale_delay_s": 10, "drain_s": 20},
+        replicas={
+            "min": 1,
+            "max": 2,
+            "scale_on": "queue",
+            "target_queue_depth": 40,
+            "upscale_delay_s": 10,
+            "drain_s": 20,
+        },
     )
     yield cluster
     cluster.remove()
@@ -383,8 +392,9 @@ class TestDeath:
     def test_a_scheduler_that_dies_is_replaced_and_requests_go_on(self, app: Cluster):
         with Load(app, LIMIT):
             wait_until(lambda: app.metric("promiseserve_leases") >= LIMIT, 20, "engine full")
-            (scheduler,) = app.processes("ServeReplica:llm:Scheduler")
-            scheduler.kill()
+            # The spare too: then a successor has to start.
+            for scheduler in app.processes("ServeReplica:llm:Scheduler"):
+                scheduler.kill()
             answer = httpx.post(f"{app.url}/v1/completions", json=raw("after", 4), timeout=60)
             assert answer.status_code == 200
         wait_until(lambda: at_rest(app), 30, "at rest with a new scheduler")
@@ -431,11 +441,22 @@ class TestTools:
         assert (once.returncode, errors) == (0, "")
         assert MODEL in printed
         assert "Queue by class" in printed
-        live = self.start(app, command)
-        assert live.stdout is not None
-        live.stdout.read(1)
+        terminal, end = pty.openpty()
+        live = subprocess.Popen(
+            [sys.executable, *command.split()[1:], "--url", app.url],
+            cwd=REPOSITORY,
+            env=os.environ | {"TERM": "xterm"},
+            stdout=end,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(end)
+        shown = b""
+        while MODEL.encode() not in shown:
+            shown += os.read(terminal, 4096)
         live.send_signal(signal.SIGINT)
         assert (live.wait(30), live.communicate()[1]) == (0, "")
+        os.close(terminal)
 
     def test_chat_streams_and_remembers(self, app: Cluster):
         command = documented("README.md", "python -m app chat")

@@ -7,6 +7,7 @@ import pytest
 from placement.cli import main
 
 CONFIG = """
+http_options: {host: 127.0.0.1}
 applications:
   - name: llama
     import_path: app.serving:build
@@ -18,6 +19,7 @@ applications:
         bundles: [%s]
 %s
       engine: {max_model_len: %d, max_num_seqs: 64}
+      open_without_keys: true
 """
 BUNDLES = ", ".join(["{CPU: 1, GPU: 1}"] * 8)
 

@@ -17,6 +17,7 @@ def config(**engine):
                 "bundles": [{"CPU": 1, "GPU": 1}] * 8,
             },
             "engine": {"max_model_len": 8192, **engine},
+            "open_without_keys": True,
         }
     )
 

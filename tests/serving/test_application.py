@@ -20,8 +20,16 @@ def arguments(name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", ["smollm2-cpu.yaml", "topology-cpu.yaml", "llama70b.yaml"])
-def test_every_configuration_is_built(name):
-    build(arguments(name))
+def test_every_configuration_is_built_once_its_keys_are_there(name, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text(f"blue:{'0' * 64}\n")
+    given = arguments(name)
+    build(given | ({"api_keys_file": str(keys)} if "api_keys_file" in given else {}))
+
+
+def test_without_its_file_of_keys_nothing_starts(tmp_path):
+    with pytest.raises(ValueError, match="api_keys_file: it can't be read: No such file"):
+        build(arguments("llama70b.yaml") | {"api_keys_file": str(tmp_path / "none")})
 
 
 def test_a_plan_that_the_stated_hardware_cannot_hold_is_refused():

@@ -1,41 +1,85 @@
-"""The policy that Serve's controller calls; how many it asks for is tested in tests/flow."""
+"""What Serve's controller calls, and what it is told; how many are asked for is tested in tests/flow."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import pytest
 
-from app.serving.autoscaling import QueueDepthPolicy
+from app.serving import autoscaling
+from app.serving.autoscaling import DESIRED, STALE_S, EnginePolicy, HandOnPolicy
+
+
+@dataclass(frozen=True)
+class Sample:
+    """As Serve's time series have it."""
+
+    value: float
+    timestamp: float
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the policy reads of Serve's `AutoscalingContext`."""
+    """What the policies read of Serve's `AutoscalingContext`."""
 
-    target_num_replicas: int
-    aggregated_metrics: dict[str, dict[str, float]] | None
+    app_name: str
+    target_num_replicas: int = 1
+    raw_metrics: dict[str, dict[str, list[Sample]]] | None = None
 
 
-def desired(metrics: dict[str, dict[str, float]] | None, replicas: int = 2) -> int:
-    count, state = QueueDepthPolicy(target_queue_depth=8.0)(Context(replicas, metrics))
+@pytest.fixture(autouse=True)
+def _nothing_said():
+    autoscaling._said.clear()
+
+
+def say(*samples: Sample, app: str = "llm") -> tuple[int, dict]:
+    return HandOnPolicy()(Context(app, raw_metrics={DESIRED: {"scheduler": list(samples)}}))
+
+
+def engines(app: str = "llm", target: int = 2) -> int:
+    count, state = EnginePolicy()(Context(app, target))
     assert state == {}
     return count
 
 
-def test_the_queue_is_counted_once_though_every_replica_passes_it_on():
-    assert desired({"queue_depth": {"r1": 16.0, "r2": 16.0}}) == 2
-    assert desired({"queue_depth": {"r1": 24.0, "r2": 24.0}}) == 3
+def test_the_engines_become_as_many_as_the_scheduler_says_and_the_scheduler_stays_one():
+    assert say(Sample(5.0, time.time())) == (1, {})
+    assert engines() == 5
 
 
-def test_the_largest_figure_is_the_newest_word_of_a_burst():
-    assert desired({"queue_depth": {"r1": 0.0, "r2": 80.0}}) == 10
+def test_zero_is_a_number():
+    say(Sample(0.0, time.time()))
+    assert engines() == 0
 
 
-def test_an_empty_queue_gives_one_replica_up():
-    assert desired({"queue_depth": {"r1": 0.0, "r2": 0.0}}) == 1
+def test_the_newest_word_counts_not_the_mean_of_a_window():
+    now_s = time.time()
+    say(Sample(1.0, now_s - 1.0), Sample(4.0, now_s))
+    assert engines() == 4
 
 
-@pytest.mark.parametrize("metrics", [None, {}, {"queue_depth": {}}, {"another": {"r1": 99.0}}])
-def test_without_figures_nothing_changes(metrics):
-    assert desired(metrics, replicas=3) == 3
+def test_a_new_scheduler_outweighs_the_one_that_it_follows():
+    now_s = time.time()
+    HandOnPolicy()(
+        Context(
+            "llm", raw_metrics={DESIRED: {"old": [Sample(9.0, now_s - 5.0)], "new": [Sample(3.0, now_s)]}}
+        )
+    )
+    assert engines() == 3
+
+
+def test_an_application_hears_its_own_scheduler_only():
+    say(Sample(5.0, time.time()), app="other")
+    assert engines("llm", target=2) == 2
+
+
+@pytest.mark.parametrize("metrics", [None, {}, {DESIRED: {}}, {DESIRED: {"scheduler": []}}])
+def test_without_a_word_nothing_changes(metrics):
+    assert HandOnPolicy()(Context("llm", raw_metrics=metrics)) == (1, {})
+    assert engines(target=3) == 3
+
+
+def test_an_old_word_is_none():
+    say(Sample(5.0, time.time() - STALE_S - 1.0))
+    assert engines(target=3) == 3

@@ -25,8 +25,12 @@ class TestMain:
 
     def test_application_without_an_entrance_is_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "closed.yaml"
-        args = "{model: {name: m, source: s}, engine: {device: cpu, max_model_len: 64}}"
-        file.write_text(f"applications: [{{route_prefix: null, args: {args}}}]")
+        args = (
+            "{model: {name: m, source: s}, engine: {device: cpu, max_model_len: 64}, open_without_keys: true}"
+        )
+        file.write_text(
+            f"{{http_options: {{host: 127.0.0.1}}, applications: [{{route_prefix: null, args: {args}}}]}}"
+        )
         done = self.run(str(file))
         assert done.returncode == 2
         assert "route_prefix" in done.stderr

@@ -16,6 +16,7 @@ def config(bundles: list[dict[str, float]], *, device: str = "cpu", replicas: in
             "parallel": {"bundles": bundles, "pipeline_parallel_size": len(bundles)},
             "engine": {"device": device, "max_model_len": 128},
             "replicas": {"max": replicas},
+            "open_without_keys": True,
         }
     )
 
@@ -56,7 +57,7 @@ class TestEnvironment:
         [
             ("RAY_SERVE_ENABLE_HA_PROXY", "0"),
             ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "0"),
-            ("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "7"),
+            ("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "7"),
             ("RAY_USAGE_STATS_ENABLED", "1"),
             ("RAY_AUTH_TOKEN", "mine"),
         ],

@@ -15,7 +15,7 @@ CONFIG = ApplicationConfig.model_validate(
     {
         "model": {"name": "tiny", "source": "somebody/tiny"},
         "engine": {"device": "cpu", "max_model_len": 64},
-        "flow": {"tenants": {"search": {}}},
+        "api_keys": {"search": ["0" * 64]},
     }
 )
 SERVED = Ended(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import time
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 
 from app.config import ApplicationConfig
 from app.contract import EnginePort, Grant, Refusal
+from app.flow.autoscale import Reason
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
 from app.serving.scheduler import SchedulerReplica, flow_config, limits
@@ -20,24 +22,24 @@ PORT = EnginePort("r1", "127.0.0.1", 8001, "secret")
 BRIEF_S = 0.2
 
 
-def scheduler(flow: dict[str, object] | None = None, **settings: float) -> SchedulerReplica:
+def scheduler(
+    flow: dict[str, object] | None = None, replicas: dict[str, object] | None = None, **settings: float
+) -> SchedulerReplica:
     """One lease a replica and a queue of two, unless `settings` say otherwise."""
     bounds = {"requests_per_replica": 1, "max_queued": 2, **settings}
     model = {"name": "tiny", "source": "somebody/tiny"}
     engine = {"device": "cpu", "max_model_len": 64}
-    return SchedulerReplica(
-        ApplicationConfig.model_validate(
-            {"model": model, "engine": engine, "scheduler": bounds, "flow": flow or {}}
-        )
-    )
+    sections = {"model": model, "engine": engine, "scheduler": bounds, "flow": flow or {}}
+    sections |= {"replicas": replicas or {}, "open_without_keys": True}
+    return SchedulerReplica(ApplicationConfig.model_validate(sections))
 
 
 def ticket(ticket_id: str, priority: int = 0) -> Ticket:
     return Ticket(ticket_id, priority, time.time())
 
 
-async def report(replica: SchedulerReplica, *leases: str, port: EnginePort = PORT) -> float:
-    return await replica.report(ReplicaReport(port.replica_id, frozenset(leases)), port, {})
+async def report(replica: SchedulerReplica, *leases: str, port: EnginePort = PORT) -> None:
+    await replica.report(ReplicaReport(port.replica_id, frozenset(leases)), port, {})
 
 
 async def waiting(replica: SchedulerReplica, *tickets: Ticket) -> list[asyncio.Task]:
@@ -51,22 +53,23 @@ async def waiting(replica: SchedulerReplica, *tickets: Ticket) -> list[asyncio.T
 async def test_a_ticket_waits_for_an_engine_and_is_granted_with_its_port():
     replica = scheduler()
     [call] = await waiting(replica, ticket("a"))
-    assert await report(replica) == 0.0
+    await report(replica)
     grant = await soon(call)
     assert isinstance(grant, Grant)
     assert (grant.engine, grant.queue_wait_s >= 0) == (PORT, True)
 
 
-async def test_a_report_is_answered_with_the_depth_of_the_queue():
+async def test_the_queue_is_seen_as_it_is():
     replica = scheduler()
     await report(replica)
     await soon(replica.acquire(ticket("a")))
     calls = await waiting(replica, ticket("b"), ticket("c"))
-    assert await report(replica, "a") == 2.0
+    await report(replica, "a")
     assert (await replica.view()).queued == 2
     await replica.close("a", Outcome.COMPLETED)
     assert isinstance(await soon(calls[0]), Grant)
-    assert await report(replica, "b") == 1.0
+    await report(replica, "b")
+    assert (await replica.view()).queued == 1
 
 
 async def test_a_ticket_that_is_closed_while_it_waits_gets_no_answer_and_no_lease():
@@ -201,10 +204,12 @@ async def test_the_view_names_the_engines_that_can_be_asked_for_their_figures():
 async def test_it_is_healthy_while_its_clock_runs():
     replica = scheduler()
     await replica.check_health()
+    await report(replica)
+    await replica.check_health()
     clock = next(task for task in asyncio.all_tasks() if "tick" in task.get_coro().__qualname__)
     clock.cancel()
     await asyncio.wait({clock})
-    with pytest.raises(RuntimeError, match="the tick task has ended"):
+    with pytest.raises(RuntimeError, match="a task of its clock has ended"):
         await replica.check_health()
 
 
@@ -224,6 +229,77 @@ async def test_a_ticket_does_not_wait_for_an_engine_that_comes_too_late_for_it()
     refusal = await soon(replica.acquire(ticket("a")))
     assert refusal.outcome is Outcome.REJECTED_DEADLINE
     assert refusal.predicted_wait_s == pytest.approx(50, abs=1)
+
+
+SLEEPER = {"min": 0, "max": 2}
+
+
+async def decided(replica: SchedulerReplica, reason: Reason) -> None:
+    for _ in range(250):
+        if replica._scaling.decision is not None and replica._scaling.decision.reason is reason:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"{replica._scaling.decision}, not {reason}")
+
+
+async def test_who_asks_an_application_that_sleeps_waits_for_the_engine_that_this_wakes():
+    replica = scheduler(replicas=SLEEPER, engine_start_s=5.0, replica_ttl_s=BRIEF_S, requests_per_replica=8)
+    await replica.attend("gateway-1")
+    await decided(replica, Reason.IDLE)
+    assert (await replica.view()).wakes
+    [call] = await waiting(replica, ticket("a"))
+    await decided(replica, Reason.WAKE)
+    assert await replica.record_autoscaling_stats() == {"desired_replicas": 1.0}
+    await replica.starting("r1")
+    assert "promiseserve_replicas_starting 1.0" in (await replica.view()).metrics
+    await report(replica)
+    assert isinstance(await soon(call), Grant)
+
+
+async def test_who_came_before_it_was_known_that_nobody_is_there_waits_as_well():
+    replica = scheduler(replicas=SLEEPER, engine_start_s=5.0, replica_ttl_s=BRIEF_S)
+    [call] = await waiting(replica, ticket("a"))
+    await asyncio.sleep(3 * BRIEF_S)
+    await report(replica)
+    assert isinstance(await soon(call), Grant)
+
+
+async def test_who_cannot_wait_for_a_start_is_told_how_long_it_takes_and_wakes_it_all_the_same():
+    replica = scheduler(replicas=SLEEPER, engine_start_s=50.0, replica_ttl_s=BRIEF_S, requests_per_replica=8)
+    await replica.attend("gateway-1")
+    await decided(replica, Reason.IDLE)
+    refusal = await soon(replica.acquire(ticket("a")))
+    assert refusal.outcome is Outcome.REJECTED_DEADLINE
+    assert refusal.predicted_wait_s == pytest.approx(50, abs=1)
+    await decided(replica, Reason.WAKE)
+
+
+async def test_only_so_many_wait_for_the_first_engine():
+    replica = scheduler(
+        replicas=SLEEPER, engine_start_s=5.0, replica_ttl_s=BRIEF_S, max_queued=9, max_queued_without_engine=1
+    )
+    await replica.attend("gateway-1")
+    await asyncio.sleep(2 * BRIEF_S)
+    await waiting(replica, ticket("a"))
+    refusal = await soon(replica.acquire(ticket("b")))
+    assert refusal.outcome is Outcome.REJECTED_NO_ENGINE
+    assert refusal.retry_after_s == pytest.approx(5, abs=1)
+
+
+async def test_while_it_has_yet_to_hear_of_its_engines_it_says_nothing_of_how_many_there_should_be():
+    replica = scheduler()
+    await asyncio.sleep(0)
+    assert await replica.record_autoscaling_stats() == {}
+
+
+async def test_the_figures_say_how_many_engines_are_asked_for_and_why():
+    replica = scheduler(replica_ttl_s=BRIEF_S)
+    await report(replica)
+    await decided(replica, Reason.STEADY)
+    metrics = (await replica.view()).metrics
+    assert "promiseserve_replicas_desired 1.0" in metrics
+    assert 'promiseserve_scaling_reason{reason="steady"} 1.0' in metrics
+    assert 'promiseserve_scaling_reason{reason="queue"} 0.0' in metrics
 
 
 async def test_a_start_that_was_measured_is_what_the_next_is_expected_to_take():
@@ -318,7 +394,51 @@ def test_the_engines_step_decides_the_burst_that_it_is_kept_fed_with():
         {
             "model": {"name": "tiny", "source": "somebody/tiny"},
             "engine": {"device": "cpu", "max_model_len": 64, "max_num_batched_tokens": 256},
+            "open_without_keys": True,
         }
     )
     assert flow_config(application).limit.batched_tokens == 256
     assert limits(application).requests_per_replica == application.engine.max_num_seqs
+
+
+async def test_what_a_silent_gateway_has_in_the_queue_is_closed_and_the_others_go_on():
+    replica = scheduler(gateway_ttl_s=BRIEF_S)
+    await report(replica)
+    await soon(replica.acquire(ticket("running")))
+    dead = asyncio.create_task(replica.acquire(replace(ticket("dead"), caller="gateway-1")))
+    [living] = await waiting(replica, ticket("living"))
+    assert await soon(dead) is None
+    assert (await replica.view()).queued == 1
+    await replica.close("running", Outcome.COMPLETED)
+    assert isinstance(await soon(living), Grant)
+
+
+async def test_a_gateway_that_says_that_it_lives_keeps_its_place_in_the_queue():
+    replica = scheduler(gateway_ttl_s=2 * BRIEF_S)
+    await report(replica)
+    await soon(replica.acquire(ticket("running")))
+    call = asyncio.create_task(replica.acquire(replace(ticket("a"), caller="gateway-1")))
+    for _ in range(5):
+        done, _ = await asyncio.wait({call}, timeout=BRIEF_S / 2)
+        assert not done
+        await replica.attend("gateway-1")
+    await replica.close("running", Outcome.COMPLETED)
+    assert isinstance(await soon(call), Grant)
+
+
+async def test_the_status_crosses_process_borders_and_says_who_waits():
+    replica = scheduler()
+    await report(replica)
+    await soon(replica.acquire(ticket("a")))
+    calls = await waiting(replica, ticket("b"))
+    await report(replica, "a")
+    view = pickle.loads(pickle.dumps(await replica.status()))
+    assert (view.model, view.queued, view.in_flight, view.places) == ("tiny", 1, 1, 1)
+    assert [one.replica_id for one in view.detail.replicas] == [PORT.replica_id]
+    assert [(one.name, sum(one.queued), one.running) for one in view.detail.tenants] == [("default", 1, 1)]
+    assert view.history[-1].in_flight == 1
+    await replica.close("a", Outcome.COMPLETED, Usage(3, 2, 0.1))
+    await soon(calls[0])
+    ended = await replica.status()
+    assert ended.ended == (("completed", 1),)
+    assert {(one.promise, one.kept, one.total) for one in ended.attainment} >= {("answered", 1, 1)}

@@ -53,7 +53,7 @@ class Site:
         self.control = FakeControlPlane()
         self.control.state = SchedulerView(1, 0, 0, "", ())
         self._config = config
-        self._keys = ApiKeys(keys)
+        self._keys = ApiKeys(keys, open_without_keys=not keys)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/status"
         self._server = uvicorn.Server(
@@ -178,7 +178,8 @@ def test_behind_a_key_the_browser_asks_for_it(browser):
     with Site(StatusConfig(tenants=["blue"]), blue=[sha256(b"blue's").hexdigest()]) as site:
         show(site, busy())
         stranger = browser.new_context()
-        assert stranger.new_page().goto(site.url).status == 401
+        with pytest.raises(playwright.Error, match="ERR_INVALID_AUTH_CREDENTIALS"):
+            stranger.new_page().goto(site.url)
         stranger.close()
         owner = browser.new_context(http_credentials={"username": "anybody", "password": "blue's"})
         page = owner.new_page()

@@ -7,7 +7,7 @@ from app.flow.config import Limits
 from app.flow.controller import FlowController
 from app.flow.slo import Standing
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket
-from app.status.history import GRAIN_S, MAX_DECISIONS, MAX_SAMPLES, History, ScaleLog
+from app.status.history import GRAIN_S, MAX_DECISIONS, MAX_SAMPLES, History, ScaleDecision, ScaleLog
 from app.status.loads import RankMeter
 from app.status.view import status_view
 
@@ -20,7 +20,9 @@ METRICS = EngineMetrics(running=2, waiting=0, kv_use=0.25)
 def config(**sections: object) -> ApplicationConfig:
     model = {"name": "tiny", "source": "somebody/tiny"}
     engine = {"device": "cpu", "max_model_len": 64}
-    return ApplicationConfig.model_validate({"model": model, "engine": engine, **sections})
+    return ApplicationConfig.model_validate(
+        {"model": model, "engine": engine, "open_without_keys": True, **sections}
+    )
 
 
 def flow_with_a_queue() -> FlowController:
@@ -94,16 +96,23 @@ def test_the_view_puts_the_grid_beside_the_flow():
     flow = flow_with_a_queue()
     standing = Standing("standard", "ttft", 300.0, 9, 10, 0.99)
     view = status_view(
-        config(parallel=parallel), flow.snapshot(100.0), flow.detail(9, 100.0), [standing], (), 100.0
+        config(parallel=parallel),
+        flow.snapshot(100.0),
+        flow.detail(9, 100.0),
+        [standing],
+        (),
+        (ScaleDecision(99.0, 2, "queue"),),
+        100.0,
     )
     assert [(one.stage, one.first_layer, one.last_layer) for one in view.stages] == [(0, 0, 2), (1, 3, 7)]
     assert (view.queued, view.in_flight, view.places, view.replicas_ready) == (3, 2, 2, 1)
+    assert view.scaling[0].engines == 2
     assert (view.attainment[0].share, round(view.attainment[0].budget_left)) == (0.9, -9)
 
 
 def test_layers_of_a_model_that_is_not_known_are_none():
     flow = FlowController(LIMITS)
-    view = status_view(config(), flow.snapshot(0.0), flow.detail(9, 0.0), [], (), 0.0)
+    view = status_view(config(), flow.snapshot(0.0), flow.detail(9, 0.0), [], (), (), 0.0)
     assert [(one.first_layer, one.last_layer) for one in view.stages] == [(None, None)]
 
 
@@ -117,12 +126,13 @@ def test_history_keeps_the_peak_of_each_grain_and_forgets_the_oldest():
     assert len(history.samples()) == MAX_SAMPLES
 
 
-def test_the_log_keeps_changes_of_the_target_newest_first():
+def test_the_log_keeps_what_is_new_newest_first():
     log = ScaleLog()
-    for engines, reason in ((1, "minimum"), (1, "steady"), (2, "queue"), (2, "use"), (1, "surplus")):
+    for engines, reason in ((1, "minimum"), (2, "queue"), (2, "queue"), (2, "maximum"), (1, "surplus")):
         log.add(engines, reason, 10.0)
     assert [(one.engines, one.reason) for one in log.decisions()] == [
         (1, "surplus"),
+        (2, "maximum"),
         (2, "queue"),
         (1, "minimum"),
     ]

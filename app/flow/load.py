@@ -1,0 +1,88 @@
+"""The flow as the autoscaler sees it: what arrives, waits and runs, and how late the answers are."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from app.flow.admission import Predictor
+from app.flow.autoscale import Load
+from app.flow.config import FlowConfig
+from app.flow.estimate import DecayedRate
+from app.flow.queue import FlowQueue
+from app.flow.replicas import ReplicaPool
+
+WINDOW_S = 60.0
+# A 90 % quantile of fewer says nothing; of more it changes too late and costs memory.
+MIN_SAMPLES = 10
+MAX_SAMPLES = 512
+HIGH_SHARE = 0.9
+# A request may promise itself nothing: it keeps the division finite.
+MIN_BUDGET_S = 1e-3
+
+
+class RecentShares:
+    """Actual / budget of the last answers."""
+
+    __slots__ = ("_samples",)
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)
+
+    def add(self, share: float, now_s: float) -> None:
+        self._samples.append((now_s, share))
+
+    def high(self, now_s: float) -> float | None:
+        """90 % of the last minute's are below it; None where there are too few."""
+        recent = sorted(share for at_s, share in self._samples if now_s - at_s <= WINDOW_S)
+        return recent[math.ceil(HIGH_SHARE * len(recent)) - 1] if len(recent) >= MIN_SAMPLES else None
+
+
+class LoadMeter:
+    """Learns from the controller's events what `Load` needs beside the queue and the pool."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        self._config = config
+        # A class's requests may come in bursts as long as its budget: over that time their rate counts.
+        self._arrivals = [DecayedRate(one.ttft_budget_s) for one in config.classes]
+        self._ttft = RecentShares()
+        self._tpot = RecentShares()
+
+    def arrived(self, rank: int, now_s: float) -> None:
+        """A request that may be served, whether it finds a place or not."""
+        for arrivals in self._arrivals[rank:]:
+            arrivals.add(1.0, now_s)
+
+    def first_token(self, ttft_s: float, budget_s: float, now_s: float) -> None:
+        self._ttft.add(ttft_s / max(budget_s, MIN_BUDGET_S), now_s)
+
+    def ended(self, decode_s: float, output_tokens: int, now_s: float) -> None:
+        """`decode_s`: from the first token to the last."""
+        if output_tokens > 1:
+            self._tpot.add(decode_s / (output_tokens - 1) / self._config.limit.itl_budget_s, now_s)
+
+    def load(
+        self, queue: FlowQueue, pool: ReplicaPool, predictor: Predictor, start_s: float, now_s: float
+    ) -> Load:
+        usable = list(pool.usable(now_s))
+        metrics = [one.report.metrics for one in usable if one.report.metrics is not None]
+        return Load(
+            queued=len(queue),
+            in_flight=sum(len(one.in_flight) for one in pool.replicas.values()),
+            offered_per_s=max(one.per_s(now_s) for one in self._arrivals),
+            service_s=predictor.service_s,
+            places_per_replica=pool.places / len(usable) if usable else pool.requests_per_replica,
+            running=len(usable),
+            starting=len(pool.starting),
+            start_s=start_s,
+            queued_tokens=sum(one.prompt_tokens for one in queue.classes),
+            drain_s=predictor.drain_s(len(queue.classes) - 1, now_s) if queue else 0.0,
+            drain_over_budget=tuple(
+                (one.policy.name, predictor.drain_s(one.rank, now_s) / one.policy.ttft_budget_s)
+                for one in queue.classes
+                if one.size
+            ),
+            ttft_over_slo=self._ttft.high(now_s),
+            tpot_over_slo=self._tpot.high(now_s),
+            kv_use=sum(one.kv_use for one in metrics) / len(metrics) if metrics else None,
+        )

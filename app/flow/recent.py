@@ -1,0 +1,58 @@
+"""A figure over time: where it stands, where it goes, and what it stayed below for most of a while."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+# Bounds the memory of whoever adds samples faster than about once a second.
+MAX_SAMPLES = 4096
+
+
+class SlidingQuantile:
+    """What the samples of the last `window_s` stayed below for a share of the time."""
+
+    __slots__ = ("_samples", "_share", "_window_s")
+
+    def __init__(self, window_s: float, share: float) -> None:
+        self._window_s = window_s
+        self._share = share
+        self._samples: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)
+
+    def add(self, sample: float, now_s: float) -> None:
+        self._samples.append((now_s, sample))
+        while now_s - self._samples[0][0] > self._window_s:
+            self._samples.popleft()
+
+    @property
+    def value(self) -> float:
+        """Zero before the first sample."""
+        ordered = sorted(sample for _, sample in self._samples)
+        return ordered[max(0, math.ceil(self._share * len(ordered)) - 1)] if ordered else 0.0
+
+
+class Trend:
+    """A line through what was some time ago and what is now, each smoothed over `horizon_s`."""
+
+    __slots__ = ("_at_s", "_fast", "_horizon_s", "_slow")
+
+    def __init__(self, horizon_s: float) -> None:
+        self._horizon_s = horizon_s
+        self._fast = self._slow = 0.0
+        self._at_s: float | None = None
+
+    def add(self, sample: float, now_s: float) -> None:
+        """A time before the last one counts as the last one; the first sample counts whole."""
+        if self._at_s is None:
+            self._fast = self._slow = sample
+        else:
+            passed = max(0.0, now_s - self._at_s) / self._horizon_s
+            self._fast += (1.0 - math.exp(-passed)) * (sample - self._fast)
+            # Of a straight line, this one is as old again.
+            self._slow += (1.0 - math.exp(-passed / 2.0)) * (sample - self._slow)
+        self._at_s = now_s
+
+    def ahead(self, span_s: float) -> float:
+        """Where a rise leads within `span_s`; a fall leads nowhere."""
+        rise_per_s = (self._fast - self._slow) / self._horizon_s
+        return self._fast + max(0.0, rise_per_s) * span_s

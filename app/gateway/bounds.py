@@ -1,0 +1,139 @@
+"""One place where a request is held against `limits`: sizes, counts, forbidden fields.
+
+Types are checked already (app/gateway/schemas.py); every refusal names the field, its size and the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.gateway.errors import ApiError, invalid
+from app.gateway.grammars import check_grammars
+from app.gateway.media import check_media
+from app.gateway.schemas import Chat, Completion, Embedding, Fields
+from app.limits import RequestLimits
+
+# Lists and objects, by the limit of their items.
+COUNTS = {
+    "messages": "max_messages",
+    "tools": "max_tools",
+    "logit_bias": "max_logit_bias",
+    "stop_token_ids": "max_token_list",
+    "allowed_token_ids": "max_token_list",
+    "logprob_token_ids": "max_token_list",
+    "bad_words": "max_token_list",
+    "chat_template_kwargs": "max_template_kwargs",
+    "metadata": "max_metadata",
+}
+# Numbers, by their limit. `logprobs` is a switch in chats.
+NUMBERS = {
+    "top_logprobs": "max_logprobs",
+    "prompt_logprobs": "max_logprobs",
+    "logprobs": "max_logprobs",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "max_output_tokens": "max_output_tokens",
+}
+LABELS = ("user", "cache_salt")
+# A template that comes as an argument of the template.
+_TEMPLATE_NAMES = frozenset({"chat_template", "tokenize", "tools", "documents", "messages"})
+
+
+def check_depth(body: bytes, value: object, limits: RequestLimits) -> None:
+    """Raises ApiError 400 for JSON that nests too deeply."""
+    # Most bodies have fewer brackets than that, whatever they nest.
+    if body.count(b"[") + body.count(b"{") <= limits.max_json_depth:
+        return
+    level, depth = [value], 0
+    while level := [inner for outer in level for inner in _containers(outer)]:
+        depth += 1
+        if depth >= limits.max_json_depth:
+            reason = f"body: the JSON nests deeper than {limits.max_json_depth} levels"
+            raise ApiError(400, "invalid_json", reason, "body")
+
+
+def _containers(outer: object) -> list[Any]:
+    inner = outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
+    return [one for one in inner if isinstance(one, dict | list)]
+
+
+def check_forbidden(value: Mapping[str, Any], limits: RequestLimits) -> None:
+    """Raises ApiError 400 for a field that clients may not send."""
+    for name, reason in limits.forbidden():
+        # False asks for nothing.
+        if value.get(name) not in (None, False):
+            raise ApiError(400, "forbidden_field", f"{name}: is not allowed here: it {reason}", name)
+
+
+def check_bounds(fields: Fields, value: Mapping[str, Any], limits: RequestLimits) -> None:
+    """`value` is what `fields` were read from. Raises ApiError 400."""
+    for name, limit in COUNTS.items():
+        _check_count(name, getattr(fields, name, None), getattr(limits, limit))
+    for name, limit in NUMBERS.items():
+        _check_number(name, getattr(fields, name, None), getattr(limits, limit))
+    for name in LABELS:
+        _check_chars(name, getattr(fields, name), limits.max_label_chars)
+    for key, label in (fields.metadata or {}).items():
+        _check_chars(f"metadata.{key[:MAX_SHOWN_KEY]}", key + label, limits.max_label_chars)
+    _check_stop(getattr(fields, "stop", None), limits)
+    for word in getattr(fields, "bad_words", None) or ():
+        _check_chars("bad_words", word, limits.max_stop_chars)
+    _check_template(getattr(fields, "chat_template_kwargs", None))
+    _check_choices(fields, limits)
+    check_grammars(value, limits)
+    check_media(value, limits)
+
+
+# Of a name that the client has made up.
+MAX_SHOWN_KEY = 32
+
+
+def _check_count(name: str, items: Any, limit: int) -> None:
+    if items is not None and len(items) > limit:
+        raise too_large(name, f"{len(items)} items", limit)
+
+
+def _check_number(name: str, number: Any, limit: int | None) -> None:
+    if limit is not None and number is not None and number > limit:
+        raise invalid(name, number, f"exceeds the limit of {limit}")
+
+
+def _check_chars(name: str, text: str | None, limit: int) -> None:
+    if text is not None and len(text) > limit:
+        raise too_large(name, f"{len(text)} characters", limit)
+
+
+def _check_stop(stop: str | list[str] | None, limits: RequestLimits) -> None:
+    strings = [stop] if isinstance(stop, str) else stop or []
+    _check_count("stop", strings, limits.max_stop_strings)
+    for string in strings:
+        _check_chars("stop", string, limits.max_stop_chars)
+
+
+def _check_template(arguments: dict[str, Any] | None) -> None:
+    for name in _TEMPLATE_NAMES & (arguments or {}).keys():
+        reason = "chat_template_kwargs: may not replace what the template is given"
+        raise ApiError(400, "forbidden_field", reason, f"chat_template_kwargs.{name}")
+
+
+def _check_choices(fields: Fields, limits: RequestLimits) -> None:
+    choices = fields.n or 1
+    if isinstance(fields, Embedding):
+        _check_count("input", _prompts(fields.input), limits.max_embedding_inputs)
+        return
+    prompts = len(_prompts(fields.prompt)) if isinstance(fields, Completion) else 1
+    if choices * prompts > limits.max_choices and isinstance(fields, Chat | Completion):
+        name = "n" if choices > 1 else "prompt"
+        raise too_large(name, f"{choices * prompts} answers", limits.max_choices)
+
+
+def _prompts(value: object) -> list[Any]:
+    """The inputs in it: a list of token ids is one."""
+    several = isinstance(value, list) and bool(value) and isinstance(value[0], str | list)
+    return value if several and isinstance(value, list) else [value]
+
+
+def too_large(name: str, size: str, limit: int) -> ApiError:
+    """400: the field and its size, not its value."""
+    return ApiError(400, "invalid_value", f"{name}: {size} exceed the limit of {limit}", name)

@@ -1,0 +1,146 @@
+"""Schemas and patterns that bind the output: the engine compiles them, so their size is its time."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from app.gateway.errors import ApiError
+from app.limits import RequestLimits
+
+# What multiplies states in a pattern; escaped and bracketed ones are counted too: it is a bound.
+_OPERATORS = re.compile(r"[*+?{]")
+# `a?`, `a{0,1}`, `(a|)`: what may be there or not doubles what has to be followed.
+_OPTIONAL = re.compile(r"\?|\{0?,1\}|\(\||\|\)|\|\|")
+_REPETITION = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
+# A state for each character; minItems and the like cost nothing.
+_LENGTHS = ("minLength", "maxLength")
+
+
+def check_grammars(value: Mapping[str, Any], limits: RequestLimits) -> None:
+    """Raises ApiError 400 for what would take the engine too long to compile."""
+    for field, schema in _schemas(value):
+        _check_schema(field, schema, limits)
+    structured = value.get("structured_outputs")
+    if not isinstance(structured, dict):
+        return
+    for name in ("regex", "whitespace_pattern"):
+        if isinstance(pattern := structured.get(name), str):
+            _check_patterns(f"structured_outputs.{name}", [pattern], [], limits)
+    for name in ("grammar", "structural_tag"):
+        if isinstance(text := structured.get(name), str):
+            field = f"structured_outputs.{name}"
+            _check_size(field, text, limits)
+            _check_brackets(field, text, limits)
+            _check_patterns(field, [], [text], limits)
+    if isinstance(choices := structured.get("choice"), list):
+        _check_size("structured_outputs.choice", "".join(map(str, choices)), limits)
+
+
+def _schemas(value: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Every schema of a request and the field that holds it."""
+    if isinstance(form := value.get("response_format"), dict):
+        # The whole of it: a structural tag has schemas anywhere.
+        yield "response_format", form
+    if isinstance(structured := value.get("structured_outputs"), dict):
+        yield "structured_outputs.json", structured.get("json")
+        yield "structured_outputs.structural_tag", _parsed(structured.get("structural_tag"))
+    if isinstance(text := value.get("text"), dict):
+        yield "text.format", text.get("format")
+    for tool in value.get("tools") or ():
+        if isinstance(tool, dict):
+            yield "tools", tool
+
+
+def _parsed(text: object) -> object:
+    """vLLM takes some of them as text."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _check_schema(field: str, schema: object, limits: RequestLimits) -> None:
+    text = schema if isinstance(schema, str) else json.dumps(schema, separators=(",", ":"))
+    _check_size(field, text, limits)
+    patterns: list[str] = []
+    lengths: set[int] = set()
+    level, depth = [_parsed(schema)], 0
+    while level := [inner for outer in level for inner in _inner(outer)]:
+        depth += 1
+        if depth > limits.max_schema_depth:
+            reason = f"{field}: a schema nests deeper than {limits.max_schema_depth} levels"
+            raise ApiError(400, "invalid_value", reason, field)
+        for one in level:
+            if isinstance(one, dict):
+                patterns += _patterns(one)
+                lengths.update(n for key in _LENGTHS if type(n := one.get(key)) is int)
+    _check_patterns(field, patterns, [], limits, sum(lengths))
+
+
+def _inner(outer: object) -> list[Any]:
+    inner = outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
+    return [one for one in inner if isinstance(one, dict | list)]
+
+
+def _patterns(schema: dict[str, Any]) -> Iterator[str]:
+    if isinstance(pattern := schema.get("pattern"), str):
+        yield pattern
+    if isinstance(by_pattern := schema.get("patternProperties"), dict):
+        yield from by_pattern
+
+
+def _check_patterns(
+    field: str, patterns: list[str], texts: list[str], limits: RequestLimits, lengths: int = 0
+) -> None:
+    """`texts` are grammars: what is optional in them and what they repeat is counted, stars are not."""
+    for pattern in patterns:
+        if len(pattern) > limits.max_regex_chars:
+            raise _exceeds(field, f"a pattern of {len(pattern)} characters", limits.max_regex_chars)
+    operators = sum(len(_OPERATORS.findall(pattern)) for pattern in patterns)
+    if operators > limits.max_regex_operators:
+        raise _exceeds(field, f"{operators} repetitions in patterns", limits.max_regex_operators)
+    optionals = sum(len(_OPTIONAL.findall(text)) for text in [*patterns, *texts])
+    if optionals > limits.max_regex_optionals:
+        raise _exceeds(field, f"{optionals} optional parts in patterns", limits.max_regex_optionals)
+    repeated = lengths + sum(_repeated(text) for text in [*patterns, *texts])
+    if repeated > limits.max_repetitions:
+        raise _exceeds(
+            field, f"lengths and repetitions of {_shown(repeated)} together", limits.max_repetitions
+        )
+
+
+def _repeated(pattern: str) -> int:
+    return sum(max(int(low or 0), int(high or 0)) for low, high in _bounds(pattern))
+
+
+def _bounds(pattern: str) -> list[tuple[str, str]]:
+    """Digits that Python won't read (more than 4,300) are cut: they exceed every limit all the same."""
+    return [(low[:20], high[:20]) for low, high in _REPETITION.findall(pattern)]
+
+
+def _check_size(field: str, text: str, limits: RequestLimits) -> None:
+    if len(text.encode(errors="surrogatepass")) > limits.max_schema_bytes:
+        raise _exceeds(field, f"{len(text)} characters", limits.max_schema_bytes)
+
+
+def _check_brackets(field: str, grammar: str, limits: RequestLimits) -> None:
+    """A bound of how deeply a grammar nests: its deepest bracket, quoted ones included."""
+    depth = deepest = 0
+    for character in grammar:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > limits.max_schema_depth:
+        raise _exceeds(field, f"{deepest} levels of brackets", limits.max_schema_depth)
+
+
+def _exceeds(field: str, what: str, limit: int) -> ApiError:
+    return ApiError(400, "invalid_value", f"{field}: {what} exceed the limit of {limit}", field)
+
+
+def _shown(number: int) -> str:
+    return str(number) if number < 10**12 else "more than 10^12"

@@ -1,0 +1,108 @@
+"""Signs of life of the engines that a gateway has requests on.
+
+A dead engine breaks its connections; a frozen one, or one whose node is gone, keeps them and says nothing. So
+each engine with a request on it is asked for its health now and then, once for all its requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import aiohttp
+
+from app.contract import HEALTH_PATH, SECRET_HEADER, EnginePort
+
+logger = logging.getLogger("ray.serve")
+
+# An engine is asked so many times within the time that it has for an answer.
+ASKS_A_TIMEOUT = 4
+
+
+class Lifeline:
+    """`async with lifeline: ...` raises TimeoutError where the engine is lost, before or meanwhile."""
+
+    def __init__(self) -> None:
+        self._bound: asyncio.Timeout | None = None
+        self._cut = False
+
+    async def __aenter__(self) -> None:
+        bound = asyncio.timeout_at(0.0 if self._cut else None)
+        await bound.__aenter__()
+        self._bound = bound
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        bound, self._bound = self._bound, None
+        assert bound is not None
+        await bound.__aexit__(kind, error, traceback)
+
+    def cut(self) -> None:
+        """The engine is lost."""
+        self._cut = True
+        if self._bound is not None:
+            self._bound.reschedule(0.0)
+
+
+@dataclass(slots=True)
+class _Watched:
+    asking: asyncio.Task[None]
+    lifelines: set[Lifeline] = field(default_factory=set)
+
+
+class Heartbeats:
+    """One question at a time for each engine that has requests; an idle engine is not asked.
+
+    An engine is lost when it does not answer within `timeout_s`, or says that it is ill.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, timeout_s: float) -> None:
+        self._http = http
+        self._timeout_s = timeout_s
+        self._watched: dict[str, _Watched] = {}
+        # The question belongs to no single request.
+        self._context = contextvars.copy_context()
+
+    def watch(self, engine: EnginePort) -> Lifeline:
+        """Give it back to `leave`."""
+        watched = self._watched.get(engine.replica_id)
+        if watched is None:
+            loop = asyncio.get_running_loop()
+            asking = loop.create_task(self._ask_for_ever(engine), context=self._context)
+            watched = self._watched[engine.replica_id] = _Watched(asking)
+        lifeline = Lifeline()
+        watched.lifelines.add(lifeline)
+        return lifeline
+
+    def leave(self, engine: EnginePort, lifeline: Lifeline) -> None:
+        """A request has ended; the last one of an engine ends the questions."""
+        watched = self._watched.get(engine.replica_id)
+        if watched is None:
+            return
+        watched.lifelines.discard(lifeline)
+        if not watched.lifelines:
+            watched.asking.cancel()
+            del self._watched[engine.replica_id]
+
+    async def _ask_for_ever(self, engine: EnginePort) -> None:
+        while True:
+            await asyncio.sleep(self._timeout_s / ASKS_A_TIMEOUT)
+            if not await self._lives(engine):
+                break
+        lost = self._watched.pop(engine.replica_id).lifelines
+        logger.warning("Engine %s gives no sign of life: %d requests leave it", engine.replica_id, len(lost))
+        for lifeline in lost:
+            lifeline.cut()
+
+    async def _lives(self, engine: EnginePort) -> bool:
+        timeout = aiohttp.ClientTimeout(total=self._timeout_s)
+        headers = {SECRET_HEADER: engine.secret}
+        try:
+            async with self._http.get(engine.url(HEALTH_PATH), headers=headers, timeout=timeout) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False

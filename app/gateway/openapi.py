@@ -1,0 +1,120 @@
+"""/openapi.json: what is served, from the models and the limits that requests are checked with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from app.gateway.bounds import COUNTS, LABELS, NUMBERS
+from app.gateway.requests import Window
+from app.gateway.schemas import SCHEMAS, Fields
+from app.limits import RequestLimits
+
+_REF = "#/components/schemas/"
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+                "predicted_wait_s": {"type": "number"},
+            },
+        }
+    },
+}
+# What a client may be answered instead; which code means what is in README.md.
+_REFUSALS = ("400", "401", "403", "404", "405", "408", "413", "429", "431", "500", "503")
+_STREAMED = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
+
+
+def document(window: Window) -> dict[str, Any]:
+    """OpenAPI 3.1 of the gateway that serves `window`."""
+    models = [(model, "validation") for model in SCHEMAS.values()]
+    _, made = models_json_schema(models, ref_template=_REF + "{model}")  # type: ignore[arg-type]
+    schemas: dict[str, Any] = made["$defs"]
+    for model in SCHEMAS.values():
+        _bound(schemas[model.__name__], window)
+    paths = {path: {"post": _operation(path, model)} for path, model in SCHEMAS.items()}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "promiseserve", "version": "1", "description": _described(window.limits)},
+        "paths": paths | {path: {"get": read} for path, read in _reads(window).items()},
+        "components": {
+            "schemas": schemas | {"Error": _ERROR},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _described(limits: RequestLimits) -> str:
+    refused = ", ".join(name for name, _ in limits.forbidden())
+    return f"OpenAI's API on vLLM. Fields that are not listed are the engine's; refused are {refused}."
+
+
+def _bound(schema: dict[str, Any], window: Window) -> None:
+    """Writes the configured limits and names into the properties."""
+    properties, limits = schema["properties"], window.limits
+    properties["model"]["enum"] = [window.model]
+    tiers = window.tiers.openai_names if schema["title"] == "Responses" else window.tiers.names
+    _kind(properties["service_tier"], "string")["enum"] = list(tiers)
+    for name, limit in COUNTS.items():
+        if name in properties:
+            for kind, bound in (("array", "maxItems"), ("object", "maxProperties")):
+                _kind(properties[name], kind)[bound] = getattr(limits, limit)
+    for name, limit in NUMBERS.items():
+        if name in properties:
+            bound = getattr(limits, limit)
+            _kind(properties[name], "integer")["maximum"] = window.max_model_len if bound is None else bound
+    for name in LABELS:
+        _kind(properties[name], "string")["maxLength"] = limits.max_label_chars
+    if "stop" in properties:
+        _kind(properties["stop"], "string")["maxLength"] = limits.max_stop_chars
+        strings = _kind(properties["stop"], "array")
+        strings["maxItems"], strings["items"]["maxLength"] = limits.max_stop_strings, limits.max_stop_chars
+    _kind(properties["n"], "integer")["maximum"] = limits.max_choices
+
+
+def _kind(property_: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The branch of that type; a branch that is thrown away where there is none."""
+    branches = property_.get("anyOf", [property_])
+    return next((branch for branch in branches if branch.get("type") == kind), {})
+
+
+def _operation(path: str, model: type[Fields]) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if path in _STREAMED:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": _REF + model.__name__}}}}
+    return {
+        "operationId": path.strip("/").replace("/", "_"),
+        "security": [{"key": []}],
+        "requestBody": body,
+        "responses": {"200": {"description": "The engine's answer", "content": content}, **_refusals()},
+    }
+
+
+def _refusals() -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": _REF + "Error"}}}
+    return {status: {"description": "No answer", "content": content} for status in _REFUSALS}
+
+
+def _reads(window: Window) -> dict[str, dict[str, Any]]:
+    keyed = ("/v1/models", f"/v1/models/{window.model}")
+    reads = {
+        path: _read("application/json", "object") for path in ("/health", "/ready", "/openapi.json", *keyed)
+    }
+    for path in keyed:
+        reads[path]["security"] = [{"key": []}]
+    return reads | {"/metrics": _read("text/plain", "string")}
+
+
+def _read(content_type: str, kind: str) -> dict[str, Any]:
+    answer = {"description": "What is asked for", "content": {content_type: {"schema": {"type": kind}}}}
+    return {"responses": {"200": answer, **_refusals()}}

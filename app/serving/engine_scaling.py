@@ -1,0 +1,118 @@
+"""The scheduler's side of autoscaling: from what the core sees and the cluster holds to a target."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+
+from app.config import ApplicationConfig
+from app.flow.autoscale import Autoscaler, Decision, Load, Reason
+from app.serving.autoscaling import scale_policy
+from app.status.history import ScaleLog
+from placement.ray_nodes import read_free
+from placement.room import Room, room
+
+logger = logging.getLogger("ray.serve")
+
+ENGINE = "Engine"
+# Twice as often as Serve takes the figure.
+DECIDE_INTERVAL_S = 0.5
+# Nodes come and go in minutes; a replica that has just started or ended takes this long to show.
+ROOM_INTERVAL_S = 3.0
+# An unchanged target is logged this often, with its inputs.
+LOG_INTERVAL_S = 60.0
+# Worth telling though the target stays.
+MORE_WANTED = frozenset({Reason.MAXIMUM, Reason.UNPLACEABLE})
+
+
+class EngineScaling:
+    """Decides twice a second. `load` gives what the scheduler sees, None while it knows of nothing."""
+
+    def __init__(self, config: ApplicationConfig, load: Callable[[], Load | None]) -> None:
+        self._config = config
+        self._load = load
+        self._autoscaler = Autoscaler(scale_policy(config))
+        self._room: Room | None = None
+        self._logged_s = 0.0
+        self.decision: Decision | None = None
+        self.log = ScaleLog()
+
+    async def run(self) -> None:
+        """For ever."""
+        before = await asyncio.to_thread(_asked_for)
+        if before is not None:
+            self._autoscaler.adopt(before)
+        looking: asyncio.Task[None] | None = None
+        if not self._config.replicas.cluster_grows and self._config.replicas.max > 1:
+            looking = asyncio.get_running_loop().create_task(self._look_for_ever())
+        try:
+            while True:
+                self._decide(self._load(), time.time())
+                await asyncio.sleep(DECIDE_INTERVAL_S)
+        finally:
+            if looking is not None:
+                looking.cancel()
+
+    def _decide(self, load: Load | None, now_s: float) -> None:
+        if load is not None and self._room is not None:
+            here = load.running + load.starting
+            load = replace(load, placeable=here + self._room.replicas, missing=self._room.missing)
+        before, self.decision = self.decision, self._autoscaler.decide(load, now_s)
+        changed = before is None or (before.target, before.reason) != (
+            self.decision.target,
+            self.decision.reason,
+        )
+        self._tell(self.decision, now_s)
+        if changed or now_s - self._logged_s >= LOG_INTERVAL_S:
+            self._logged_s = now_s
+            _log(self.decision, load)
+
+    def _tell(self, decision: Decision, now_s: float) -> None:
+        """For a person: what changes the target, and what keeps it from what is wanted."""
+        told = self.log.newest
+        moved = told is None or told.engines != decision.target
+        if decision.reason in MORE_WANTED or (moved and decision.reason is not Reason.NO_DATA):
+            self.log.add(decision.target, _because(decision), now_s)
+
+    async def _look_for_ever(self) -> None:
+        parallel, most = self._config.parallel, self._config.replicas.max
+        while True:
+            with contextlib.suppress(RayError):
+                free = await asyncio.to_thread(read_free)
+                self._room = room(free, parallel.bundles, parallel.strategy, most)
+            await asyncio.sleep(ROOM_INTERVAL_S)
+
+
+def _asked_for() -> int | None:
+    """Engines that Serve has or is starting; None outside Serve. A new scheduler begins with as many."""
+    if not ray.is_initialized():
+        return None
+    name = serve.get_replica_context().app_name
+    application = serve.status().applications.get(name)
+    engine = application.deployments.get(ENGINE) if application is not None else None
+    states = {} if engine is None else engine.replica_states
+    return sum(count for state, count in states.items() if state != "STOPPING")
+
+
+def _because(decision: Decision) -> str:
+    missing = f" ({decision.missing} missing)" if decision.reason is Reason.UNPLACEABLE else ""
+    return decision.reason.value + missing
+
+
+def _log(decision: Decision, load: Load | None) -> None:
+    inputs = "nothing is known" if load is None else ", ".join(f"{k}={v}" for k, v in asdict(load).items())
+    logger.info(
+        "Engines: %d, %s; wanted %d; %s",
+        decision.target,
+        _because(decision),
+        decision.wanted,
+        inputs,
+    )

@@ -1,0 +1,1 @@
+"""Faults against a running application, and an account of every request: see `benchmarks.chaos.command`."""

@@ -1,0 +1,79 @@
+"""The peers' autoscalers behave as their own documents say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from app.flow.autoscale import Load
+from benchmarks.scaling_peers import ServeQueueLength, SloSaturation
+from placement.simulation.scaling import View
+
+LOAD = Load(
+    queued=0,
+    in_flight=0,
+    offered_per_s=0.0,
+    service_s=1.0,
+    places_per_replica=16.0,
+    running=2,
+    starting=0,
+    start_s=60.0,
+)
+
+
+def serve(ongoing: int, seconds: int, target: int = 2) -> list[int]:
+    scaler = ServeQueueLength(8, 100)
+    targets = []
+    for second in range(seconds):
+        view = View(replace(LOAD, in_flight=ongoing, running=target), target)
+        target = scaler.target(view, float(second))
+        targets.append(target)
+    return targets
+
+
+def test_serve_goes_up_after_thirty_seconds_in_proportion():
+    targets = serve(32, 40)
+    assert targets[29] == 2
+    assert targets[-1] == 4
+
+
+def test_serve_goes_down_after_ten_minutes():
+    targets = serve(8, 610, target=3)
+    assert targets[599] == 3
+    assert targets[-1] == 1
+
+
+def llm_d(shares: float, seconds: int, target: int, running: int | None = None) -> list[int]:
+    scaler = SloSaturation(100)
+    targets = []
+    for second in range(seconds):
+        view = View(replace(LOAD, running=running or target), target, ((shares, shares),) * 5)
+        target = scaler.target(view, float(second))
+        targets.append(target)
+    return targets
+
+
+def test_llm_d_holds_between_its_thresholds():
+    assert set(llm_d(0.5, 600, 4)) == {4}
+
+
+def test_llm_d_goes_up_by_what_is_missing():
+    # 4 + ceil(4 x (0.8 / 0.55 - 1))
+    assert llm_d(0.8, 16, 4)[-1] == 6
+
+
+def test_llm_d_counts_what_is_starting():
+    # A saturation of 0.8 on two of four: 0.4 once the others are there.
+    assert set(llm_d(0.8, 16, 4, running=2)) == {4}
+
+
+def test_llm_d_gives_up_one_each_two_minutes():
+    targets = llm_d(0.1, 600, 6)
+    assert targets[0] == 5
+    assert [targets[second] for second in (119, 121, 239, 241)] == [5, 4, 4, 3]
+
+
+@pytest.mark.parametrize("target", [1, 100])
+def test_bounds_hold(target):
+    assert llm_d(0.1 if target == 1 else 2.0, 60, target)[-1] == target

@@ -1,0 +1,136 @@
+"""What the autoscaler is told of the flow."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.flow.config import FlowConfig, Limits
+from app.flow.controller import FlowController
+from app.flow.load import MIN_SAMPLES, WINDOW_S, RecentShares
+from app.flow.outcome import Outcome
+from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
+
+LIMITS = Limits(
+    max_queued=100, max_queue_wait_s=60.0, requests_per_replica=2, lease_ttl_s=60.0, replica_ttl_s=5.0
+)
+
+
+def flow_with(*replicas: str, kv_use: float = 0.5) -> FlowController:
+    flow = FlowController(LIMITS, FlowConfig())
+    for replica_id in replicas:
+        flow.report(ReplicaReport(replica_id, frozenset(), metrics=EngineMetrics(0, 0, kv_use)), 0.0)
+    return flow
+
+
+def submit(flow: FlowController, name: str, at_s: float, class_name: str = "standard") -> None:
+    flow.submit(Ticket(name, 0, at_s, class_name=class_name, prompt_tokens=100), at_s)
+
+
+class TestLoad:
+    def test_of_an_idle_flow(self):
+        load = flow_with("a", "b").load(60.0, 0.0)
+        assert (load.queued, load.in_flight, load.running, load.starting) == (0, 0, 2, 0)
+        assert (load.places_per_replica, load.need, load.idle) == (2.0, 0.0, True)
+        assert (load.kv_use, load.ttft_over_slo, load.tpot_over_slo) == (0.5, None, None)
+
+    def test_what_waits_and_what_runs(self):
+        flow = flow_with("a")
+        for number in range(3):
+            submit(flow, f"q{number}", 0.0, "batch")
+        load = flow.load(60.0, 0.0)
+        assert (load.in_flight, load.queued, load.queued_tokens, load.idle) == (2, 1, 100, False)
+        assert [name for name, _ in load.drain_over_budget] == ["batch"]
+
+    def test_without_an_engine_the_places_are_those_that_one_will_have(self):
+        flow = flow_with()
+        flow.capacity_starting("a", 60.0, 0.0)
+        load = flow.load(60.0, 1.0)
+        assert (load.running, load.starting, load.places_per_replica, load.kv_use) == (0, 1, 2.0, None)
+
+    def test_who_was_refused_asked_all_the_same(self):
+        flow = flow_with("a")
+        for number in range(100):
+            submit(flow, f"q{number}", number / 10, "interactive")
+        load = flow.load(60.0, 10.0)
+        assert load.in_flight == 2
+        assert load.offered_per_s == pytest.approx(10, rel=0.1)
+
+    def test_a_burst_counts_over_the_time_that_its_class_may_take(self):
+        rates = {}
+        for name in ("interactive", "batch"):
+            flow = flow_with("a")
+            # Ten minutes of little, two seconds of much.
+            for number in range(300):
+                submit(flow, f"q{number}", 2.0 * number, name)
+            for number in range(40):
+                submit(flow, f"b{number}", 600.0 + number / 20, name)
+            rates[name] = flow.load(60.0, 602.0).offered_per_s
+        # 20 a second of interactive are 12.6 over its two seconds; 40 of batch are one more each second.
+        assert rates["interactive"] == pytest.approx(13, rel=0.1)
+        assert rates["batch"] == pytest.approx(1.2, rel=0.1)
+
+    def test_what_a_tenant_may_not_send_asks_for_no_engine(self):
+        flow = FlowController(LIMITS, FlowConfig())
+        flow.report(ReplicaReport("a", frozenset()), 0.0)
+        flow.submit(Ticket("huge", 0, 0.0, size_bytes=10**9), 0.0)
+        assert flow.load(60.0, 0.0).offered_per_s == 0.0
+
+    def test_answers_over_their_budgets(self):
+        flow = flow_with("a")
+        for number in range(MIN_SAMPLES):
+            at_s = 10.0 * number
+            flow.report(ReplicaReport("a", frozenset()), at_s)
+            submit(flow, f"q{number}", at_s)
+            # A tenth of the budget, then two tokens, each of them four budgets late.
+            flow.first_token(f"q{number}", at_s + 1.0)
+            flow.close(f"q{number}", Outcome.COMPLETED, at_s + 3.0, Usage(100, 3, 1.0))
+        recent = flow.load(60.0, 93.0)
+        assert recent.ttft_over_slo is None
+        flow = flow_with("a")
+        for number in range(MIN_SAMPLES):
+            at_s = 1.0 * number
+            flow.report(ReplicaReport("a", frozenset()), at_s)
+            submit(flow, f"q{number}", at_s)
+            flow.first_token(f"q{number}", at_s + 0.5)
+            flow.close(f"q{number}", Outcome.COMPLETED, at_s + 0.9, Usage(100, 3, 0.5))
+        load = flow.load(60.0, 10.0)
+        assert load.ttft_over_slo == pytest.approx(0.05)
+        assert load.tpot_over_slo == pytest.approx(0.2 / 0.25)
+
+    def test_one_token_has_no_pace(self):
+        flow = flow_with("a")
+        for number in range(MIN_SAMPLES):
+            submit(flow, f"q{number}", 0.0)
+            flow.first_token(f"q{number}", 0.5)
+            flow.close(f"q{number}", Outcome.COMPLETED, 0.9, Usage(100, 1, 0.5))
+        assert flow.load(60.0, 1.0).tpot_over_slo is None
+
+    def test_a_refusal_for_a_wait_is_an_answer_that_late(self):
+        flow = flow_with()
+        flow.capacity_starting("a", 100.0, 0.0)
+        for number in range(MIN_SAMPLES):
+            submit(flow, f"q{number}", 0.0)
+        # A hundred seconds of ten.
+        assert flow.load(60.0, 0.0).ttft_over_slo == pytest.approx(10, rel=0.1)
+
+
+class TestRecentShares:
+    def test_of_few_nothing_is_said(self):
+        shares = RecentShares()
+        for _ in range(MIN_SAMPLES - 1):
+            shares.add(1.0, 0.0)
+        assert shares.high(0.0) is None
+
+    def test_ninety_percent_are_below(self):
+        shares = RecentShares()
+        for number in range(1, 11):
+            shares.add(float(number), 0.0)
+        assert shares.high(0.0) == 9.0
+
+    def test_what_is_older_than_a_minute_is_forgotten(self):
+        shares = RecentShares()
+        for _ in range(MIN_SAMPLES):
+            shares.add(9.0, 0.0)
+        for _ in range(MIN_SAMPLES):
+            shares.add(1.0, WINDOW_S + 1.0)
+        assert shares.high(WINDOW_S + 1.0) == 1.0

@@ -1,0 +1,275 @@
+"""The whole corpus against a real server with keys: no 5xx, no restart, in time, and the next is served."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import socket
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from ray import serve
+from schemathesis import GenerationMode
+
+from app.gateway.errors import ApiError
+from app.gateway.key_sources import RELOAD_AFTER_S
+from tests.integration.cluster import Cluster, wait_until
+from tests.integration.environment import CLIENT_TIMEOUT_S, HOSTILE_KEYS
+from tests.security.corpus import COMPLETIONS, CORPUS, GOOD, MODEL, PROMPT, Hostile, body
+from tests.security.wire import WIRE
+
+pytestmark = pytest.mark.engine
+
+BODY_TIMEOUT_S = 2.0
+BLUE = {"authorization": f"Bearer {HOSTILE_KEYS['blue']}"}
+RED = {"authorization": f"Bearer {HOSTILE_KEYS['red']}"}
+# Source, interpreters, traces.
+TOLD = re.compile(rb"site-packages|Traceback|File \\?\"/|/(?:usr|home|root|opt|tmp|var)/[a-z]|0x[0-9a-f]{9}")
+# A slow answer is asked for once more: the machine may have been busy with something else.
+TRIES = 2
+
+
+def entries(keys: dict[str, str]) -> str:
+    return "".join(f"{tenant}:{sha256(key.encode()).hexdigest()}\n" for tenant, key in keys.items())
+
+
+@pytest.fixture(scope="module")
+def key_file(cluster: Cluster) -> Path:
+    path = cluster.folder / "keys"
+    path.write_text(entries(HOSTILE_KEYS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def app(cluster: Cluster, key_file: Path):
+    cluster.deploy(
+        "smollm2-cpu.yaml",
+        api_keys_file=str(key_file),
+        status={"open": False},
+        model={"name": MODEL, "source": "embedded:tiny-llama"},
+        engine={"dtype": "float32", "max_num_seqs": 8, "cpu_kv_cache_gib": 1},
+        limits={"body_timeout_s": BODY_TIMEOUT_S},
+    )
+    yield cluster
+    cluster.remove()
+
+
+def send(app: Cluster, hostile: Hostile) -> tuple[int, bytes, float]:
+    """Status, body and seconds; the path goes out as it stands."""
+    connection = http.client.HTTPConnection("127.0.0.1", app.http_port, timeout=60)
+    started_s = time.monotonic()
+    connection.request(hostile.method, hostile.path, hostile.body or None, {**BLUE, **hostile.headers})
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, content, time.monotonic() - started_s
+
+
+def engine(app: Cluster) -> str:
+    """Which engine serves: another one after a restart."""
+    text = httpx.get(f"{app.url}/metrics", timeout=10).text
+    return ",".join(sorted(set(re.findall(r'vllm:num_requests_running\{[^}]*replica="([^"]+)"', text))))
+
+
+def test_every_hostile_request_is_answered_in_time_and_the_next_is_served(app: Cluster):
+    serving = engine(app)
+    assert serving
+    wrong = []
+    for hostile in CORPUS:
+        took_s = 0.0
+        for _ in range(TRIES):
+            status, content, took_s = send(app, hostile)
+            if took_s <= hostile.within_s:
+                break
+        allowed = range(400, 500) if hostile.gateway else (200, *range(400, 500))
+        if status not in allowed or took_s > hostile.within_s:
+            wrong.append((hostile.name, status, round(took_s, 2), content[:200]))
+        if status >= 400 and TOLD.search(content.replace(hostile.body, b"")):
+            wrong.append((hostile.name, "tells too much", content[:300]))
+        if status >= 400 and json.loads(content)["error"].keys() < {"message", "type", "param", "code"}:
+            wrong.append((hostile.name, "no error of OpenAI's", content[:200]))
+        good = send(app, Hostile("good", COMPLETIONS, GOOD))[0]
+        if good != 200:
+            wrong.append((hostile.name, f"the next request got {good}"))
+    assert not wrong, "\n".join(map(str, wrong))
+    assert engine(app) == serving
+
+
+@pytest.mark.parametrize("name", WIRE)
+def test_bytes_below_http_get_a_refusal_or_nothing(app: Cluster, name: str):
+    with socket.create_connection(("127.0.0.1", app.http_port), timeout=5) as connection:
+        answered = b""
+        try:
+            connection.sendall(WIRE[name])
+            connection.shutdown(socket.SHUT_WR)
+            while part := connection.recv(65536):
+                answered += part
+        except OSError:
+            pass  # Cut off, as may be.
+    statuses = [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answered)]
+    # HAProxy's own 501 is its word for a method that it does not know.
+    assert all(status < 500 or status == 501 for status in statuses), answered[:500]
+    assert b"vllm:" not in answered, "a smuggled request was answered"
+    assert not TOLD.search(answered)
+    assert send(app, Hostile("good", COMPLETIONS, GOOD))[0] == 200
+
+
+def test_a_body_that_comes_too_slowly_is_refused_by_its_stated_time(app: Cluster):
+    with socket.create_connection(("127.0.0.1", app.http_port), timeout=20) as connection:
+        head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\nauthorization: {BLUE['authorization']}\r\n"
+        connection.sendall(f"{head}content-length: 1000\r\n\r\n{{".encode())
+        started_s = time.monotonic()
+        answered = connection.recv(65536)
+    assert b" 408 " in answered
+    assert b"body_timeout" in answered
+    assert time.monotonic() - started_s < BODY_TIMEOUT_S + 3
+
+
+def test_a_head_that_comes_too_slowly_is_cut_off(app: Cluster):
+    """HAProxy's `timeout client`, which scripts/serve sets, bounds the head too."""
+    with socket.create_connection(("127.0.0.1", app.http_port), timeout=60) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n")
+        started_s = time.monotonic()
+        answered = connection.recv(65536)
+    assert answered == b"" or b" 408 " in answered
+    assert time.monotonic() - started_s < CLIENT_TIMEOUT_S + 5
+
+
+def test_an_answer_that_takes_longer_than_a_head_may_is_not_cut_off(app: Cluster):
+    slow = body(COMPLETIONS, max_tokens=2000, ignore_eos=True, n=8, prompt="a")
+    status, content, took_s = send(app, Hostile("slow", COMPLETIONS, slow))
+    assert status == 200, content[:300]
+    assert took_s > CLIENT_TIMEOUT_S, "the test must outlast the timeout"
+
+
+def test_generated_requests_do_no_harm(app: Cluster):
+    """Schemathesis over real HTTP, both modes: statuses, types and shapes are the document's."""
+    schema = schemathesis.openapi.from_url(f"{app.url}/openapi.json")
+    checks = [
+        schemathesis.checks.not_a_server_error,
+        schemathesis.checks.status_code_conformance,
+        schemathesis.checks.content_type_conformance,
+        schemathesis.checks.response_schema_conformance,
+    ]
+    for path in ("/v1/chat/completions", COMPLETIONS, "/v1/responses", "/tokenize", "/detokenize"):
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+
+            @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+            @given(schema[path]["POST"].as_strategy(generation_mode=mode))
+            def harmless(case):
+                # One token: what is looked for does not take long answers.
+                if isinstance(case.body, dict):
+                    case.body |= {"max_tokens": 1, "max_output_tokens": 1, "n": 1}
+                case.call_and_validate(base_url=app.url, headers=BLUE, checks=checks, timeout=30)
+
+            harmless()
+    assert send(app, Hostile("good", COMPLETIONS, GOOD))[0] == 200
+
+
+def hits(app: Cluster) -> float:
+    return app.metric("vllm:prefix_cache_hits_total")
+
+
+def test_a_tenant_does_not_find_anothers_prompt_in_the_cache(app: Cluster):
+    request = {"model": MODEL, "prompt": [7, 8, 9] * 200, "max_tokens": 1}
+
+    def ask(headers: dict[str, str], **fields: str) -> float:
+        before = hits(app)
+        answer = httpx.post(
+            f"{app.url}{COMPLETIONS}", json={**request, **fields}, headers=headers, timeout=30
+        )
+        assert answer.status_code == 200
+        return hits(app) - before
+
+    assert ask(BLUE) == 0
+    assert ask(BLUE) > 500
+    assert ask(RED) == 0
+    assert ask(RED, cache_salt="x") == 0
+    assert ask(RED) > 500
+
+
+def test_keys_change_without_a_restart(app: Cluster, key_file: Path):
+    def status(key: str) -> int:
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.get(f"{app.url}/v1/models", headers=headers, timeout=10).status_code
+
+    def replaced(text: str) -> None:
+        new = key_file.with_name("new")
+        new.write_text(text)
+        os.replace(new, key_file)
+
+    assert (status(HOSTILE_KEYS["red"]), status("sk-new")) == (200, 401)
+    replaced(entries({**HOSTILE_KEYS, "red": "sk-new"}))
+    wait_until(lambda: status("sk-new") == 200, RELOAD_AFTER_S + 3, "the new key")
+    assert status(HOSTILE_KEYS["red"]) == 401
+    replaced("nonsense")
+    time.sleep(RELOAD_AFTER_S)
+    assert (status("sk-new"), status(HOSTILE_KEYS["blue"])) == (200, 200)
+    replaced(entries(HOSTILE_KEYS))
+    wait_until(lambda: status(HOSTILE_KEYS["red"]) == 200, RELOAD_AFTER_S + 3, "the old key")
+
+
+def test_the_handle_tells_no_more_than_http(app: Cluster):
+    handle = serve.get_app_handle("llm")
+    with pytest.raises(ApiError) as refused:
+        handle.completions.remote({"model": MODEL, "prompt": PROMPT}).result()
+    assert refused.value.status == 401
+    call = {"model": MODEL, "prompt": PROMPT, "chat_template": "{{ 1 }}"}
+    with pytest.raises(ApiError) as refused:
+        handle.completions.remote(call, api_key=HOSTILE_KEYS["blue"]).result()
+    assert refused.value.code == "forbidden_field"
+
+
+def is_http(port: int) -> bool:
+    """True for a port that answers as a gateway does."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def listening(name: str) -> set[tuple[str, int]]:
+    """Where the processes of that name listen."""
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            if name in " ".join(process.cmdline()):
+                sockets = process.net_connections("tcp")
+                found |= {tuple(one.laddr) for one in sockets if one.status == psutil.CONN_LISTEN}
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_an_engines_port_answers_nobody_without_its_secret(app: Cluster):
+    (port,) = serve.get_deployment_handle("Scheduler", "llm").view.remote().result().engines
+    for headers in ({}, BLUE, {"x-engine-secret": "guess", "x-engine-lease": "guess"}):
+        for path in ("/metrics", "/health", "/docs", COMPLETIONS):
+            answer = httpx.request("POST" if path == COMPLETIONS else "GET", port.url(path), headers=headers)
+            assert answer.status_code == 401
+    known = {"x-engine-secret": port.secret}
+    for path in ("/docs", "/openapi.json", "/v1/models", "/server_info"):
+        assert httpx.get(port.url(path), headers=known).status_code == 404
+    assert httpx.post(port.url(COMPLETIONS), content=GOOD, headers=known).status_code == 403
+
+
+def test_ray_answers_nobody_without_its_token(app: Cluster):
+    dashboard = httpx.get(f"{app.dashboard}/api/serve/applications/", timeout=10)
+    assert dashboard.status_code in (401, 403)
+    token = {"authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+    assert httpx.get(f"{app.dashboard}/api/serve/applications/", headers=token, timeout=10).status_code == 200
+    jobs = httpx.post(f"{app.dashboard}/api/jobs/", json={"entrypoint": "id"}, timeout=10)
+    assert jobs.status_code in (401, 403)
+    host, port = app.dashboard.removeprefix("http://").split(":")
+    assert {address for address, number in listening("dashboard") if number == int(port)} == {host}
+    # The gateways' own ports are as loopback as the entrance.
+    served = {address for address, number in listening("ServeReplica:llm:Gateway") if is_http(number)}
+    assert served == {"127.0.0.1"}

@@ -1,0 +1,88 @@
+"""From what the core sees and the cluster holds to a target, and what the log says of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from app.config import ApplicationConfig
+from app.flow.autoscale import Load, Reason
+from app.serving.engine_scaling import LOG_INTERVAL_S, EngineScaling
+from placement.room import Room
+
+# Ten seconds a request, ten places: three engines' worth.
+BUSY = Load(
+    queued=0,
+    in_flight=10,
+    offered_per_s=3.0,
+    service_s=10.0,
+    places_per_replica=10.0,
+    running=1,
+    starting=0,
+    start_s=60.0,
+)
+
+
+def scaling(**replicas: object) -> EngineScaling:
+    config = {
+        "model": {"name": "tiny", "source": "somebody/tiny"},
+        "open_without_keys": True,
+        "engine": {"device": "cpu", "max_model_len": 64},
+        "replicas": {"max": 8, **replicas},
+        "open_without_keys": True,
+    }
+    return EngineScaling(ApplicationConfig.model_validate(config), lambda: None)
+
+
+def test_no_more_are_asked_for_than_there_is_room_and_the_log_says_what_is_missing(caplog):
+    one = scaling()
+    one._room = Room(0, "GPU: 8 on one node, 5 free")
+    with caplog.at_level(logging.INFO, "ray.serve"):
+        one._decide(BUSY, 0.0)
+    assert (one.decision.target, one.decision.reason) == (1, Reason.UNPLACEABLE)
+    assert "Engines: 1, unplaceable (GPU: 8 on one node, 5 free missing); wanted 4" in caplog.text
+    assert "offered_per_s=3.0" in caplog.text
+
+
+def test_where_there_is_room_they_come():
+    one = scaling()
+    one._room = Room(8)
+    one._decide(BUSY, 0.0)
+    assert one.decision.target == 2
+
+
+def test_as_long_as_the_cluster_is_not_known_nothing_is_held_back():
+    one = scaling()
+    one._decide(BUSY, 0.0)
+    assert one.decision.target == 2
+
+
+def test_an_unchanged_target_is_logged_now_and_then(caplog):
+    one = scaling(max=1)
+    quiet = replace(BUSY, offered_per_s=0.1)
+    with caplog.at_level(logging.INFO, "ray.serve"):
+        for second in range(round(2.5 * LOG_INTERVAL_S)):
+            one._decide(quiet, 1000.0 + second)
+    assert len(caplog.records) == 3
+
+
+def test_without_figures_the_log_says_so(caplog):
+    one = scaling()
+    with caplog.at_level(logging.INFO, "ray.serve"):
+        one._decide(None, 0.0)
+    assert "nothing is known" in caplog.text
+
+
+def test_a_person_is_told_of_what_moves_the_target_and_of_what_is_missing():
+    one = scaling()
+    one._decide(None, 0.0)
+    assert one.log.decisions() == ()
+    one._room = Room(0, "GPU: 8 on one node, 5 free")
+    one._decide(BUSY, 100.0)
+    one._decide(BUSY, 100.5)
+    one._room = Room(8)
+    one._decide(BUSY, 200.0)
+    assert [(told.at_s, told.engines, told.reason) for told in one.log.decisions()] == [
+        (200.0, 2, Reason.STEP_LIMIT.value),
+        (100.0, 1, "unplaceable (GPU: 8 on one node, 5 free missing)"),
+    ]
