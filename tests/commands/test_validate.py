@@ -13,6 +13,7 @@ applications:
     args:
       model: {{name: tiny, source: "embedded:tiny-llama"}}
       engine: {{device: cpu, max_model_len: {window}}}
+      open_without_keys: true
 """
 SECOND = CONFIG.replace("\napplications:\n", "")
 
