@@ -12,11 +12,11 @@ applications:
   - name: {name}
     route_prefix: {prefix}
     args:
-      open_without_keys: true
       model: {{name: tiny, source: "embedded:tiny-llama"}}
       engine: {{device: cpu, max_model_len: {window}}}
+      open_without_keys: true
 """
-SECOND = CONFIG.partition("\napplications:\n")[2]
+SECOND = CONFIG.split("applications:\n")[1]
 
 
 def config(tmp_path, text: str = CONFIG, window: int = 2048, prefix: str = "/llm") -> str:
