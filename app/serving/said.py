@@ -1,6 +1,6 @@
 """How many engines each application's scheduler has asked for last: Serve's controller holds the one copy.
 
-A module of its own: Serve pickles a policy with its module by value, so what that keeps each policy has alone.
+A module of its own: Serve pickles a policy's module by value, so what that keeps each policy has alone.
 """
 
 from __future__ import annotations
