@@ -29,7 +29,6 @@ def scaling(**replicas: object) -> EngineScaling:
         "open_without_keys": True,
         "engine": {"device": "cpu", "max_model_len": 64},
         "replicas": {"max": 8, **replicas},
-        "open_without_keys": True,
     }
     return EngineScaling(ApplicationConfig.model_validate(config), lambda: None)
 
