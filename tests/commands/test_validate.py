@@ -7,14 +7,16 @@ import pytest
 from app.cli import main
 
 CONFIG = """
+http_options: {{host: 127.0.0.1}}
 applications:
   - name: {name}
     route_prefix: {prefix}
     args:
       model: {{name: tiny, source: "embedded:tiny-llama"}}
       engine: {{device: cpu, max_model_len: {window}}}
+      open_without_keys: true
 """
-SECOND = CONFIG.replace("\napplications:\n", "")
+SECOND = CONFIG.split("applications:\n")[1]
 
 
 def config(tmp_path, text: str = CONFIG, window: int = 2048, prefix: str = "/llm") -> str:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+from tests.documented import REPOSITORY, documented
+
+DEPLOY = REPOSITORY / "deploy"
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool (Debian: prometheus)")
 
@@ -52,7 +54,9 @@ def test_prometheus_takes_its_configuration_and_its_rules():
 
 @needs_promtool
 def test_every_alert_fires_in_its_fault():
-    promtool("test", "rules", "rules_test.yml")
+    program, *arguments, file = documented("deploy/README.md", "promtool test").split()
+    assert program == "promtool"
+    promtool(*arguments, str(REPOSITORY / file))
 
 
 def test_every_alert_has_a_fault_that_it_is_tried_in():

@@ -44,6 +44,10 @@ RUN_BY = {
     "python -m app chat": (TINY_LLAMA, "test_chat_streams_and_remembers"),
     "python -m app top": (TINY_LLAMA, "test_top_shows_it_and_ends_with_ctrl_c"),
     VALIDATED: (VALIDATE, "test_the_documented_command_starts_measures_and_stops"),
+    "promtool test rules deploy/prometheus/rules_test.yml": (
+        "tests/deploy/test_watching.py",
+        "test_every_alert_fires_in_its_fault",
+    ),
     "python -m placement show serve_configs/topology-cpu.yaml --address auto": (
         TOPOLOGY,
         "test_each_rank_is_in_its_bundle",
@@ -65,13 +69,12 @@ NOT_RUN = {
     CHAOS: "takes minutes and kills processes; tests/chaos runs cells of it",
     "python -m benchmarks soak --minutes 20 --json soak.json": "takes as long as it is told, outside of CI",
     "prometheus --config.file=deploy/prometheus/prometheus.yml": (
-        "tests/integration/test_observability.py starts one with these rules on ports of its own"
+        "runs until it is stopped; tests/integration/test_observability.py runs it on that file"
     ),
-    "promtool test rules deploy/prometheus/rules_test.yml": "tests/deploy/test_watching.py, where it is",
     "kubectl apply -f deploy/kubernetes/common.yaml -f deploy/kubernetes/one-node.yaml": (
-        "needs a Kubernetes cluster; tests/deploy/test_kubernetes.py holds the manifests against their schema"
+        "needs a cluster; tests/deploy/test_kubernetes.py holds the manifests against KubeRay's schema"
     ),
-    "kubectl port-forward service/promiseserve-serve-svc 8000": "needs a Kubernetes cluster",
+    "kubectl port-forward service/promiseserve-serve-svc 8000": "needs a cluster",
     "python -m placement validate --csv published.csv": "the CSV is not part of the repository",
     "python -m placement fit --measurements FOLDER": "the measurements are not part of the repository",
 }
