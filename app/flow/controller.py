@@ -251,10 +251,9 @@ class FlowController:
         late = gate.late(entry, order.lane, now_s)
         if late is None:
             return entry
-        if late.predicted_wait_s is not None:
-            # For the autoscaler it is an answer that came so late.
-            budget = budget_s(self._config.classes[rank], ticket)
-            self._meter.first_token(late.predicted_wait_s, budget, now_s)
+        # For the autoscaler it is an answer that came so late.
+        assert late.predicted_wait_s is not None
+        self._meter.first_token(late.predicted_wait_s, budget_s(self._config.classes[rank], ticket), now_s)
         return late
 
     def _over_bytes(self, ticket: Ticket, rank: int, now_s: float) -> Refused | None:

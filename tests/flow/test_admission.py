@@ -233,21 +233,20 @@ def test_the_prediction_learns_its_own_error():
 
 
 def test_what_was_predicted_before_the_engines_pace_was_known_teaches_nothing():
-    flow = controller(replace(CONFIG, admission=AdmissionPolicy(promises=False)))
-
     def measured(steps: int) -> ReplicaReport:
-        metrics = EngineMetrics(running=1, waiting=0, kv_use=0.1, steps=steps)
-        return ReplicaReport("r", frozenset(), metrics=metrics)
+        return ReplicaReport("r", frozenset(), metrics=EngineMetrics(1, 0, kv_use=0.1, steps=steps))
 
-    flow.report(measured(0), 0.0)
-    for number in range(40):
-        submit(flow, f"t{number}", 0.5, prompt_tokens=1000, size_bytes=1)
+    flow = controller(limits=replace(LIMITS, requests_per_replica=50))
+    names = [f"t{number}" for number in range(20)]
+    for name in names:
+        submit(flow, name, prompt_tokens=100, ttft_budget_s=100.0)
+    flow.report(measured(0), 0.1)
     flow.report(measured(50), 1.0)
-    for number in range(40):
-        flow.first_token(f"t{number}", 100.0)
-        flow.close(f"t{number}", Outcome.COMPLETED, 100.0, Usage(1000, 20, 99.5))
-    submit(flow, "last", 100.5, prompt_tokens=1000)
-    assert flow.predicted_ttft_s("last") < 2.0
+    for name in names:
+        flow.first_token(name, 90.0)
+        flow.close(name, Outcome.COMPLETED, 90.0, Usage(100, 20, 90.0))
+    submit(flow, "next", 91.0, prompt_tokens=100)
+    assert flow.predicted_ttft_s("next") < 1.0
 
 
 def test_a_time_to_first_token_in_the_usage_teaches_where_no_event_came():

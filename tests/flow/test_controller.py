@@ -461,3 +461,34 @@ def test_a_tenant_that_was_passed_over_at_its_cap_is_next_when_one_of_its_own_en
     assert flow.close("x", Outcome.COMPLETED, 1.0) == [granted("y", queue_wait_s=1.0)]
     assert flow.close("y", Outcome.COMPLETED, 2.0) == []
     assert flow.close("a", Outcome.COMPLETED, 3.0) == [granted("b", queue_wait_s=3.0)]
+
+
+def test_more_than_may_wait_for_the_first_engine_is_refused_until_it_is_expected():
+    flow = FlowController(replace(LIMITS, max_queued_without_engine=1), FlowConfig(), lambda: 0.0)
+    flow.capacity_starting("r", 20.0, 0.0)
+    assert flow.asleep(0.0) is False
+    assert flow.submit(Ticket("a", 0, 0.0, class_name="batch"), 0.0) == []
+    [refused] = flow.submit(Ticket("b", 0, 5.0, class_name="batch"), 5.0)
+    assert (refused.outcome, refused.retry_after_s) == (Outcome.REJECTED_NO_ENGINE, 15)
+
+
+def test_the_load_counts_what_arrived_and_what_was_refused_as_late():
+    flow = FlowController(LIMITS, FlowConfig(), lambda: 0.0)
+    flow.report(ReplicaReport("r", frozenset()), 0.0)
+    flow.submit(Ticket("a", 0, 0.0), 0.0)
+    load = flow.load(30.0, 1.0)
+    assert (load.running, load.in_flight, load.start_s) == (1, 1, 30.0)
+    assert load.offered_per_s > 0
+
+
+def test_a_person_sees_who_has_something_in_the_system():
+    flow = FlowController(replace(LIMITS, requests_per_replica=1), FlowConfig(), lambda: 0.0)
+    flow.report(ReplicaReport("r", frozenset()), 0.0)
+    flow.submit(Ticket("a", 0, 0.0, tenant="one"), 0.0)
+    flow.submit(Ticket("b", 0, 0.0, tenant="two"), 0.0)
+    detail = flow.detail(9, 1.0)
+    assert {one.name: (sum(one.queued), one.running) for one in detail.tenants} == {
+        "one": (0, 1),
+        "two": (1, 0),
+    }
+    assert [one.name for one in flow.detail(1, 1.0).tenants] == [detail.tenants[0].name]
