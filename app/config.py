@@ -209,7 +209,7 @@ class SchedulerConfig(_Strict):
     lease_ttl_s: float = Field(default=15.0, gt=0)
     # An engine that has not been heard of for this long gets no more leases.
     replica_ttl_s: float = Field(default=5.0, gt=0)
-    # A process of 100 MB that waits; without it a dead scheduler's successor has to start first.
+    # A process of 150 MB that waits; without it a dead scheduler's successor has to start first.
     spares: int = Field(default=1, ge=0, le=2, description="Schedulers that wait for the death of the first.")
     # Three missed signs of life, one a second: what a dead gateway has in the queue must not take places. One
     # that lives after all submits it again, with its age.

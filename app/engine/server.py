@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -19,7 +20,10 @@ from app.contract import RANKS_PATH
 from app.engine.arguments import uses_ray_workers, vllm_arguments
 from app.engine.guard import Guard
 from app.engine.leases import LiveLeases
+from app.engine.phases import Phases
 from app.engine.stall import StallWatch
+
+logger = logging.getLogger("ray.serve")
 
 # Connections that a gateway keeps open; it holds one a running request.
 LISTEN_BACKLOG = 2048
@@ -46,6 +50,7 @@ class EngineServer:
         cls, config: ApplicationConfig, model_path: str, host: str, placement_group: Any = None
     ) -> EngineServer:
         """Loads the model and opens the port. Takes seconds to minutes; imports vLLM."""
+        phases = Phases(time.monotonic)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
@@ -59,6 +64,7 @@ class EngineServer:
         from app.engine.ranks import PROBE, RankStates
         from app.engine.vitals import Vitals
 
+        phases.end("import")
         arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(vllm_arguments(config, model_path))
         vllm_config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
             usage_context=UsageContext.OPENAI_API_SERVER
@@ -67,11 +73,14 @@ class EngineServer:
             vllm_config.parallel_config.placement_group = placement_group
         vllm_config.parallel_config.worker_extension_cls = PROBE
         vitals = Vitals(vllm_config)
+        phases.end("configuration")
         engine = MeteredEngine.from_vllm_config(
             vllm_config=vllm_config,
             usage_context=UsageContext.OPENAI_API_SERVER,
             stat_loggers=[lambda *_: vitals],
         )
+        # Weights, profile and warm-up: the core's own log splits them.
+        phases.end("core")
         engine.coalesce_s = config.engine.coalesce_ms / 1000
         tasks = await engine.get_supported_tasks()
         app = build_app(arguments, tasks, engine.model_config)
@@ -79,6 +88,8 @@ class EngineServer:
         # The registry that vLLM's own page shows.
         REGISTRY.register(GpuCollector(pynvml))
         app.add_route(RANKS_PATH, RankStates(engine).answer)
+        phases.end("application")
+        logger.info("The engine has started in %s.", phases)
         return cls(engine, app, vitals, host, config.engine.stall_s)
 
     @property

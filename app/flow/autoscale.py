@@ -20,6 +20,8 @@ from app.flow.recent import SlidingQuantile, Trend
 
 # Rounding must not ask for an engine.
 SLACK = 1e-9
+# A new scheduler has heard of all engines after this, those included that start meanwhile.
+ADOPT_S = 60.0
 
 
 class Reason(StrEnum):
@@ -145,10 +147,6 @@ class Autoscaler:
         self._born_s: float | None = None
         self._up_s = self._down_s = -math.inf
 
-    def adopt(self, target: int) -> None:
-        """What was asked for before this one began."""
-        self._target = target
-
     def decide(self, load: Load | None, now_s: float) -> Decision:
         """The target from now on. `load` None: nobody knows, so nothing changes."""
         if load is None:
@@ -156,8 +154,10 @@ class Autoscaler:
             return Decision(target, Reason.NO_DATA, target)
         if self._born_s is None:
             self._born_s = self._busy_s = now_s
-        # After a restart: what runs is what was wanted, unless it is known better.
-        before = load.running + load.starting if self._target is None else self._target
+        before = self._target or 0
+        if self._target != 0 and now_s - self._born_s <= ADOPT_S:
+            # After a restart: what is heard of is what was wanted. Who sleeps wakes for a reason of its own.
+            before = max(before, load.running + load.starting)
         before = min(max(before, self._policy.min_replicas), self._policy.max_replicas)
         self._observe(load, now_s)
         wanted, reason = self._wanted(load, now_s, before)

@@ -9,27 +9,19 @@ it is, and hands on what its replica has decided. Both are called in one process
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
 from app.config import ApplicationConfig
 from app.flow.autoscale import ScalePolicy
+from app.serving import said
 
 DESIRED = "desired_replicas"
 # Serve's default of 10 s would be most of the time that a decision takes.
 METRICS_INTERVAL_S = 0.5
 # A scheduler that has said nothing for this long is restarting: hold.
 STALE_S = 10.0
-
-
-class _Said(NamedTuple):
-    replicas: int
-    at_s: float
-
-
-# By application. Written by its scheduler's policy, read by its engines'.
-_said: dict[str, _Said] = {}
 
 
 class HandOnPolicy:
@@ -39,7 +31,7 @@ class HandOnPolicy:
         by_replica = (context.raw_metrics or {}).get(DESIRED, {})
         newest = max((series[-1] for series in by_replica.values() if series), key=_timestamp, default=None)
         if newest is not None:
-            _said[context.app_name or ""] = _Said(round(newest.value), newest.timestamp)
+            said.by_application[context.app_name or ""] = said.Said(round(newest.value), newest.timestamp)
         return context.target_num_replicas, {}
 
 
@@ -47,10 +39,10 @@ class EnginePolicy:
     """The engine deployment's: what the scheduler has said, or what there is."""
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        said = _said.get(context.app_name or "")
-        if said is None or time.time() - said.at_s > STALE_S:
+        word = said.by_application.get(context.app_name or "")
+        if word is None or time.time() - word.at_s > STALE_S:
             return context.target_num_replicas, {}
-        return said.replicas, {}
+        return word.replicas, {}
 
 
 def _timestamp(sample: Any) -> float:

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-import ray
-from ray import serve
 from ray.exceptions import RayError
 
 from app.config import ApplicationConfig
@@ -22,7 +20,6 @@ from placement.room import Room, room
 
 logger = logging.getLogger("ray.serve")
 
-ENGINE = "Engine"
 # Twice as often as Serve takes the figure.
 DECIDE_INTERVAL_S = 0.5
 # Nodes come and go in minutes; a replica that has just started or ended takes this long to show.
@@ -47,9 +44,6 @@ class EngineScaling:
 
     async def run(self) -> None:
         """For ever."""
-        before = await asyncio.to_thread(_asked_for)
-        if before is not None:
-            self._autoscaler.adopt(before)
         looking: asyncio.Task[None] | None = None
         if not self._config.replicas.cluster_grows and self._config.replicas.max > 1:
             looking = asyncio.get_running_loop().create_task(self._look_for_ever())
@@ -89,17 +83,6 @@ class EngineScaling:
                 free = await asyncio.to_thread(read_free)
                 self._room = room(free, parallel.bundles, parallel.strategy, most)
             await asyncio.sleep(ROOM_INTERVAL_S)
-
-
-def _asked_for() -> int | None:
-    """Engines that Serve has or is starting; None outside Serve. A new scheduler begins with as many."""
-    if not ray.is_initialized():
-        return None
-    name = serve.get_replica_context().app_name
-    application = serve.status().applications.get(name)
-    engine = application.deployments.get(ENGINE) if application is not None else None
-    states = {} if engine is None else engine.replica_states
-    return sum(count for state, count in states.items() if state != "STOPPING")
 
 
 def _because(decision: Decision) -> str:

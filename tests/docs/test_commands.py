@@ -69,12 +69,12 @@ NOT_RUN = {
     CHAOS: "takes minutes and kills processes; tests/chaos runs cells of it",
     "python -m benchmarks soak --minutes 20 --json soak.json": "takes as long as it is told, outside of CI",
     "prometheus --config.file=deploy/prometheus/prometheus.yml": (
-        "tests/integration/test_observability.py starts one with these rules on ports of its own"
+        "runs until it is stopped; tests/integration/test_observability.py runs it on that file"
     ),
     "kubectl apply -f deploy/kubernetes/common.yaml -f deploy/kubernetes/one-node.yaml": (
-        "needs a Kubernetes cluster; tests/deploy/test_kubernetes.py holds the manifests against their schema"
+        "needs a cluster; tests/deploy/test_kubernetes.py holds the manifests against KubeRay's schema"
     ),
-    "kubectl port-forward service/promiseserve-serve-svc 8000": "needs a Kubernetes cluster",
+    "kubectl port-forward service/promiseserve-serve-svc 8000": "needs a cluster",
     "python -m placement validate --csv published.csv": "the CSV is not part of the repository",
     "python -m placement fit --measurements FOLDER": "the measurements are not part of the repository",
 }

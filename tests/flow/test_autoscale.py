@@ -80,11 +80,11 @@ class TestWithoutData:
         decision = Autoscaler(POLICY).decide(load(0.0, 3, starting=2), 0.0)
         assert (decision.target, decision.reason) == (5, Reason.STEADY)
 
-    def test_what_was_asked_for_before_is_known_better_than_what_runs(self):
+    def test_after_a_restart_engines_that_are_heard_of_late_are_kept(self):
         autoscaler = Autoscaler(POLICY)
-        autoscaler.adopt(7)
-        assert autoscaler.decide(None, 0.0).target == 7
-        assert autoscaler.decide(load(0.0, 2), 1.0).target == 7
+        for second, running in enumerate((1, 3, 5, 4)):
+            decision = autoscaler.decide(load(0.0, running), 10.0 * second)
+        assert decision.target == 5
 
     def test_after_a_restart_the_bounds_hold(self):
         assert Autoscaler(replace(POLICY, max_replicas=2)).decide(load(0.0, 5), 0.0).target == 2

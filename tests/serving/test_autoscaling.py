@@ -6,8 +6,10 @@ import time
 from dataclasses import dataclass
 
 import pytest
+from ray import cloudpickle
+from ray.serve.config import AutoscalingPolicy
 
-from app.serving import autoscaling
+from app.serving import said
 from app.serving.autoscaling import DESIRED, STALE_S, EnginePolicy, HandOnPolicy
 
 
@@ -30,7 +32,7 @@ class Context:
 
 @pytest.fixture(autouse=True)
 def _nothing_said():
-    autoscaling._said.clear()
+    said.by_application.clear()
 
 
 def say(*samples: Sample, app: str = "llm") -> tuple[int, dict]:
@@ -83,3 +85,16 @@ def test_without_a_word_nothing_changes(metrics):
 def test_an_old_word_is_none():
     say(Sample(5.0, time.time() - STALE_S - 1.0))
     assert engines(target=3) == 3
+
+
+def test_policies_that_serve_has_pickled_hear_of_each_other():
+    """By value, each on its own: as Serve's controller gets them."""
+    policies = [
+        cloudpickle.loads(
+            AutoscalingPolicy(policy_function=f"app.serving.autoscaling:{name}").get_serialized_policy_def()
+        )
+        for name in ("HandOnPolicy", "EnginePolicy")
+    ]
+    hand_on, engine = (policy() for policy in policies)
+    hand_on(Context("llm", raw_metrics={DESIRED: {"scheduler": [Sample(4.0, time.time())]}}))
+    assert engine(Context("llm", 1)) == (4, {})

@@ -1,0 +1,19 @@
+"""How many engines each application's scheduler has asked for last: Serve's controller holds the one copy.
+
+A module of its own: Serve pickles a policy's module by value, so what that keeps each policy has alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Said(NamedTuple):
+    """Seconds since the epoch."""
+
+    replicas: int
+    at_s: float
+
+
+# By application. Written by its scheduler's policy, read by its engines'.
+by_application: dict[str, Said] = {}
