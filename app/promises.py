@@ -36,11 +36,10 @@ class PromisesConfig(BaseModel):
     )
     # Each one computes a prompt twice; one in ten is noise, more is a storm.
     preemptions_per_request: float = Field(default=0.1, ge=0, description="While the cache is filled.")
-    imbalance: float = Field(
-        default=0.05,
-        ge=0,
-        description="Of the ranks' load and memory: (largest - smallest) / mean.",
+    load_imbalance: float = Field(
+        default=0.05, ge=0, description="Of the ranks' work: (largest - smallest) / mean."
     )
+    memory_imbalance: float = Field(default=0.05, ge=0, description="Of what they hold, likewise.")
     error_share: float = Field(
         default=0.0, ge=0, lt=1, description="Requests that fail; a refusal (429, 503) is no error."
     )

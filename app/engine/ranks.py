@@ -60,9 +60,10 @@ class RankProbe:
 
 
 class _StepClock:
-    """Time in a rank's own part of the steps: waiting for another stage, or for work, does not count.
+    """CPU time of the thread that computes a rank's part of the steps.
 
-    Waiting for the other ranks of its stage, in the middle of a step, does.
+    The clock on the wall would tell more of the others: ranks that wait for another stage spin, and take the
+    processor from the one that works (eight on two cores: an imbalance of 91 % instead of 10 %).
     """
 
     def __init__(self, runner: Any) -> None:
@@ -72,11 +73,11 @@ class _StepClock:
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **options: Any) -> Any:
-            started_s = time.perf_counter()
+            started_s = time.thread_time()
             try:
                 return call(*arguments, **options)
             finally:
-                self.busy_s += time.perf_counter() - started_s
+                self.busy_s += time.thread_time() - started_s
 
         return run
 

@@ -120,7 +120,8 @@ def _throughput(promises: PromisesConfig, throughput: Throughput | NotMeasured) 
     if isinstance(throughput, NotMeasured):
         return promise.unknown(throughput.reason)
     words = ", ".join(f"{count} {why}" for why, count in throughput.refusals.items())
-    detail = f"{len(throughput.ended_s)} of {throughput.offered} completed"
+    detail = f"{len(throughput.ended_s)} of {throughput.offered} completed, offered at "
+    detail += f"{throughput.offered_per_s:.3g} a second"
     detail += f"; refused: {words}" if words else ""
     return promise.judge(completion_rate(throughput.ended_s), detail, RATE_TOLERANCE)
 
@@ -178,13 +179,13 @@ def _preemptions(promises: PromisesConfig, filling: Filling | NotMeasured) -> Ve
 
 
 def _load_balance(promises: PromisesConfig, moments: tuple[Ranks, ...] | NotMeasured) -> Verdict:
-    promise = _Promise("load_imbalance", "imbalance of the ranks' load", "%", 100 * promises.imbalance)
+    promise = _Promise("load_imbalance", "imbalance of the ranks' load", "%", 100 * promises.load_imbalance)
     if isinstance(moments, NotMeasured):
         return promise.unknown(moments.reason)
     loads = rank_loads(moments)
     if (reason := _incomparable(loads)) is not None:
         return promise.unknown(reason)
-    what = "GPU utilisation" if moments[0][0].busy_s is None else "seconds in the ranks' own steps"
+    what = "GPU utilisation" if moments[0][0].busy_s is None else "CPU time in the ranks' own steps"
     return promise.judge(100 * spread(list(loads.values())), f"{what}: {_extremes(loads)}")
 
 
@@ -206,7 +207,8 @@ def _load(states: Sequence[RankState]) -> float | None:
 
 
 def _memory_balance(promises: PromisesConfig, ranks: Ranks | NotMeasured) -> Verdict:
-    promise = _Promise("memory_imbalance", "imbalance of the ranks' memory", "%", 100 * promises.imbalance)
+    promised = 100 * promises.memory_imbalance
+    promise = _Promise("memory_imbalance", "imbalance of the ranks' memory", "%", promised)
     if isinstance(ranks, NotMeasured):
         return promise.unknown(ranks.reason)
     held = {rank.name: rank.memory_bytes / 2**20 for rank in ranks}

@@ -100,7 +100,7 @@ def test_the_status_page_has_the_load_of_each_rank_at_its_place(app: Cluster):
 
 
 def test_validate_reports_on_every_promise_and_the_eight_ranks_are_balanced(app: Cluster, tmp_path: Path):
-    run = validate(app.folder / "topology-cpu.yaml", tmp_path)
+    run = validate(app.folder / "topology-cpu.yaml", tmp_path, load_s=10)
     assert_complete(run)
     assert run.not_measurable == []
     assert run.verdicts["load_imbalance"]["status"] == "pass"

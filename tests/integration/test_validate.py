@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
@@ -34,7 +32,8 @@ PROMISES = {
     "tpot_p50_ms": 1000,
     "tpot_p99_ms": 2000,
     "memory_share": 0.95,
-    "imbalance": 0.5,
+    "load_imbalance": 0.5,
+    "memory_imbalance": 0.5,
 }
 ENGINE = {"dtype": "float32", "max_model_len": 512, "max_num_seqs": 32, "cpu_kv_cache_gib": 1}
 
@@ -72,33 +71,17 @@ def test_a_limit_of_one_request_fails_the_rate_and_only_that(cluster: Cluster, t
     assert (run.failing, run.status) == (["requests_per_s"], BROKEN)
 
 
-@contextmanager
-def slowed(process: psutil.Process) -> Iterator[None]:
-    """It stands still for three quarters of the time."""
-    ended = threading.Event()
-
-    def stop_and_go() -> None:
-        while not ended.is_set():
-            process.suspend()
-            ended.wait(0.03)
-            process.resume()
-            ended.wait(0.01)
-
-    thread = threading.Thread(target=stop_and_go)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
 def test_a_slow_rank_fails_the_balance_and_only_that(cluster: Cluster, tmp_path: Path):
-    stages = {"pipeline_parallel_size": 2, "bundles": [{"CPU": 0.1, "GPU": 1}, {"GPU": 1}]}
-    with deployed(cluster, parallel=stages) as config:
-        first, _ = cluster.processes("RayWorkerProc")
-        with slowed(first):
-            run = validate(config, tmp_path)
+    # Seven of eight layers, and with them most of the cache: what the ranks hold is not asked here.
+    stages = {
+        "pipeline_parallel_size": 2,
+        "bundles": [{"CPU": 0.1, "GPU": 1}, {"GPU": 1}],
+        "layer_partition": [7, 1],
+    }
+    # Long prompts: a step is arithmetic, not overhead.
+    promises = {"prompt_tokens": 384, "output_tokens": 4, "requests_per_s": 1, "memory_imbalance": 2}
+    with deployed(cluster, parallel=stages, promises=promises) as config:
+        run = validate(config, tmp_path)
     assert_complete(run)
     assert (run.failing, run.status) == (["load_imbalance"], BROKEN)
 

@@ -36,10 +36,10 @@ class Validated:
         return [name for name, one in self.verdicts.items() if one["status"] == "not measurable here"]
 
 
-def validate(config: Path, folder: Path) -> Validated:
+def validate(config: Path, folder: Path, load_s: float = LOAD_S) -> Validated:
     document, page = folder / "report.json", folder / "report.html"
     command = [sys.executable, "-m", "app", "validate", str(config), "--json", str(document)]
-    command += ["--html", str(page), f"--load-s={LOAD_S}", f"--filling-s={FILLING_S}"]
+    command += ["--html", str(page), f"--load-s={load_s}", f"--filling-s={FILLING_S}"]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
     assert run.returncode in (0, BROKEN), run.stderr
     report = json.loads(document.read_text())

@@ -28,7 +28,7 @@ from app.validation.verdicts import (
 )
 
 GIB = 2**30
-PROMISES = PromisesConfig(requests_per_s=2.0, imbalance=0.1)
+PROMISES = PromisesConfig(requests_per_s=2.0, load_imbalance=0.1, memory_imbalance=0.1)
 KV_TOKENS = 1000
 
 
