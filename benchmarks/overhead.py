@@ -1,7 +1,8 @@
 """What a system puts between the client and the engine: beside bare vLLM, a model that costs next to nothing.
 
 One server runs at a time, for an idle one would cost CPU too (Ray's daemons never rest, and two engines do
-not fit two cores): each pair starts bare vLLM, measures, ends it, and does the same with the other system.
+not fit two cores): each round starts bare vLLM, measures, ends it, and does the same with every other system,
+in an order that turns by one each round. A pair is bare vLLM and another system of one round.
 A visit sends at each number of streams a warm-up that is discarded, then closed-loop completions of
 `--tokens` tokens. Same engine arguments, same threads; CPU seconds are those of all processes of the server
 but vLLM's engine core and workers, so they hold vLLM's own front end, Ray's daemons and HAProxy. Ratios are
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=Path("serve_configs/smollm2-cpu.yaml"))
     parser.add_argument("--systems", nargs="+", choices=others, default=others)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32, 128])
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=5, help="rounds")
     parser.add_argument("--tokens", type=int, default=64, help="of a stream")
     parser.add_argument("--endpoint", choices=list(PATHS), default="completions")
     parser.add_argument("--engine-threads", type=int, default=os.cpu_count())
@@ -72,15 +73,17 @@ def run(options: argparse.Namespace) -> Json:
     with tempfile.TemporaryDirectory() as folder:
         config = _config(options, Path(folder))
         for number in range(options.pairs):
-            for name in measured:
+            first = number % max(1, len(measured))
+            bare = _visit(every[BARE], config, options)
+            for name in [*measured[first:], *measured[:first]]:
                 try:
-                    bare, other = (_visit(every[one], config, options) for one in (BARE, name))
+                    other = _visit(every[name], config, options)
                 except StartError as error:
                     # The other systems' pairs are worth more than an early end.
                     print(error, file=sys.stderr)
                     absent[name] = str(error).splitlines()[0]
                     continue
-                print(f"pair {number + 1} of {options.pairs}: {name}", file=sys.stderr)
+                print(f"round {number + 1} of {options.pairs}: {name}", file=sys.stderr)
                 for streams in options.streams:
                     pairs[name][streams].append((bare[streams], other[streams]))
     pairs = {name: by_streams for name, by_streams in pairs.items() if all(by_streams.values())}

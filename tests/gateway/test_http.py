@@ -20,6 +20,7 @@ from app.gateway.schemas import SCHEMAS
 from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys
 from app.limits import RequestLimits
+from tests.entered import Entered
 from tests.fakes import TIERS, FakeControlPlane, FakeEngine, dead_port, soon, window
 
 CHAT = "/v1/chat/completions"
@@ -28,6 +29,8 @@ WHOLE = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "H
 STREAM = WHOLE[:-1] + b', "stream": true}'
 # Long enough to be waited for, short enough to be waited out.
 BRIEF_S = 0.1
+# A little above what is counted now: a change that needs more says why in raising it.
+MAX_CALLS_A_CHUNK = 11
 READY = SchedulerView(2, queued=3, in_flight=4, metrics="# the scheduler's\n", engines=())
 
 
@@ -131,6 +134,32 @@ async def test_a_whole_answer_comes_with_its_headers(site, engine):
         "x-service-class": "standard",
         "x-queue-wait-ms": "250",
     }
+
+
+async def app_calls(chunks: int) -> int:
+    """Functions of `app` that a stream of so many chunks enters, sent one by one."""
+    async with aiohttp.ClientSession() as http, FakeEngine.started() as engine:
+        site = Site(http)
+        site.control.script.append(engine.grant)
+        visit = site.visit("POST", CHAT, STREAM)
+        request = await engine.next_request()
+        request.begin()
+        with Entered() as entered:
+            for number in range(chunks):
+                text = b"data: %d\n\n" % number
+                request.send(text)
+                while not visit.body.endswith(text):
+                    await asyncio.sleep(0.001)
+        request.send(b"data: [DONE]\n\n")
+        request.end()
+        await visit.done()
+        await site.control.next_close()
+        assert (len(site.control.tickets), len(site.control.held)) == (1, 1)
+        return entered.calls
+
+
+async def test_a_chunk_enters_a_handful_of_functions_and_calls_no_scheduler():
+    assert await app_calls(60) - await app_calls(20) <= 40 * MAX_CALLS_A_CHUNK
 
 
 async def test_a_stream_is_passed_on_as_it_is_made(site, engine):
