@@ -49,6 +49,7 @@ class Visit:
         self.reads = asyncio.Event()
         self.reads.set()
         self.begun = asyncio.Event()
+        self.grown = asyncio.Event()
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
@@ -84,6 +85,7 @@ class Visit:
         await self.reads.wait()
         self.body += message["body"]
         self.complete = not message.get("more_body", False)
+        self.grown.set()
         if self.body:
             self.begun.set()
 
@@ -149,7 +151,8 @@ async def app_calls(chunks: int) -> int:
                 text = b"data: %d\n\n" % number
                 request.send(text)
                 while not visit.body.endswith(text):
-                    await asyncio.sleep(0.001)
+                    await soon(visit.grown.wait())
+                    visit.grown.clear()
         request.send(b"data: [DONE]\n\n")
         request.end()
         await visit.done()
