@@ -81,6 +81,7 @@ def check_bounds(fields: Fields, value: Mapping[str, Any], limits: RequestLimits
         _check_chars("bad_words", word, limits.max_stop_chars)
     _check_template(getattr(fields, "chat_template_kwargs", None))
     _check_choices(fields, limits)
+    _check_references(value.get("input"))
     check_grammars(value, limits)
     check_media(value, limits)
 
@@ -115,6 +116,15 @@ def _check_template(arguments: dict[str, Any] | None) -> None:
     for name in _TEMPLATE_NAMES & (arguments or {}).keys():
         reason = "chat_template_kwargs: may not replace what the template is given"
         raise ApiError(400, "forbidden_field", reason, f"chat_template_kwargs.{name}")
+
+
+def _check_references(items: object) -> None:
+    """Of `/v1/responses`: what they refer to would have to be kept here."""
+    for number, item in enumerate(items if isinstance(items, list) else ()):
+        if isinstance(item, dict) and item.get("type") == "item_reference":
+            name = f"input.{number}.type"
+            reason = f"{name}: 'item_reference': answers are not stored, so there is nothing to refer to"
+            raise ApiError(400, "invalid_value", reason, name)
 
 
 def _check_choices(fields: Fields, limits: RequestLimits) -> None:

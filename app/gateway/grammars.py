@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.gateway.endless import is_endless_schema, is_left_recursive
 from app.gateway.errors import ApiError
 from app.limits import RequestLimits
 
@@ -35,6 +36,8 @@ def check_grammars(value: Mapping[str, Any], limits: RequestLimits) -> None:
             _check_size(field, text, limits)
             _check_brackets(field, text, limits)
             _check_patterns(field, [], [text], limits)
+            if name == "grammar" and is_left_recursive(text):
+                raise ApiError(400, "invalid_value", f"{field}: a rule begins with itself", field)
     if isinstance(choices := structured.get("choice"), list):
         _check_size("structured_outputs.choice", "".join(map(str, choices)), limits)
 
@@ -80,6 +83,8 @@ def _check_schema(field: str, schema: object, limits: RequestLimits) -> None:
                 patterns += _patterns(one)
                 lengths.update(n for key in _LENGTHS if type(n := one.get(key)) is int)
     _check_patterns(field, patterns, [], limits, sum(lengths))
+    if is_endless_schema(_parsed(schema)):
+        raise ApiError(400, "invalid_value", f"{field}: a schema is only a reference to itself", field)
 
 
 def _inner(outer: object) -> list[Any]:

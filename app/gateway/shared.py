@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -37,7 +38,10 @@ class Shared(Generic[T]):
         looking, now_s = self._looking, self._clock()
         if looking is None or (looking.done() and now_s - self._begun_s >= self._keep_s):
             self._begun_s = now_s
-            looking = self._looking = asyncio.get_running_loop().create_task(self._look())
+            # In a context of its own: within a request's, Serve ends its calls when that request's client
+            # leaves, and two calls at a time would share an id, for which its router never finds the second.
+            looking = asyncio.get_running_loop().create_task(self._look(), context=contextvars.Context())
+            self._looking = looking
             looking.add_done_callback(self._keep)
         return looking
 

@@ -22,6 +22,9 @@ class LeaderRouter(RequestRouter):
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
+        if pending_request is not None:
+            # Else Serve asks again at once and for ever, without a pause in which anything could change.
+            pending_request.routing_context.should_backoff = True
         return [sorted(candidate_replicas, key=_seniority)[:1]]
 
 

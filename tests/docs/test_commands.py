@@ -34,7 +34,7 @@ VALIDATE = "tests/integration/test_validate.py"
 
 # By the command: the file and the function that runs it, taken from the page by `documented`.
 QUESTION = '{"model": "smollm2-135m-instruct", "messages": [{"role": "user", '
-QUESTION += '"content": "What is the capital of France?"}]}'
+QUESTION += '"content": "What is the capital of France?"}], "temperature": 0}'
 CURL = "curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json'"
 VALIDATED = (
     "python -m app validate serve_configs/smollm2-cpu.yaml --start --json report.json --html report.html"
