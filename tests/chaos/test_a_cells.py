@@ -10,7 +10,7 @@ from benchmarks.chaos.account import Account
 from benchmarks.chaos.cell import Application, Cell, Run
 from benchmarks.chaos.client import Known
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 SEED = 0
 # The bars are seconds (docs/operations.md): this only tells recovery from none, on a machine that is busy.

@@ -15,7 +15,7 @@ from benchmarks.chaos.cell import Application, read
 from tests.chaos.conftest import READER_STALL_S
 from tests.integration.cluster import wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 TOKENS = 600
 # So long the engine itself may take for so many tokens, on a machine that is busy.

@@ -13,7 +13,7 @@ from benchmarks.chaos.cell import Application
 from benchmarks.chaos.parts import named
 from tests.integration.cluster import wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 # Streams that outlast the second or two after which the scheduler knows, and end within the drain.
 LONG = 400

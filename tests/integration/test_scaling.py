@@ -12,7 +12,7 @@ from ray import serve
 
 from tests.integration.cluster import Cluster, wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 MODEL = "tiny-llama"
 LIMIT = 4

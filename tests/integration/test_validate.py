@@ -19,7 +19,7 @@ from tests.integration.cluster import REPOSITORY, Cluster
 from tests.integration.environment import server_environment
 from tests.integration.validated import BROKEN, assert_complete, validate
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 # What any machine keeps that runs the tests, but for what is broken.
 PROMISES = {
