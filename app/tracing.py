@@ -21,11 +21,9 @@ from contextlib import contextmanager
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN,
-    ProxyTracerProvider,
     Span,
     SpanKind,
     get_tracer,
-    get_tracer_provider,
     set_span_in_context,
     set_tracer_provider,
 )
@@ -62,10 +60,8 @@ def configure(config: TracingConfig, service: str) -> None:
 
 
 def root(name: str, traceparent: str | None) -> Span:
-    """The span of a request, within the client's trace if there is one. Not valid when tracing is off: then
-    the client's context goes nowhere."""
-    if isinstance(get_tracer_provider(), ProxyTracerProvider):
-        return INVALID_SPAN
+    """The span of a request, within the client's trace if there is one. When tracing is off it is that trace's
+    own context, and not valid where there is none."""
     return _tracer.start_span(name, _context(traceparent), SpanKind.SERVER)
 
 
