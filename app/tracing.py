@@ -60,8 +60,8 @@ def configure(config: TracingConfig, service: str) -> None:
 
 
 def root(name: str, traceparent: str | None) -> Span:
-    """The span of a request, within the client's trace if there is one. When tracing is off it is that trace's
-    own context, and not valid where there is none."""
+    """The span of a request, within the client's trace if there is one. When tracing is off it is that
+    trace's own context, and not valid where there is none."""
     return _tracer.start_span(name, _context(traceparent), SpanKind.SERVER)
 
 

@@ -275,6 +275,8 @@ def _prompts(field: str, value: object) -> list[str | list[int]]:
             raise invalid(field, prompt, "is neither a text nor a list of token ids", "invalid_type")
         if not prompt:
             raise invalid(field, prompt, "is empty")
+        if not isinstance(prompt, str) and min(prompt) < 0:
+            raise invalid(field, min(prompt), "is no token id: the least is 0")
     return prompts
 
 

@@ -130,6 +130,14 @@ def test_a_bad_value_is_refused_with_its_field_the_value_and_the_reason(path, fi
     assert error.message.startswith(shown)
 
 
+@pytest.mark.parametrize("value", [[-1], [[0], [5, -1]]])
+@pytest.mark.parametrize(("path", "field"), [(COMPLETIONS, "prompt"), (EMBEDDINGS, "input")])
+def test_a_token_id_is_not_negative(path, field, value):
+    error = refusal(path, encoded(path, **{field: value}))
+    assert (error.status, error.param) == (400, field)
+    assert error.message.endswith("is no token id: the least is 0")
+
+
 @pytest.mark.parametrize("value", [3, None, True, {"a": 1}, [1, True], [1, "Hi"], [[]], [[1], [None]]])
 @pytest.mark.parametrize(("path", "field"), [(COMPLETIONS, "prompt"), (EMBEDDINGS, "input")])
 def test_a_prompt_is_a_text_or_token_ids_or_a_list_of_either(path, field, value):

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 WINDOW_TOKENS = 1_000_000
 # Nor what a schema or a pattern inside may be, what a name of a template may be, or how sizes multiply.
 BEYOND_SCHEMAS = {"context_length_exceeded", "forbidden_field", "forbidden_url"}
-SOME = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+# The same each time: a rare disagreement of generator and document is no news in somebody else's change.
+SOME = settings(max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -81,5 +82,5 @@ async def test_what_the_document_allows_is_accepted(site, path, data):
 async def test_what_the_document_does_not_allow_is_refused_by_its_field(site, path, data):
     case = data.draw(OPERATIONS[path].as_strategy(generation_mode=GenerationMode.NEGATIVE))
     answer = await site.ask("POST", path, encoded(case.body))
-    assert 400 <= answer.status < 500, answer.status
+    assert 400 <= answer.status < 500, case.body
     assert answer.error["param"]
