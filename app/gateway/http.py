@@ -69,6 +69,9 @@ class HttpFace:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            # Closed before it opens: 403, to its client.
+            await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http":
             return
         begun = False

@@ -121,6 +121,17 @@ async def engine():
         yield engine
 
 
+async def test_a_web_socket_is_closed_before_it_opens_and_a_lifespan_is_let_be(site):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    for kind in ("lifespan", "websocket"):
+        await site.face({"type": kind, "path": CHAT, "headers": []}, None, send)
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
 async def test_a_whole_answer_comes_with_its_headers(site, engine):
     site.control.script.append(engine.grant)
     visit = site.visit("POST", CHAT, WHOLE[:20], WHOLE[20:])
