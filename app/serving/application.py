@@ -39,7 +39,7 @@ def build(args: dict[str, Any]) -> Application:
     _refuse_impossible(config)
     # A gateway starts beside engines that take minutes: a missing file of keys shows at once.
     key_ring(config)
-    scheduler = scheduler_deployment(config).bind(config)
+    scheduler = _scheduler(config).bind(config)
     return _gateway(config).bind(config, scheduler, _engine(config).bind(config, scheduler))
 
 
@@ -65,7 +65,7 @@ def _gateway(config: ApplicationConfig) -> serve.Deployment:
     )
 
 
-def scheduler_deployment(config: ApplicationConfig) -> serve.Deployment:
+def _scheduler(config: ApplicationConfig) -> serve.Deployment:
     schedulers = 1 + config.scheduler.spares
     return serve.deployment(
         SchedulerReplica,
