@@ -80,7 +80,7 @@ class FairnessPolicy:
     # A generated token holds the engine about twice as long as a prompt token (VTC, OSDI 2024; llm-d LAS).
     output_weight: float = 2.0
     # What a returning tenant keeps of turns it did not use, in cost. The paper's rule is none; where light
-    # tenants often have an empty queue, this took Jain's index from 0.90 to 0.94 and more (docs/flow.md).
+    # tenants often have an empty queue, credit makes shares more even.
     return_credit: float = 100_000.0
     # Idle tenants beyond this are forgotten: keys that churn must not grow the state.
     max_tenants: int = 10_000
@@ -115,7 +115,7 @@ class AdmissionPolicy:
     # Places more that a request needs at a lasting overload for each time that it costs its tenant's mean
     # above that mean, in square roots of all places. Goodput 0.568 instead of 0.527 (docs/flow.md).
     thrift_roots: float = 1.0
-    # A second of lull outweighs so many of standing: with one, a bursty trace keeps 0.39 instead of 0.46.
+    # A second of lull outweighs so many of standing: with one, a bursty trace keeps fewer promises.
     lull_weight: float = 5.0
     # Keep a place for a client that was told when to return.
     promises: bool = True
@@ -202,8 +202,7 @@ def default_classes() -> tuple[ClassPolicy, ...]:
         # Two seconds is where people lose the thread of a conversation (Nielsen, 1993: 1 to 10 s).
         ClassPolicy("interactive", boost_s=70.0, min_share=0.0, ttft_budget_s=2.0),
         # Ten seconds keep attention; boosts differ by as much, so it never overtakes interactive.
-        # Without a place at once are 4 % of urgent requests when 9 % of the places are left free, 7 % when
-        # 5 % are; that costs goodput 0.528 instead of 0.537.
+        # More left free costs goodput; less, and more urgent requests find no place at once.
         ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_roots=1.4),
         # A minute: nobody watches, but a client's timeout is near. A twentieth is enough to move; it leaves
         # half as much again, so that standard goes first.

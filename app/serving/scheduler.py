@@ -1,4 +1,4 @@
-"""The scheduler deployment: one replica that owns the only FlowController and gives it the time."""
+"""The scheduler deployment: the replica that leads decides with its FlowController, and gives it the time."""
 
 from __future__ import annotations
 
