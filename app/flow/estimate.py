@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Iterable
 
 # The step of a quantile's walk, as a share of its value: settles within about a hundred samples.
 QUANTILE_STEP = 0.05
@@ -12,6 +13,12 @@ QUANTILE_STEP = 0.05
 MIN_VARIANCE = 1e-9
 # A rate decays in grains of this length: an exponential for each event would be most of its cost.
 GRAIN_S = 0.02
+
+
+def nearest_rank(values: Iterable[float], share: float) -> float:
+    """The least of the values that this share of them does not exceed. Raises IndexError of nothing."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 class RunningMean:

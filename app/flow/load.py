@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
 from app.flow.admission import Predictor
 from app.flow.autoscale import Load
 from app.flow.config import FlowConfig
-from app.flow.estimate import DecayedRate
+from app.flow.estimate import DecayedRate, nearest_rank
 from app.flow.queue import FlowQueue
 from app.flow.replicas import ReplicaPool
 
@@ -34,8 +33,8 @@ class RecentShares:
 
     def high(self, now_s: float) -> float | None:
         """90 % of the last minute's are below it; None where there are too few."""
-        recent = sorted(share for at_s, share in self._samples if now_s - at_s <= WINDOW_S)
-        return recent[math.ceil(HIGH_SHARE * len(recent)) - 1] if len(recent) >= MIN_SAMPLES else None
+        recent = [share for at_s, share in self._samples if now_s - at_s <= WINDOW_S]
+        return nearest_rank(recent, HIGH_SHARE) if len(recent) >= MIN_SAMPLES else None
 
 
 class LoadMeter:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from app.flow.estimate import nearest_rank
+
 # Bounds the memory of whoever adds samples faster than about once a second.
 MAX_SAMPLES = 4096
 
@@ -27,8 +29,7 @@ class SlidingQuantile:
     @property
     def value(self) -> float:
         """Zero before the first sample."""
-        ordered = sorted(sample for _, sample in self._samples)
-        return ordered[max(0, math.ceil(self._share * len(ordered)) - 1)] if ordered else 0.0
+        return nearest_rank((one for _, one in self._samples), self._share) if self._samples else 0.0
 
 
 class Trend:

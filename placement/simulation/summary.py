@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.flow.config import ClassPolicy
+from app.flow.estimate import nearest_rank
 from placement.simulation.simulator import Record
 
 # A tenant counts as backlogged when it asked for more than its share by this much.
@@ -39,8 +39,7 @@ def promise_of(classes: Sequence[ClassPolicy]) -> Promise:
 
 def percentile(values: Sequence[float], share: float) -> float:
     """Nearest rank; 0 of nothing."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
+    return nearest_rank(values, share) if values else 0.0
 
 
 def jain_index(values: Sequence[float]) -> float:
