@@ -21,7 +21,7 @@ def cluster_of():
         started.append(cluster)
         for index, count in enumerate(gpus):
             cluster.add_node(num_cpus=8, num_gpus=count, include_dashboard=False, resources={f"n{index}": 1})
-        ray.init(address=cluster.address, ignore_reinit_error=True, log_to_driver=False)
+        ray.init(address=cluster.address, log_to_driver=False)
         cluster.wait_for_nodes()
         return cluster
 
