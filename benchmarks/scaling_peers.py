@@ -23,6 +23,7 @@ from ray.serve.autoscaling_policy import (
 )
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
+from app.flow.estimate import nearest_rank
 from placement.simulation.scaling import View
 
 LOOK_BACK_S = 30.0
@@ -141,5 +142,4 @@ def _forget(samples: deque[Any], before_s: float) -> None:
 def _p90(samples: deque[tuple[float, float]], since_s: float) -> float:
     """Zero of nothing, as the published recording rule has it."""
     _forget(samples, since_s)
-    ordered = sorted(value for _, value in samples)
-    return ordered[math.ceil(0.9 * len(ordered)) - 1] if ordered else 0.0
+    return nearest_rank((value for _, value in samples), 0.9) if samples else 0.0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from app.flow.estimate import nearest_rank
 from app.promises import PromisesConfig
 from app.validation.measured import Filling, Latency, Measurements, NotMeasured, Ranks, RankState, Throughput
 
@@ -82,13 +82,6 @@ def kept(verdicts: Sequence[Verdict]) -> bool:
     return all(verdict.status is not Status.FAIL for verdict in verdicts)
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that `share` of all do not exceed. ValueError for none."""
-    if not values:
-        raise ValueError("percentile: there is no value")
-    return sorted(values)[max(math.ceil(share * len(values)), 1) - 1]
-
-
 def _latency(promises: PromisesConfig, latency: Latency | NotMeasured) -> Iterator[Verdict]:
     for phase, measure in (("prefill", "ttft"), ("decode", "tpot")):
         for name, share in (("p50", 0.5), ("p99", 0.99)):
@@ -104,7 +97,7 @@ def _latency(promises: PromisesConfig, latency: Latency | NotMeasured) -> Iterat
             else:
                 detail = _latency_detail(latency, len(values))
                 largest = f"; the largest of {len(values)}" if share * len(values) > len(values) - 1 else ""
-                yield promise.judge(percentile(values, share), detail + largest)
+                yield promise.judge(nearest_rank(values, share), detail + largest)
 
 
 def _latency_detail(latency: Latency, count: int) -> str:

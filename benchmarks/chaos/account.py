@@ -64,9 +64,3 @@ def count(account: Account, attempts: Sequence[Attempt], at_s: float) -> None:
             sent_s, ended_s = attempt.sent_s - at_s, (attempt.ended_s or 0.0) - at_s
             seen = f"{fate.value} {kind} from {sent_s:.1f} to {ended_s:.1f} s, {attempt.chunks} chunks"
             account.details.append(f"{seen}: {attempt.detail}"[:DETAIL_CHARS])
-
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """Nearest rank; None of nothing."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None

@@ -16,7 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.account import Account, percentile
+from app.flow.estimate import nearest_rank
+from benchmarks.chaos.account import Account
 from benchmarks.chaos.cell import Application, Cell, Run, every_ask
 from benchmarks.chaos.client import Known, learn
 from benchmarks.chaos.ending import end_under_load
@@ -121,7 +122,7 @@ def summary(accounts: list[Account]) -> Json:
             "leaked": sum(one.leaked for one in runs),
             "orphans": sum(len(one.orphans) for one in runs),
             "not_recovered": len(runs) - len(recoveries),
-            "recovery_s_p99": percentile(recoveries, 0.99),
+            "recovery_s_p99": nearest_rank(recoveries, 0.99) if recoveries else None,
             "settled_s_max": _worst([one.settled_s for one in runs]),
             "restored_s_max": _worst([one.restored_s for one in runs]),
         }

@@ -8,9 +8,10 @@ import httpx
 import openai
 import pytest
 
-from benchmarks.chaos.account import Account, count, percentile
+from benchmarks.chaos.account import Account, count
 from benchmarks.chaos.cell import PHASES, Cell, every_ask, load
 from benchmarks.chaos.client import Ask, Attempt, Fate
+from benchmarks.chaos.command import summary
 from benchmarks.soak import Sample, growth
 
 ASK = Ask("hello", 4, stream=True)
@@ -116,9 +117,11 @@ def test_every_phase_sends_streams_and_whole_requests_whose_answers_are_learnt()
         assert {(ask.prompt, ask.tokens) for ask in asks} <= known
 
 
-def test_percentiles_are_of_the_values():
-    assert percentile([], 0.99) is None
-    assert percentile([3.0, 1.0, 2.0], 0.99) == 3.0
+def test_the_recovery_of_few_runs_is_their_worst_and_of_none_is_not_known():
+    runs = [Account("a", seed, recovery_s=seconds) for seed, seconds in enumerate((3.0, 1.0, None))]
+    cells = summary([*runs, Account("b", 0)])["cells"]
+    assert (cells["a"]["recovery_s_p99"], cells["a"]["not_recovered"]) == (3.0, 1)
+    assert cells["b"]["recovery_s_p99"] is None
 
 
 def test_what_grows_for_the_whole_time_is_a_leak_and_what_fills_at_first_is_not():

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.flow.estimate import DecayedRate, RunningLine, RunningMean, RunningQuantile, Window
+from app.flow.estimate import DecayedRate, RunningLine, RunningMean, RunningQuantile, Window, nearest_rank
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 2), (0.75, 3), (0.99, 4), (0.0, 1), (1.0, 4)])
+def test_a_nearest_rank_is_one_of_the_values(share: float, value: int):
+    assert nearest_rank([4, 1, 3, 2], share) == value
+
+
+def test_nothing_has_no_rank():
+    with pytest.raises(IndexError):
+        nearest_rank([], 0.5)
 
 
 def test_a_mean_forgets_its_initial_value_at_the_first_sample_unless_it_has_a_prior():

@@ -22,7 +22,6 @@ from app.validation.verdicts import (
     judge,
     kept,
     memory_shares,
-    percentile,
     rank_loads,
     spread,
 )
@@ -177,16 +176,6 @@ def test_the_peaks_and_the_preemptions_of_a_filling():
     assert (one.peak_kv_use, one.peak_running, one.preemptions) == (0.9, 10, 1)
     none = filling(samples=())
     assert (none.peak_kv_use, none.peak_running, none.preemptions) == (0.0, 0, 0)
-
-
-@pytest.mark.parametrize(("share", "value"), [(0.5, 2), (0.75, 3), (0.99, 4), (0.0, 1), (1.0, 4)])
-def test_a_percentile_is_a_value_that_was_measured(share: float, value: int):
-    assert percentile([4, 1, 3, 2], share) == value
-
-
-def test_no_value_has_no_percentile():
-    with pytest.raises(ValueError, match="no value"):
-        percentile([], 0.5)
 
 
 @pytest.mark.parametrize(
