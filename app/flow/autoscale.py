@@ -196,7 +196,7 @@ class Autoscaler:
         lasts = load.drain_s > load.start_s
         if deep and lasts:
             asked.append((self._for_queue(load), Reason.QUEUE))
-        asked.append((_up(self._need.value / policy.use_high), Reason.USE))
+        asked.append((_up(self._need_now(now_s) / policy.use_high), Reason.USE))
         ahead = self._trend.ahead(load.start_s * policy.lookahead)
         asked.append((_up(ahead / policy.use_high), Reason.TREND))
         # What is measured on the running engines says how many of them would do.
@@ -209,6 +209,10 @@ class Autoscaler:
         if load.kv_use is not None and load.kv_use > policy.kv_high:
             asked.append((_up(load.running * load.kv_use / policy.use_high), Reason.KV_CACHE))
         return asked
+
+    def _need_now(self, now_s: float) -> float:
+        """What was enough for most of the last `downscale_delay_s`."""
+        return self._need.value(now_s) or 0.0
 
     def _for_queue(self, load: Load) -> int:
         """Engines that take what is queued too deep: each at once as many as it has places."""
@@ -223,7 +227,7 @@ class Autoscaler:
             return (0, Reason.IDLE) if idle else (1, Reason.STEADY)
         if self._born_s is not None and now_s - self._born_s < policy.downscale_delay_s:
             return target, Reason.STEADY
-        enough = max(1, _up(self._need.value / policy.use_low))
+        enough = max(1, _up(self._need_now(now_s) / policy.use_low))
         return (enough, Reason.SURPLUS) if enough < target else (target, Reason.STEADY)
 
     def _bounded(self, load: Load, wanted: int, reason: Reason, target: int, now_s: float) -> Decision:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from app.flow.admission import Predictor
 from app.flow.autoscale import Load
 from app.flow.config import FlowConfig
-from app.flow.estimate import DecayedRate, nearest_rank
+from app.flow.estimate import DecayedRate
 from app.flow.queue import FlowQueue
+from app.flow.recent import SlidingQuantile
 from app.flow.replicas import ReplicaPool
 
 WINDOW_S = 60.0
@@ -20,23 +19,6 @@ HIGH_SHARE = 0.9
 MIN_BUDGET_S = 1e-3
 
 
-class RecentShares:
-    """Actual / budget of the last answers."""
-
-    __slots__ = ("_samples",)
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)
-
-    def add(self, share: float, now_s: float) -> None:
-        self._samples.append((now_s, share))
-
-    def high(self, now_s: float) -> float | None:
-        """90 % of the last minute's are below it; None where there are too few."""
-        recent = [share for at_s, share in self._samples if now_s - at_s <= WINDOW_S]
-        return nearest_rank(recent, HIGH_SHARE) if len(recent) >= MIN_SAMPLES else None
-
-
 class LoadMeter:
     """Learns from the controller's events what `Load` needs beside the queue and the pool."""
 
@@ -44,8 +26,9 @@ class LoadMeter:
         self._config = config
         # A class's requests may come in bursts as long as its budget: over that time their rate counts.
         self._arrivals = [DecayedRate(one.ttft_budget_s) for one in config.classes]
-        self._ttft = RecentShares()
-        self._tpot = RecentShares()
+        # Actual / budget of the last answers.
+        self._ttft = SlidingQuantile(WINDOW_S, HIGH_SHARE, least=MIN_SAMPLES, most=MAX_SAMPLES)
+        self._tpot = SlidingQuantile(WINDOW_S, HIGH_SHARE, least=MIN_SAMPLES, most=MAX_SAMPLES)
 
     def arrived(self, rank: int, now_s: float) -> None:
         """A request that may be served, whether it finds a place or not."""
@@ -81,7 +64,7 @@ class LoadMeter:
                 for one in queue.classes
                 if one.size
             ),
-            ttft_over_slo=self._ttft.high(now_s),
-            tpot_over_slo=self._tpot.high(now_s),
+            ttft_over_slo=self._ttft.value(now_s),
+            tpot_over_slo=self._tpot.value(now_s),
             kv_use=sum(one.kv_use for one in metrics) / len(metrics) if metrics else None,
         )

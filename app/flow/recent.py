@@ -1,4 +1,4 @@
-"""A figure over time: where it stands, where it goes, and what it stayed below for most of a while."""
+"""A figure over time: what most of its last samples stayed below, and where it goes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ MAX_SAMPLES = 4096
 
 
 class SlidingQuantile:
-    """What the samples of the last `window_s` stayed below for a share of the time."""
+    """What a share of the samples of the last `window_s` does not exceed; the newest `most` are kept."""
 
-    __slots__ = ("_samples", "_share", "_window_s")
+    __slots__ = ("_least", "_samples", "_share", "_window_s")
 
-    def __init__(self, window_s: float, share: float) -> None:
+    def __init__(self, window_s: float, share: float, least: int = 1, most: int = MAX_SAMPLES) -> None:
         self._window_s = window_s
         self._share = share
-        self._samples: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)
+        self._least = least
+        self._samples: deque[tuple[float, float]] = deque(maxlen=most)
 
     def add(self, sample: float, now_s: float) -> None:
         self._samples.append((now_s, sample))
         while now_s - self._samples[0][0] > self._window_s:
             self._samples.popleft()
 
-    @property
-    def value(self) -> float:
-        """Zero before the first sample."""
-        return nearest_rank((one for _, one in self._samples), self._share) if self._samples else 0.0
+    def value(self, now_s: float) -> float | None:
+        """None where there are fewer than `least`."""
+        recent = [sample for at_s, sample in self._samples if now_s - at_s <= self._window_s]
+        return nearest_rank(recent, self._share) if len(recent) >= self._least else None
 
 
 class Trend:

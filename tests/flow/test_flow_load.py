@@ -6,7 +6,7 @@ import pytest
 
 from app.flow.config import FlowConfig, Limits
 from app.flow.controller import FlowController
-from app.flow.load import MIN_SAMPLES, WINDOW_S, RecentShares
+from app.flow.load import MIN_SAMPLES
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
 
@@ -112,25 +112,3 @@ class TestLoad:
             submit(flow, f"q{number}", 0.0)
         # A hundred seconds of ten.
         assert flow.load(60.0, 0.0).ttft_over_slo == pytest.approx(10, rel=0.1)
-
-
-class TestRecentShares:
-    def test_of_few_nothing_is_said(self):
-        shares = RecentShares()
-        for _ in range(MIN_SAMPLES - 1):
-            shares.add(1.0, 0.0)
-        assert shares.high(0.0) is None
-
-    def test_ninety_percent_are_below(self):
-        shares = RecentShares()
-        for number in range(1, 11):
-            shares.add(float(number), 0.0)
-        assert shares.high(0.0) == 9.0
-
-    def test_what_is_older_than_a_minute_is_forgotten(self):
-        shares = RecentShares()
-        for _ in range(MIN_SAMPLES):
-            shares.add(9.0, 0.0)
-        for _ in range(MIN_SAMPLES):
-            shares.add(1.0, WINDOW_S + 1.0)
-        assert shares.high(WINDOW_S + 1.0) == 1.0
