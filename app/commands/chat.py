@@ -8,7 +8,6 @@ import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from app.commands import Subparsers
 from app.commands.server import Server, add_server_arguments, plain_status, server_of, unreachable
 from app.printable import printable
 
@@ -23,14 +22,12 @@ CONTEXT_EXCEEDED = "context_length_exceeded"
 Message = dict[str, str]
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("chat", help="talk to the model; an empty line or Ctrl-D ends it")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_arguments(parser)
     parser.add_argument("--model", help="its name (the one that is served)")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before the talk")
     parser.add_argument("--max-tokens", type=int, default=512, help="bound of one answer (512)")
     parser.add_argument("--tier", metavar="NAME", help="service tier or class of the requests")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

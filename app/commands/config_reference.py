@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from app.commands import Subparsers
 from app.reference import reference
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("config-reference", help="print docs/configuration.md from the model")
-    parser.set_defaults(run=run)
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """It has none."""
 
 
 def run(_: argparse.Namespace) -> int:

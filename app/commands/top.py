@@ -8,7 +8,6 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from app.commands import Subparsers
 from app.commands.server import Server, add_server_arguments, plain_status, server_of, unreachable
 
 if TYPE_CHECKING:
@@ -18,11 +17,9 @@ INTERVAL_S = 1.0
 TIMEOUT_S = 5.0
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("top", help="watch queue, promises, engines and tenants; Ctrl-C ends it")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_arguments(parser)
     parser.add_argument("--once", action="store_true", help="print it once, as where there is no terminal")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

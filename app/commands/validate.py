@@ -16,7 +16,6 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.commands import Subparsers
 from app.commands.server import KEY_VARIABLE
 from app.config import ApplicationConfig
 from app.config_file import ConfigFileError, ServedApplication, load_applications, problem_line
@@ -35,8 +34,7 @@ BROKEN = 3
 PLAIN_WIDTH = 160
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("validate", help="measure a running application against its promises")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", type=Path, help="the file that it was started with")
     parser.add_argument("--url", help="where it is served (what CONFIG says)")
     parser.add_argument("--start", action="store_true", help="start it first, and stop it afterwards")
@@ -51,7 +49,6 @@ def add_parser(subparsers: Subparsers) -> None:
         f"Exit status: 0 what was measured is kept, {BROKEN} a promise is broken, 2 bad input, 1 nobody "
         f"answers. An API key is read from the environment variable {KEY_VARIABLE}."
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from app.config_file import load_applications
 from app.plan_check import model_of, plan_of
 from placement.coefficients import default_coefficients
-from placement.commands import Subparsers
 from placement.commands.plan import error_band
 from placement.hardware import parse_cluster
 from placement.nodes import NoSeat, seat
@@ -19,15 +18,13 @@ from placement.verdict import Verdict, check_plan
 from placement.workload import parse_workload
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("check", help="prove or refute one configuration file")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="serve_configs/....yaml")
     parser.add_argument("--hardware", default="8xh100", help="GPUs to check against, as in plan --cluster")
     parser.add_argument("--workload", default="1024/256", help="PROMPT/OUTPUT@REQUESTS_PER_S")
     parser.add_argument("--slo", default="ttft_p50=500,ttft_p99=1000,tpot_p50=50,tpot_p99=100")
     parser.add_argument("--cluster", help="also ask this Ray cluster (ray://..., or auto) what is free now")
     parser.add_argument("--json", type=Path, help="write the verdict to this file")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,7 +61,10 @@ def report_seats(plan: ParallelPlan, address: str) -> bool:
 
     from placement.ray_nodes import read_nodes
 
-    ray.init(address=address, log_to_driver=False)
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except ConnectionError as error:
+        raise ConnectionError(f"--cluster: {address}: {error}") from error
     try:
         seating = seat(read_nodes(), plan.tensor_parallel, plan.pipeline_parallel, plan.replicas)
     finally:

@@ -7,15 +7,12 @@ from pathlib import Path
 
 from placement.claims import check_claims
 from placement.coefficients import default_coefficients
-from placement.commands import Subparsers
 from placement.commands.plan import error_band
 from placement.report import write_json
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("claims", help="check the starting plan's claims")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="write the claims to this file")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

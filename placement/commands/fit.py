@@ -7,19 +7,16 @@ from pathlib import Path
 from statistics import fmean
 
 from placement.coefficients import DEFAULT_FILE, Coefficients
-from placement.commands import Subparsers
 from placement.fitting.coefficient_file import fit_kernels, to_json, with_residual
 from placement.fitting.residual import fit_residual
 from placement.published import PublishedRun, read_published
 from placement.validation import validate_run
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("fit", help="fit the coefficients to kernel tables and published runs")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measurements", type=Path, required=True, help="folder of the tables")
     parser.add_argument("--output", type=Path, default=DEFAULT_FILE, help="file to write")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of the residual's fit (minutes each)")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from placement.coefficients import Coefficients, default_coefficients
-from placement.commands import Subparsers
 from placement.hardware import parse_cluster
 from placement.models import find_model
 from placement.planner import Candidate, Planned, pareto_front, plan_cluster
@@ -19,8 +18,7 @@ from placement.serving import parse_slo
 from placement.workload import parse_workload
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("plan", help="rank all parallel plans of a model on a cluster")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="catalogued name, Hugging Face id or config.json")
     parser.add_argument("--cluster", required=True, help="8xh100, or NODESxGPUSxTYPE such as 4x8xh100")
     parser.add_argument("--workload", required=True, help="PROMPT/OUTPUT@REQUESTS_PER_S, or ...@CLIENTSc")
@@ -30,7 +28,6 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--top", type=int, default=20, help="rows of the table")
     parser.add_argument("--json", type=Path, help="write all plans and rejects to this file")
     parser.add_argument("--plot", type=Path, help="write the Pareto picture as SVG")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,26 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.config_file import ServedApplication, load_applications
-from placement.commands import Subparsers
 from placement.live import read_workers
 from placement.placed import Replica, Worker, replicas
 from placement.show import Plan, plan_json, plan_text, replica_text
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("show", help="print GPU, stage, layers and tensor rank of every rank")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a file in Ray Serve's configuration schema")
     parser.add_argument("--address", help="a running cluster (auto, host:port or ray://...): show its actors")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the same as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises ConfigFileError for a bad file and ConnectionError without a cluster."""
     applications = load_applications(arguments.config)
-    workers = None if arguments.address is None else read_workers(arguments.address)
+    workers = None if arguments.address is None else _workers(arguments.address)
     _show([plan_of(application) for application in applications], workers, arguments.json)
     return 0
+
+
+def _workers(address: str) -> list[Worker]:
+    try:
+        return read_workers(address)
+    except ConnectionError as error:
+        raise ConnectionError(f"--address: {address}: {error}") from error
 
 
 def plan_of(application: ServedApplication) -> Plan:

@@ -7,7 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-from placement.commands import Subparsers
 from placement.simulation.engine import ENGINES
 from placement.simulation.experiment import POLICIES, Experiment
 from placement.simulation.experiment import run as simulate
@@ -21,8 +20,7 @@ GENERATED = {
 }
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("simulate", help="try a policy on a workload; same seed, same bytes")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--trace", type=Path, help="TIMESTAMP, ContextTokens, GeneratedTokens (Azure's)")
     source.add_argument("--generate", choices=sorted(GENERATED))
@@ -34,7 +32,6 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--returns", action="store_true", help="refused clients return once, as told")
     parser.add_argument("--json", type=Path, help="write the result here instead of to standard output")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from placement.coefficients import default_coefficients
-from placement.commands import Subparsers
 from placement.plot import Series, scatter
 from placement.published import read_published
 from placement.report import percent, table, write_json
@@ -21,14 +20,12 @@ from placement.validation import (
 )
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("validate", help="predicted against published measurements")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--csv", type=Path, help="published serving runs, vllm_hopper_published.csv's columns"
     )
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     parser.add_argument("--plot", type=Path, help="write predicted against published TPOT as SVG")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,8 @@ from textwrap import dedent
 
 import pytest
 
-from placement.cli import BAD_INPUT, main
+from app.command_line import BAD_INPUT
+from placement.cli import main
 from placement.placed import Replica, Worker
 from placement.show import Plan, plan_json, plan_text, replica_text
 from placement.topology import Topology
