@@ -66,8 +66,9 @@ class Doors:
         self._thrift_roots = config.admission.thrift_roots
         self._predictor = predictor
 
-    def place(self, entry: Entry, now_s: float) -> bool:
-        """Whether a newcomer has a place without waiting."""
+    def arrived(self, entry: Entry, now_s: float) -> bool:
+        """Takes note of a newcomer; whether it has a place without waiting."""
+        self.standing.arrived(now_s)
         free, places, queue = self._pool.free, self._pool.places, self._queue.classes[entry.rank]
         if free <= 0 or queue.size:
             return False
@@ -76,10 +77,9 @@ class Doors:
         ahead = queue.order.ahead(entry.flow)
         if queue.credit > 0 and ahead <= queue.credit:
             return True
-        reserve = queue.reserve(places)
-        needed = ahead / self._predictor.cost(entry.rank)
-        needed += self._thrift_roots * math.sqrt(places) * self._dearness(entry)
-        return free - reserve > needed and free > UNTOUCHED_SHARE * reserve
+        cost = self._predictor.expected_cost(entry.ticket, entry.account)
+        entry.payer.typical_cost.add(cost)
+        return self._chosen(entry, ahead, cost)
 
     def wait_s(self, rank: int, budget_s: float) -> float:
         """How long a newcomer of this class may wait."""
@@ -94,9 +94,11 @@ class Doors:
         queue.order.denied(entry.payer)
         queue.wanted_until_s = now_s + WANTED_S
 
-    def _dearness(self, entry: Entry) -> float:
-        """Expected cost over the mean of what its tenant asks for in this class, less one."""
-        cost = self._predictor.expected_cost(entry.ticket, entry.account)
-        typical = entry.payer.typical_cost
-        typical.add(cost)
-        return cost / max(1.0, typical.value) - 1.0
+    def _chosen(self, entry: Entry, ahead: float, cost: float) -> bool:
+        """Whether it may have one of the few places, by its tenant's counter and by its own cost."""
+        free, places = self._pool.free, self._pool.places
+        reserve = self._queue.classes[entry.rank].reserve(places)
+        dearness = cost / max(1.0, entry.payer.typical_cost.value) - 1.0
+        needed = ahead / self._predictor.cost(entry.rank)
+        needed += self._thrift_roots * math.sqrt(places) * dearness
+        return free - reserve > needed and free > UNTOUCHED_SHARE * reserve

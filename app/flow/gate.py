@@ -117,8 +117,7 @@ class Gate:
         """
         ticket, rank, flow = entry.ticket, entry.rank, entry.flow
         policy, doors = self._config.classes[rank], self._doors
-        doors.standing.arrived(now_s)
-        placed = doors.place(entry, now_s)
+        placed = doors.arrived(entry, now_s)
         if placed:
             raw_s = self._pool.engine_ttft_s(ticket.prompt_tokens)
             entry.flow = lane
