@@ -24,6 +24,8 @@ from tests.integration.environment import server_environment
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
+# Of the tests that need a model only to answer.
+MODEL = "tiny-llama"
 # Starting eight workers on two cores.
 READY_TIMEOUT_S = 420
 
@@ -35,6 +37,12 @@ def wait_until(condition, timeout_s: float, what: str, every_s: float = 0.1) -> 
         assert time.monotonic() - started_s < timeout_s, f"not in {timeout_s} s: {what}"
         time.sleep(every_s)
     return time.monotonic() - started_s
+
+
+def completion(**options: object) -> dict[str, object]:
+    """A greedy completion that goes on to its length, as arguments of the `openai` client."""
+    body = {"model": MODEL, "prompt": "hello", "max_tokens": 4, "temperature": 0.0}
+    return body | {"extra_body": {"ignore_eos": True}} | options
 
 
 @dataclass

@@ -13,11 +13,10 @@ import pytest
 from ray import serve
 
 from app.gateway.errors import ApiError
-from tests.integration.cluster import Cluster, wait_until
+from tests.integration.cluster import MODEL, Cluster, completion, wait_until
 
 pytestmark = pytest.mark.engine
 
-MODEL = "tiny-llama"
 # Leases of the one engine.
 LIMIT = 4
 KEYS = {"gold": "sk-gold", "silver": "sk-silver"}
@@ -56,11 +55,6 @@ def app(cluster: Cluster):
 
 def client(app: Cluster, tenant: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{app.url}/v1", api_key=KEYS[tenant], max_retries=0, timeout=120)
-
-
-def completion(**options: object) -> dict[str, object]:
-    body = {"model": MODEL, "prompt": "hello", "max_tokens": 4, "temperature": 0.0}
-    return body | {"extra_body": {"ignore_eos": True}} | options
 
 
 def test_only_owners_of_keys_are_served(app: Cluster):

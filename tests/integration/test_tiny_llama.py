@@ -24,11 +24,10 @@ from app.gateway.errors import ApiError
 from app.gateway.status import MAX_VIEWERS
 from app.status.view import RankLoad, StatusView, from_json
 from tests.documented import documented
-from tests.integration.cluster import REPOSITORY, Cluster, wait_until
+from tests.integration.cluster import MODEL, REPOSITORY, Cluster, completion, wait_until
 
 pytestmark = pytest.mark.engine
 
-MODEL = "tiny-llama"
 # Leases a replica: few, so that a queue is easy to make.
 LIMIT = 8
 MAX_QUEUED = 128
@@ -79,11 +78,6 @@ def app(cluster: Cluster):
 @pytest.fixture
 def client(app: Cluster) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{app.url}/v1", api_key="unused", max_retries=0, timeout=120)
-
-
-def ask(prompt: str, tokens: int, **options: object) -> dict[str, object]:
-    body = {"model": MODEL, "prompt": prompt, "max_tokens": tokens, "temperature": 0.0}
-    return body | {"extra_body": {"ignore_eos": True}} | options
 
 
 def raw(prompt: str, tokens: int, **options: object) -> dict[str, object]:
@@ -140,8 +134,9 @@ class Load(contextlib.AbstractContextManager["Load"]):
 
 class TestAnswers:
     def test_whole_and_streamed_answers_are_the_same(self, client: openai.OpenAI):
-        whole = client.completions.create(**ask("The gateway takes", 24))
-        chunks = list(client.completions.create(**ask("The gateway takes", 24), stream=True))
+        body = completion(prompt="The gateway takes", max_tokens=24)
+        whole = client.completions.create(**body)
+        chunks = list(client.completions.create(**body, stream=True))
         assert whole.usage is not None
         assert whole.usage.completion_tokens == 24
         assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
@@ -242,7 +237,7 @@ class TestRefusals:
 
     def test_a_prompt_beyond_the_window_is_refused(self, client: openai.OpenAI):
         with pytest.raises(openai.BadRequestError) as refusal:
-            client.completions.create(**ask("word " * 6000, 1))
+            client.completions.create(**completion(prompt="word " * 6000, max_tokens=1))
         assert refusal.value.code == "context_length_exceeded"
 
     def test_a_full_queue_says_when_to_come_back(self, app: Cluster):
