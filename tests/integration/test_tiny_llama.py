@@ -395,13 +395,26 @@ class TestDeath:
         wait_until(lambda: at_rest(app), 30, "at rest with a new scheduler")
 
 
+def heed_ctrl_c() -> None:
+    """In a child: a suite that a shell runs in the background ignores Ctrl-C, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class TestTools:
     """What an operator opens beside it: `/status`, `python -m app top` and `chat`."""
 
     def start(self, app: Cluster, documented_command: str, *options: str) -> subprocess.Popen[str]:
         command = [sys.executable, *documented_command.split()[1:], "--url", app.url, *options]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=REPOSITORY, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+        return subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            text=True,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            preexec_fn=heed_ctrl_c,
+        )
 
     def test_the_page_shows_the_engine_under_load_and_lives(self, app: Cluster):
         def loads(view: StatusView) -> list[RankLoad]:
@@ -449,6 +462,7 @@ class TestTools:
             stdout=end,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_ctrl_c,
         )
         os.close(end)
         shown = b""

@@ -94,7 +94,8 @@ def test_check_against_a_live_cluster_names_seats_or_what_is_missing(cluster_of,
     grid = "{pipeline_parallel_size: 4, tensor_parallel_size: 2, bundles: [%s]}"
     bundles = ", ".join(["{CPU: 1, GPU: 1}"] * 8)
     model = "{name: m, source: meta-llama/Llama-3.3-70B-Instruct}"
-    body = f"{{model: {model}, parallel: {grid % bundles}, engine: {{max_model_len: 4096}}}}"
+    rest = "engine: {max_model_len: 4096}, open_without_keys: true"
+    body = f"{{model: {model}, parallel: {grid % bundles}, {rest}}}"
     file.write_text(f"applications: [{{name: a, import_path: a:b, args: {body}}}]")
     command = ["check", str(file), "--cluster", cluster.address, "--workload", "256/32@1"]
     assert main(command) == 0
