@@ -396,7 +396,7 @@ class TestDeath:
 
 
 def heed_ctrl_c() -> None:
-    """In a child: a suite that a shell runs in the background ignores Ctrl-C, and its children inherit that."""
+    """In a child: a suite in the background ignores Ctrl-C, and its children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
