@@ -1,4 +1,4 @@
-"""Reads the worker actors of a running cluster. The only module of this package that talks to Ray."""
+"""Reads the worker actors of a running cluster."""
 
 from __future__ import annotations
 

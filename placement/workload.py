@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -32,7 +31,6 @@ class Workload:
 
     asks: tuple[Ask, ...]
     arrivals: Arrivals
-    name: str = ""
 
 
 _TEXT = re.compile(r"(?P<prompt>\d+)/(?P<output>\d+)(?:@(?P<rate>\d+(?:\.\d+)?)(?P<closed>c)?)?")
@@ -87,10 +85,3 @@ def poisson_times_s(count: int, requests_per_s: float, *, seed: int) -> tuple[fl
         now += source.expovariate(requests_per_s)
         times.append(now)
     return tuple(times)
-
-
-def trace_workload(lengths: Sequence[tuple[float, int, int]], name: str) -> Workload:
-    """A recorded trace: (seconds, prompt tokens, output tokens) rows; time starts at the first."""
-    start = lengths[0][0]
-    asks = tuple(Ask(max(1, prompt), max(1, output)) for _, prompt, output in lengths)
-    return Workload(asks, Arrivals(times_s=tuple(time - start for time, _, _ in lengths)), name=name)

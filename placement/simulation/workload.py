@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -110,8 +110,3 @@ def sessions(count: int, turns: int, rate_per_s: float, seed: int) -> list[Reque
         request = Request(f"q{number}", now_s, prompt, source.randrange(20, 300))
         requests.append(replace(request, prefix_blocks=blocks, session_id=f"s{session}"))
     return requests
-
-
-def mean_rate_per_s(requests: Iterable[Request]) -> float:
-    times = [request.arrived_s for request in requests]
-    return (len(times) - 1) / (times[-1] - times[0])

@@ -10,7 +10,7 @@ from placement.models import find_model
 from placement.plans import ParallelPlan
 from placement.simulator import Simulation
 from placement.step_time import StepModel, decode, prefill
-from placement.workload import Arrivals, Ask, Workload, poisson_times_s, trace_workload, uniform_asks
+from placement.workload import Arrivals, Ask, Workload, poisson_times_s, uniform_asks
 
 COEFFICIENTS = default_coefficients()
 
@@ -121,14 +121,10 @@ def test_the_same_workload_gives_the_same_run():
     assert serve(workload)[0] == serve(workload)[0]
 
 
-def test_a_recorded_trace_is_served_at_its_own_times_and_lengths():
-    rows = [(100.0, 500, 20), (100.5, 1500, 40), (103.0, 200, 5)]
-    served, _ = serve(trace_workload(rows, "recorded"))
+def test_requests_with_times_are_served_at_these_times():
+    times_s, asks = (0.0, 0.5, 3.0), (Ask(500, 20), Ask(1500, 40), Ask(200, 5))
+    served, _ = serve(Workload(asks, Arrivals(times_s=times_s)))
     by_sending = sorted(served, key=lambda request: request.sent_s)
-    assert [request.sent_s for request in by_sending] == [0.0, 0.5, 3.0]
-    assert [(r.ask.prompt_tokens, r.ask.output_tokens) for r in by_sending] == [
-        (500, 20),
-        (1500, 40),
-        (200, 5),
-    ]
+    assert tuple(request.sent_s for request in by_sending) == times_s
+    assert tuple(request.ask for request in by_sending) == asks
     assert by_sending[2].finished_s > 3.0
