@@ -6,27 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from app.flow.autoscale import Load
 from benchmarks.scaling_peers import ServeQueueLength, SloSaturation
 from placement.simulation.scaling import View
-
-LOAD = Load(
-    queued=0,
-    in_flight=0,
-    offered_per_s=0.0,
-    service_s=1.0,
-    places_per_replica=16.0,
-    running=2,
-    starting=0,
-    start_s=60.0,
-)
+from tests.loads import IDLE
 
 
 def serve(ongoing: int, seconds: int, target: int = 2) -> list[int]:
     scaler = ServeQueueLength(8, 100)
     targets = []
     for second in range(seconds):
-        view = View(replace(LOAD, in_flight=ongoing, running=target), target)
+        view = View(replace(IDLE, in_flight=ongoing, running=target), target)
         target = scaler.target(view, float(second))
         targets.append(target)
     return targets
@@ -48,7 +37,7 @@ def llm_d(shares: float, seconds: int, target: int, running: int | None = None) 
     scaler = SloSaturation(100)
     targets = []
     for second in range(seconds):
-        view = View(replace(LOAD, running=running or target), target, ((shares, shares),) * 5)
+        view = View(replace(IDLE, running=running or target), target, ((shares, shares),) * 5)
         target = scaler.target(view, float(second))
         targets.append(target)
     return targets

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.flow.autoscale import Autoscaler, Decision, Load, Reason, ScalePolicy
+from tests.loads import IDLE
 
 POLICY = ScalePolicy(
     min_replicas=1,
@@ -23,22 +24,11 @@ POLICY = ScalePolicy(
     latency_high=0.9,
     step_s=10.0,
 )
-# Ten places an engine, ten seconds a request: an engine does one request a second.
-QUIET = Load(
-    queued=0,
-    in_flight=1,
-    offered_per_s=0.5,
-    service_s=10.0,
-    places_per_replica=10.0,
-    running=1,
-    starting=0,
-    start_s=60.0,
-)
 
 
-def load(need: float, running: int, **changes: object) -> Load:
+def load(need: float, running: int, in_flight: int = 1, **changes: object) -> Load:
     """So many engines' worth of requests."""
-    return replace(QUIET, offered_per_s=need, running=running, **changes)
+    return replace(IDLE, offered_per_s=need, running=running, in_flight=in_flight, **changes)
 
 
 class Run:
@@ -267,7 +257,7 @@ class TestSleep:
     @pytest.mark.parametrize("sign", [{"queued": 1}, {"offered_per_s": 0.1}])
     def test_the_first_request_wakes_it_whether_it_waits_or_was_refused(self, sign):
         run = self.asleep()
-        seen = replace(QUIET, running=0, in_flight=0, **{"offered_per_s": 0.0, **sign})
+        seen = replace(IDLE, running=0, **sign)
         decision = run.autoscaler.decide(seen, run.now_s + 1)
         assert (decision.target, decision.reason) == (1, Reason.WAKE)
 

@@ -76,24 +76,20 @@ class TestLoad:
         assert flow.load(60.0, 0.0).offered_per_s == 0.0
 
     def test_answers_over_their_budgets(self):
-        flow = flow_with("a")
-        for number in range(MIN_SAMPLES):
-            at_s = 10.0 * number
-            flow.report(ReplicaReport("a", frozenset()), at_s)
-            submit(flow, f"q{number}", at_s)
-            # A tenth of the budget, then two tokens, each of them four budgets late.
-            flow.first_token(f"q{number}", at_s + 1.0)
-            flow.close(f"q{number}", Outcome.COMPLETED, at_s + 3.0, Usage(100, 3, 1.0))
-        recent = flow.load(60.0, 93.0)
-        assert recent.ttft_over_slo is None
-        flow = flow_with("a")
-        for number in range(MIN_SAMPLES):
-            at_s = 1.0 * number
-            flow.report(ReplicaReport("a", frozenset()), at_s)
-            submit(flow, f"q{number}", at_s)
-            flow.first_token(f"q{number}", at_s + 0.5)
-            flow.close(f"q{number}", Outcome.COMPLETED, at_s + 0.9, Usage(100, 3, 0.5))
-        load = flow.load(60.0, 10.0)
+        def answered(every_s: float) -> FlowController:
+            """A twentieth of the budget to the first token, then two tokens in 0.4 s."""
+            flow = flow_with("a")
+            for number in range(MIN_SAMPLES):
+                at_s = every_s * number
+                flow.report(ReplicaReport("a", frozenset()), at_s)
+                submit(flow, f"q{number}", at_s)
+                flow.first_token(f"q{number}", at_s + 0.5)
+                flow.close(f"q{number}", Outcome.COMPLETED, at_s + 0.9, Usage(100, 3, 0.5))
+            return flow
+
+        # Of the last minute there are too few.
+        assert answered(10.0).load(60.0, 93.0).ttft_over_slo is None
+        load = answered(1.0).load(60.0, 10.0)
         assert load.ttft_over_slo == pytest.approx(0.05)
         assert load.tpot_over_slo == pytest.approx(0.2 / 0.25)
 

@@ -6,21 +6,13 @@ import logging
 from dataclasses import replace
 
 from app.config import ApplicationConfig
-from app.flow.autoscale import Load, Reason
+from app.flow.autoscale import Reason
 from app.serving.engine_scaling import LOG_INTERVAL_S, EngineScaling
 from placement.room import Room
+from tests.loads import IDLE
 
-# Ten seconds a request, ten places: three engines' worth.
-BUSY = Load(
-    queued=0,
-    in_flight=10,
-    offered_per_s=3.0,
-    service_s=10.0,
-    places_per_replica=10.0,
-    running=1,
-    starting=0,
-    start_s=60.0,
-)
+# Three engines' worth.
+BUSY = replace(IDLE, in_flight=10, offered_per_s=3.0)
 
 
 def scaling(**replicas: object) -> EngineScaling:
