@@ -45,9 +45,7 @@ class ServeQueueLength:
 
     def target(self, view: View, now_s: float) -> int:
         self._ongoing.append((now_s, float(view.load.in_flight + view.load.queued)))
-        while now_s - self._ongoing[0][0] > LOOK_BACK_S:
-            self._ongoing.popleft()
-        mean = sum(value for _, value in self._ongoing) / len(self._ongoing)
+        mean = _mean(self._ongoing, now_s - LOOK_BACK_S)
         desired, _ = replica_queue_length_autoscaling_policy(self._context(view, mean, now_s))
         scaled = _apply_scaling_factors(desired, view.load.running, self._config)
         decided, self._state = _apply_delay_logic(scaled, view.target, self._config, self._state, _now=now_s)
@@ -101,8 +99,7 @@ class SloSaturation:
         self._rule_s = now_s
         saturation = max(_p90(self._ttft, now_s - self.WINDOW_S), _p90(self._tpot, now_s - self.WINDOW_S))
         self._samples.append((now_s, min(saturation, self.CLAMP)))
-        _forget(self._samples, now_s - self.SMOOTHING_S)
-        smooth = sum(value for _, value in self._samples) / len(self._samples)
+        smooth = _mean(self._samples, now_s - self.SMOOTHING_S)
         asked = self._law(smooth, view.target, view.load.running)
         return self._behaviour(min(max(asked, 1), self._max_replicas), view.target, now_s)
 
@@ -137,6 +134,12 @@ class SloSaturation:
 def _forget(samples: deque[Any], before_s: float) -> None:
     while samples and samples[0][0] < before_s:
         samples.popleft()
+
+
+def _mean(samples: deque[tuple[float, float]], since_s: float) -> float:
+    """The newest is of now."""
+    _forget(samples, since_s)
+    return sum(value for _, value in samples) / len(samples)
 
 
 def _p90(samples: deque[tuple[float, float]], since_s: float) -> float:
