@@ -85,6 +85,24 @@ class Refusal:
     rate_limits: RateLimits | None = None
 
 
+# The scheduler's answer to a ticket; None: it was closed while it waited.
+Reply = Grant | Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The ticket is in the queue: who asks for it again hears when its turn has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A ticket has ended, queued or running; `usage` None where the engine did not say what it used."""
+
+    ticket_id: str
+    outcome: Outcome
+    usage: Usage | None = None
+
+
 @dataclass(slots=True)
 class Metered:
     """What an engine counts of a request while it runs: tokens, and seconds since the epoch."""
@@ -117,14 +135,14 @@ class ReplicaDiedError(ConnectionError):
 class ControlPlane(Protocol):
     """What a gateway asks of the scheduler and of engine replicas: Serve's handles, or a test's fake."""
 
-    async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
+    async def acquire(self, ticket: Ticket) -> Reply:
         """Waits for a place; None when the ticket was closed meanwhile.
 
         Raises ConnectionError when the scheduler can't be reached.
         """
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
-        """The ticket has ended, queued or running; None where the engine did not say what it used."""
+        """The ticket has ended (see Closing). Raises ConnectionError likewise."""
 
     async def hold(self, replica_id: str, ticket_id: str) -> Metered:
         """The open call of a running request. Raises ReplicaDiedError when the replica dies under it, another

@@ -143,6 +143,10 @@ class Predictor:
         rate = self._pool.places / self._service_s.value
         return rate if rate > MIN_RATE_PER_S else MIN_RATE_PER_S
 
+    def urgent_places(self, rank: int, now_s: float) -> float:
+        """Places that more urgent classes hold on average (Little: rate x service time)."""
+        return self._service_s.value * sum(one.dispatches.per_s(now_s) for one in self._classes[:rank])
+
     def rate_per_s(self, rank: int, now_s: float) -> float:
         """Requests of this class that can leave the queue each second."""
         rate = total = self.total_rate_per_s()

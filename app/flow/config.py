@@ -43,14 +43,16 @@ class ClassPolicy:
     ttft_budget_s: float
     # Promise for the last token, if there is one.
     deadline_s: float | None = None
-    # Places that it leaves free for more urgent classes, in square roots of all places: chance takes so many
-    # more than the mean (square-root staffing, Halfin and Whitt, 1981), so a small fleet needs a larger part.
+    # Places that it leaves free for more urgent classes, in square roots of the places that these hold on
+    # average: chance takes so many more (square-root staffing, Halfin and Whitt, 1981). Nothing while they
+    # ask for nothing.
     reserve_roots: float = 0.0
     # Share of requests for which its promises are to be kept: they are stated as P99s.
     objective: float = 0.99
 
-    def reserve(self, places: int) -> float:
-        return min(self.reserve_roots * math.sqrt(places), MAX_RESERVE_SHARE * places)
+    def reserve(self, places: int, urgent_places: float) -> float:
+        """Places that it leaves free of all; `urgent_places`: what more urgent classes hold on average."""
+        return min(self.reserve_roots * math.sqrt(min(urgent_places, places)), MAX_RESERVE_SHARE * places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +205,10 @@ def default_classes() -> tuple[ClassPolicy, ...]:
         ClassPolicy("interactive", boost_s=70.0, min_share=0.0, ttft_budget_s=2.0),
         # Ten seconds keep attention; boosts differ by as much, so it never overtakes interactive.
         # More left free costs goodput; less, and more urgent requests find no place at once.
-        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_roots=1.4),
+        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_roots=1.8),
         # A minute: nobody watches, but a client's timeout is near. A twentieth is enough to move; it leaves
         # half as much again, so that standard goes first.
-        ClassPolicy("batch", boost_s=0.0, min_share=0.05, ttft_budget_s=60.0, reserve_roots=2.1),
+        ClassPolicy("batch", boost_s=0.0, min_share=0.05, ttft_budget_s=60.0, reserve_roots=2.3),
     )
 
 

@@ -176,6 +176,9 @@ class FlowController:
         self._doors.standing.update(now_s)
         self._pool.forget(now_s)
         self._pool.count(now_s)
+        for queue in self._queue.classes:
+            urgent_places = self._predictor.urgent_places(queue.rank, now_s)
+            queue.reserve = queue.policy.reserve(self._pool.places, urgent_places)
         for held in self._leases.unseen_since(now_s - self._limits.lease_ttl_s):
             self._end_lease(held, Outcome.LEASE_EXPIRED, None, now_s)
         actions = self._dispatch(now_s)
@@ -330,7 +333,7 @@ class FlowController:
     def _dispatch(self, now_s: float) -> list[Action]:
         actions = self._evict_late(now_s) if self._queue.any_expired(now_s) else []
         while self._pool.open:
-            entry = self._queue.next(self._pool.free, self._pool.places)
+            entry = self._queue.next(self._pool.free)
             if entry is None:
                 break
             late = self._late_at_end(entry, now_s)

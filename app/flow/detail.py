@@ -90,7 +90,7 @@ def take_detail(
 
 
 def _class(queue: ClassQueue, pool: ReplicaPool, predictor: Predictor, now_s: float) -> ClassDetail:
-    place = queue.size == 0 and pool.free > 0 and queue.has_room(pool.free, pool.places)
+    place = queue.size == 0 and pool.free > 0 and queue.has_room(pool.free)
     return ClassDetail(
         name=queue.policy.name,
         ttft_budget_s=queue.policy.ttft_budget_s,

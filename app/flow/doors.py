@@ -69,11 +69,11 @@ class Doors:
     def arrived(self, entry: Entry, now_s: float) -> bool:
         """Takes note of a newcomer; whether it has a place without waiting."""
         self.standing.arrived(now_s)
-        free, places, queue = self._pool.free, self._pool.places, self._queue.classes[entry.rank]
+        free, queue = self._pool.free, self._queue.classes[entry.rank]
         if free <= 0 or queue.size:
             return False
         if queue.wanted_until_s <= now_s:
-            return queue.has_room(free, places)
+            return queue.has_room(free)
         ahead = queue.order.ahead(entry.flow)
         if queue.credit > 0 and ahead <= queue.credit:
             return True
@@ -97,7 +97,7 @@ class Doors:
     def _chosen(self, entry: Entry, ahead: float, cost: float) -> bool:
         """Whether it may have one of the few places, by its tenant's counter and by its own cost."""
         free, places = self._pool.free, self._pool.places
-        reserve = self._queue.classes[entry.rank].reserve(places)
+        reserve = self._queue.classes[entry.rank].reserve
         dearness = cost / max(1.0, entry.payer.typical_cost.value) - 1.0
         needed = ahead / self._predictor.cost(entry.rank)
         needed += self._thrift_roots * math.sqrt(places) * dearness

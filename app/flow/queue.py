@@ -112,14 +112,13 @@ class ClassQueue:
     """The tickets of one class."""
 
     __slots__ = (
-        "_places",
-        "_reserve",
         "arrivals",
         "credit",
         "order",
         "policy",
         "prompt_tokens",
         "rank",
+        "reserve",
         "size",
         "wanted_until_s",
     )
@@ -135,18 +134,12 @@ class ClassQueue:
         self.wanted_until_s = -math.inf
         self.arrivals = Arrivals()
         self.order = FairOrder(fair=fairness.enabled, credit=fairness.return_credit)
-        # What the class leaves to others of this many places, computed when their number changes.
-        self._places, self._reserve = 0, policy.reserve(0)
+        # Free places that the class leaves to more urgent ones, as of the last tick.
+        self.reserve = 0.0
 
-    def reserve(self, places: int) -> float:
-        """Free places that the class leaves to more urgent ones."""
-        if places != self._places:
-            self._places, self._reserve = places, self.policy.reserve(places)
-        return self._reserve
-
-    def has_room(self, free: int, places: int) -> bool:
+    def has_room(self, free: int) -> bool:
         """One of the free places is not left to others; a class that is owed its share leaves none."""
-        return self.credit > 0 or free > self.reserve(places)
+        return self.credit > 0 or free > self.reserve
 
     def urgency(self) -> tuple[float, float]:
         """Lower is first; the class must not be empty."""
@@ -205,11 +198,9 @@ class FlowQueue:
         if entry.flow.size == 0:
             queue.order.leave(entry.flow)
 
-    def next(self, free: int, places: int) -> Entry | None:
+    def next(self, free: int) -> Entry | None:
         """Who takes one of the free places, at least one; None when nobody waits who may."""
-        waiting = [
-            one for one in self.classes if one.size and (one.order.lane.size or one.has_room(free, places))
-        ]
+        waiting = [one for one in self.classes if one.size and (one.order.lane.size or one.has_room(free))]
         while waiting:
             queue = waiting[0] if len(waiting) == 1 else min(waiting, key=ClassQueue.urgency)
             flow = queue.order.next()

@@ -7,6 +7,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+from ray.serve.schema import LoggingConfig
 
 from app.config import ApplicationConfig
 from app.engine.arguments import environment
@@ -29,6 +30,9 @@ GATEWAY_HEALTH_TIMEOUT_S = 5.0
 # less patience.
 SCHEDULER_HEALTH_PERIOD_S = 0.25
 SCHEDULER_HEALTH_TIMEOUT_S = 3.0
+# Of what gateways say to schedulers and engines a line each would cost more than what is decided; what users
+# ask has its line in the gateway's log.
+NO_ACCESS_LOG = LoggingConfig(enable_access_log=False)
 # A frozen one is ended after it: until then gateways wait for its answers.
 SCHEDULER_STOP_S = 1.0
 
@@ -79,6 +83,7 @@ def _scheduler(config: ApplicationConfig) -> serve.Deployment:
         health_check_timeout_s=SCHEDULER_HEALTH_TIMEOUT_S,
         # Its calls are tickets that wait: they go to its successor at once, with their age.
         graceful_shutdown_timeout_s=SCHEDULER_STOP_S,
+        logging_config=NO_ACCESS_LOG,
         # Always as many; that they can't change is what lets their policy hand on the word for the engines.
         autoscaling_config=_autoscaling(schedulers, schedulers, "HandOnPolicy"),
     )
@@ -97,6 +102,7 @@ def _engine(config: ApplicationConfig) -> serve.Deployment:
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=replicas.drain_s,
+        logging_config=NO_ACCESS_LOG,
         **engine_placement(config),
     )
 

@@ -1,9 +1,10 @@
-"""The gateway's control plane over Serve's handles: each method is one call to one replica."""
+"""The gateway's control plane over Serve's handles."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,11 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from app.contract import Grant, Metered, Refusal, ReplicaDiedError, SchedulerView
+from app.contract import Closing, Metered, ReplicaDiedError, Reply, SchedulerView, Waits
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
 from app.serving.attendance import ATTEND_INTERVAL_S
+from app.serving.scheduler_line import SchedulerLine
 from app.status.view import StatusView
 
 
@@ -25,6 +27,7 @@ class ServeControlPlane:
         self._scheduler = scheduler
         self._engine = engine
         self._gateway_id = gateway_id
+        self._line = SchedulerLine(self._tell)
 
     async def attend_for_ever(self) -> None:
         """Tells the scheduler that this gateway lives."""
@@ -34,12 +37,18 @@ class ServeControlPlane:
                 await asyncio.wait_for(attending, ATTEND_INTERVAL_S)
             await asyncio.sleep(ATTEND_INTERVAL_S)
 
-    async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
+    async def acquire(self, ticket: Ticket) -> Reply:
         ticket = replace(ticket, caller=self._gateway_id)
-        return await _answer(self._scheduler.acquire.remote(ticket))
+        reply = await self._line.submit(ticket)
+        if isinstance(reply, Waits):
+            return await _answer(self._scheduler.acquire.remote(ticket))
+        return reply
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
-        await _answer(self._scheduler.close.remote(ticket_id, outcome, usage))
+        await self._line.close(Closing(ticket_id, outcome, usage))
+
+    async def _tell(self, tickets: Sequence[Ticket], closings: Sequence[Closing]) -> list[Reply | Waits]:
+        return await _answer(self._scheduler.tell.remote(tickets, closings))
 
     async def hold(self, replica_id: str, ticket_id: str) -> Metered:
         return await _answer(self._engine.hold.remote(replica_id, ticket_id))

@@ -13,13 +13,23 @@ import aiohttp
 
 from app import tracing
 from app.config import ApplicationConfig
-from app.contract import LEASES_PATH, SECRET_HEADER, EnginePort, Grant, RateLimits, Refusal, SchedulerView
+from app.contract import (
+    LEASES_PATH,
+    SECRET_HEADER,
+    Closing,
+    EnginePort,
+    Grant,
+    RateLimits,
+    Refusal,
+    Reply,
+    SchedulerView,
+    Waits,
+)
 from app.flow.autoscale import Load, Reason
 from app.flow.config import FlowConfig
 from app.flow.controller import FlowController, Limits
 from app.flow.estimate import RunningMean
-from app.flow.outcome import Outcome
-from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
+from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket
 from app.serving.attendance import Attendance
 from app.serving.autoscaling import DESIRED
 from app.serving.deletion import DELETION_CHECK_INTERVAL_S, is_being_deleted
@@ -55,7 +65,7 @@ class SchedulerReplica:
         self._metrics = SchedulerMetrics(config)
         self._flow = FlowController(limits(config), flow, random.random, self._metrics.requests.ended)
         self._history = History()
-        self._waiting: dict[str, tuple[Ticket, asyncio.Future[Grant | Refusal | None]]] = {}
+        self._waiting: dict[str, tuple[Ticket, asyncio.Future[Reply]]] = {}
         self._attendance = Attendance(config.scheduler.gateway_ttl_s)
         self._ports: dict[str, EnginePort] = {}
         self._starts: dict[str, float] = {}
@@ -81,34 +91,47 @@ class SchedulerReplica:
         self._ticking = [loop.create_task(self._tick_for_ever()), loop.create_task(self._scaling.run())]
         self._watching = loop.create_task(self._drain_when_deleted())
 
-    async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
+    async def tell(self, tickets: Sequence[Ticket], closings: Sequence[Closing]) -> list[Reply | Waits]:
+        """Requests that have ended, in the queue or on an engine, and then new ones: an answer to each of
+        these that need not wait."""
+        for closing in closings:
+            self._close(closing)
+        answers = []
+        for ticket in tickets:
+            with tracing.within(ticket.traceparent, "queue"):
+                answers.append(self._submit(ticket))
+        return [answer.result() if answer.done() else Waits() for answer in answers]
+
+    async def acquire(self, ticket: Ticket) -> Reply:
         """A place for the ticket, when its turn has come; None when it was closed while it waited.
 
-        A ticket that is submitted again (its first call was lost, its lease was taken back) takes over the
-        earlier wait.
+        A ticket that is submitted again (its first call was told to wait or was lost, its lease was taken
+        back) takes over the earlier wait.
         """
+        with tracing.within(ticket.traceparent, "queue"):
+            return await self._submit(ticket)
+
+    def _submit(self, ticket: Ticket) -> asyncio.Future[Reply]:
         self._settle(ticket.ticket_id, None)
-        answer: asyncio.Future[Grant | Refusal | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[ticket.ticket_id] = (ticket, answer)
         now_s = time.time()
         self._begin()
         self._attendance.seen(ticket.caller, now_s)
         self._wake(now_s)
-        with tracing.within(ticket.traceparent, "queue"):
-            self._perform(self._flow.submit(ticket, now_s))
-            return await answer
+        self._perform(self._flow.submit(ticket, now_s))
+        return answer
 
     async def attend(self, gateway_id: str) -> None:
         """A gateway's sign of life."""
         self._begin()
         self._attendance.seen(gateway_id, time.time())
 
-    async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None = None) -> None:
-        """The request has ended, in the queue or on an engine."""
-        self._perform(self._flow.close(ticket_id, outcome, time.time(), usage))
-        if usage is not None:
-            self._metrics.add_output_tokens(usage.output_tokens)
-        self._settle(ticket_id, None)
+    def _close(self, closing: Closing) -> None:
+        self._perform(self._flow.close(closing.ticket_id, closing.outcome, time.time(), closing.usage))
+        if closing.usage is not None:
+            self._metrics.add_output_tokens(closing.usage.output_tokens)
+        self._settle(closing.ticket_id, None)
 
     async def starting(self, replica_id: str) -> None:
         """An engine has begun to start: requests may wait for it."""
@@ -274,7 +297,7 @@ class SchedulerReplica:
         except (aiohttp.ClientError, TimeoutError) as error:
             logger.warning("A lease was not taken back from %s: %s", action.replica_id, error)
 
-    def _settle(self, ticket_id: str, answer: Grant | Refusal | None) -> None:
+    def _settle(self, ticket_id: str, answer: Reply) -> None:
         _, waiting = self._waiting.pop(ticket_id, (None, None))
         if waiting is not None and not waiting.done():
             waiting.set_result(answer)

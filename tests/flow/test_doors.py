@@ -16,18 +16,22 @@ LIMITS = Limits(
     max_queued=10_000, max_queue_wait_s=60.0, requests_per_replica=100, lease_ttl_s=1e6, replica_ttl_s=1e6
 )
 TICK_S = 0.1
-# Of a hundred places: 1.4 and 2.1 times the square root.
+# What more urgent classes hold on average, by rank; 1.8 and 2.3 times the square root of it is left to them.
+URGENT_PLACES = (0.0, 61.0, 84.0)
 STANDARD_LEAVES, BATCH_LEAVES = 14, 21
 
 
 class Load:
-    """One engine of a hundred places under a stream of requests."""
+    """One engine of a hundred places under a stream of requests; the demand of urgent ones is given."""
 
-    def __init__(self, **changes: object) -> None:
+    def __init__(self, urgent_places: tuple[float, ...] | None = URGENT_PLACES, **changes: object) -> None:
         config = FlowConfig(admission=replace(AdmissionPolicy(), **changes))
         self.flow = FlowController(LIMITS, config, lambda: 0.0)
+        if urgent_places is not None:
+            self.flow._predictor.urgent_places = lambda rank, now_s: urgent_places[rank]
         self.now_s = 0.0
         self.flow.report(ReplicaReport("r", frozenset()), 0.0)
+        self.flow.tick(0.0)
         self.running: list[str] = []
         self.count = 0
 
@@ -69,6 +73,30 @@ def test_the_last_places_are_for_the_most_urgent():
     assert isinstance(load.submit("interactive"), Granted)
     load.end(2)
     assert load.flow.snapshot(load.now_s).queued == 0
+
+
+def test_a_class_leaves_nothing_where_nobody_is_more_urgent():
+    load = Load(urgent_places=None)
+    load.fill("batch", 100)
+    assert len(load.running) == 100
+
+
+def test_what_is_left_follows_what_the_urgent_hold():
+    load = Load(urgent_places=None)
+    # Four each tenth of a second, for a second each: forty places.
+    for tick in range(1000):
+        load.now_s += TICK_S
+        load.fill("interactive", 4)
+        if tick >= 10:
+            load.end(4)
+        load.flow.tick(load.now_s)
+    left = [queue.reserve for queue in load.flow._queue.classes]
+    assert left[0] == 0
+    assert left[1:] == pytest.approx([1.8 * 40**0.5, 2.3 * 40**0.5], rel=0.05)
+    for _ in range(1000):
+        load.now_s += TICK_S
+        load.flow.tick(load.now_s)
+    assert load.flow._queue.classes[1].reserve < 1
 
 
 def test_batch_leaves_more_than_standard():
@@ -215,7 +243,8 @@ def test_a_ticket_with_a_place_is_predicted_by_its_engine():
 
 
 @pytest.mark.parametrize(
-    ("places", "left"), [(0, 0), (1, 0.25), (8, 2), (64, 11.2), (256, 22.4), (1024, 44.8)]
+    ("places", "urgent_places", "left"),
+    [(0, 0, 0), (1, 1, 0.25), (8, 8, 2), (64, 0, 0), (64, 49, 12.6), (256, 64, 14.4), (256, 1e6, 28.8)],
 )
-def test_what_is_left_to_others_is_the_square_root_and_never_more_than_a_quarter(places, left):
-    assert default_classes()[1].reserve(places) == pytest.approx(left)
+def test_what_is_left_to_others_is_the_square_root_and_never_more_than_a_quarter(places, urgent_places, left):
+    assert default_classes()[1].reserve(places, urgent_places) == pytest.approx(left)

@@ -251,7 +251,7 @@ class FlowRules(RuleBasedStateMachine):
 
     @invariant()
     def while_the_next_ticket_fits_nothing_waits(self) -> None:
-        entry = self.flow._queue.next(self.flow._pool.free, self.flow._pool.places)
+        entry = self.flow._queue.next(self.flow._pool.free)
         if self.up_to_date and entry is not None and self.flow._pool.open:
             assert self.flow._grant(entry, self.now_s) is None
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from app.config import ApplicationConfig
-from app.contract import EnginePort, Grant, Refusal
+from app.contract import Closing, EnginePort, Grant, Refusal, Waits
 from app.flow.autoscale import Reason
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
@@ -42,6 +42,12 @@ async def report(replica: SchedulerReplica, *leases: str, port: EnginePort = POR
     await replica.report(ReplicaReport(port.replica_id, frozenset(leases)), port, {})
 
 
+async def close(
+    replica: SchedulerReplica, ticket_id: str, outcome: Outcome, usage: Usage | None = None
+) -> None:
+    await replica.tell([], [Closing(ticket_id, outcome, usage)])
+
+
 async def waiting(replica: SchedulerReplica, *tickets: Ticket) -> list[asyncio.Task]:
     """Calls of `acquire` that have been queued."""
     calls = [asyncio.create_task(replica.acquire(ticket)) for ticket in tickets]
@@ -59,6 +65,30 @@ async def test_a_ticket_waits_for_an_engine_and_is_granted_with_its_port():
     assert (grant.engine, grant.queue_wait_s >= 0) == (PORT, True)
 
 
+async def test_what_need_not_wait_is_answered_at_once_and_the_rest_is_told_to_ask_again():
+    replica = scheduler(max_queued=1)
+    await report(replica)
+    tickets = [ticket("a"), ticket("b"), ticket("c")]
+    granted, waits, refused = await replica.tell(tickets, [])
+    assert isinstance(granted, Grant)
+    assert (waits, refused.outcome) == (Waits(), Outcome.REJECTED_FULL)
+    [asking] = await waiting(replica, tickets[1])
+    # What has ended gives its place to what comes with it, after those that wait.
+    [behind] = await replica.tell([ticket("d")], [Closing("a", Outcome.COMPLETED)])
+    assert isinstance(await soon(asking), Grant)
+    assert behind == Waits()
+
+
+async def test_a_place_that_falls_free_between_the_two_calls_is_kept():
+    replica = scheduler()
+    await report(replica)
+    await replica.tell([ticket("a")], [])
+    late = ticket("b")
+    assert await replica.tell([late], []) == [Waits()]
+    await close(replica, "a", Outcome.COMPLETED)
+    assert isinstance(await soon(replica.acquire(late)), Grant)
+
+
 async def test_the_queue_is_seen_as_it_is():
     replica = scheduler()
     await report(replica)
@@ -66,7 +96,7 @@ async def test_the_queue_is_seen_as_it_is():
     calls = await waiting(replica, ticket("b"), ticket("c"))
     await report(replica, "a")
     assert (await replica.view()).queued == 2
-    await replica.close("a", Outcome.COMPLETED)
+    await close(replica, "a", Outcome.COMPLETED)
     assert isinstance(await soon(calls[0]), Grant)
     await report(replica, "b")
     assert (await replica.view()).queued == 1
@@ -75,7 +105,7 @@ async def test_the_queue_is_seen_as_it_is():
 async def test_a_ticket_that_is_closed_while_it_waits_gets_no_answer_and_no_lease():
     replica = scheduler()
     [call] = await waiting(replica, ticket("a"))
-    await replica.close("a", Outcome.CANCELLED)
+    await close(replica, "a", Outcome.CANCELLED)
     assert await soon(call) is None
     await report(replica)
     assert (await replica.view()).in_flight == 0
@@ -105,7 +135,7 @@ async def test_a_new_scheduler_knows_the_leases_that_an_engine_reports():
     await report(replica, "a")
     [call] = await waiting(replica, ticket("b"))
     assert (await soon(replica.acquire(ticket("a")))).engine == PORT
-    await replica.close("a", Outcome.COMPLETED)
+    await close(replica, "a", Outcome.COMPLETED)
     assert isinstance(await soon(call), Grant)
 
 
@@ -180,9 +210,9 @@ async def test_what_was_served_is_counted():
     replica = scheduler()
     await report(replica)
     await soon(replica.acquire(ticket("a")))
-    await replica.close("a", Outcome.COMPLETED, Usage(3, 40))
+    await close(replica, "a", Outcome.COMPLETED, Usage(3, 40))
     await soon(replica.acquire(ticket("b")))
-    await replica.close("b", Outcome.CANCELLED, Usage(3, 2))
+    await close(replica, "b", Outcome.CANCELLED, Usage(3, 2))
     for _ in range(2):
         metrics = (await replica.view()).metrics
         assert "promiseserve_output_tokens_total 42.0" in metrics
@@ -352,7 +382,7 @@ async def test_an_urgent_ticket_takes_the_place_of_one_without_a_first_token():
         await asyncio.wait({*replica._revoking}, timeout=BRIEF_S)
         assert 'promiseserve_revokes_total{taken="true"} 1.0' in (await replica.view()).metrics
         [again] = await waiting(replica, batch)
-        await replica.close("urgent", Outcome.COMPLETED)
+        await close(replica, "urgent", Outcome.COMPLETED)
         assert isinstance(await soon(again), Grant)
 
 
@@ -384,7 +414,7 @@ async def test_what_streams_have_made_is_charged_while_they_run():
     blue, red = await waiting(
         replica, replace(ticket("b"), tenant="blue"), replace(ticket("r"), tenant="red")
     )
-    await replica.close("long", Outcome.CANCELLED)
+    await close(replica, "long", Outcome.CANCELLED)
     assert isinstance(await soon(red), Grant)
     assert not blue.done()
 
@@ -409,7 +439,7 @@ async def test_what_a_silent_gateway_has_in_the_queue_is_closed_and_the_others_g
     [living] = await waiting(replica, ticket("living"))
     assert await soon(dead) is None
     assert (await replica.view()).queued == 1
-    await replica.close("running", Outcome.COMPLETED)
+    await close(replica, "running", Outcome.COMPLETED)
     assert isinstance(await soon(living), Grant)
 
 
@@ -422,7 +452,7 @@ async def test_a_gateway_that_says_that_it_lives_keeps_its_place_in_the_queue():
         done, _ = await asyncio.wait({call}, timeout=BRIEF_S / 2)
         assert not done
         await replica.attend("gateway-1")
-    await replica.close("running", Outcome.COMPLETED)
+    await close(replica, "running", Outcome.COMPLETED)
     assert isinstance(await soon(call), Grant)
 
 
@@ -437,7 +467,7 @@ async def test_the_status_crosses_process_borders_and_says_who_waits():
     assert [one.replica_id for one in view.detail.replicas] == [PORT.replica_id]
     assert [(one.name, sum(one.queued), one.running) for one in view.detail.tenants] == [("default", 1, 1)]
     assert view.history[-1].in_flight == 1
-    await replica.close("a", Outcome.COMPLETED, Usage(3, 2, 0.1))
+    await close(replica, "a", Outcome.COMPLETED, Usage(3, 2, 0.1))
     await soon(calls[0])
     ended = await replica.status()
     assert ended.ended == (("completed", 1),)
