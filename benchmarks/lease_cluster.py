@@ -13,28 +13,35 @@ import psutil
 from app.config import ApplicationConfig
 from app.serving.launch_plan import environment
 from benchmarks.lease_parts import Asked, AskingGateway, EmptyScheduler, Engines, Window
+from benchmarks.lease_socket import SocketHandle, SocketScheduler
 from benchmarks.servers import serve_ports
 
 NAME = "leases"
 # What scripts/serve sets that concerns a call from gateway to scheduler.
-SETTINGS = ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_worker_niceness", "RAY_USAGE_STATS_ENABLED")
+SETTINGS = (
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",
+    "RAY_worker_niceness",
+    "RAY_USAGE_STATS_ENABLED",
+)
 START_TIMEOUT_S = 300.0
-# What is asked is the scheduler of `app`, or one that grants at once: over Serve, or as a plain Ray actor.
-SCHEDULER, SERVE_EMPTY, RAY_EMPTY = "scheduler", "serve-empty", "ray-empty"
-# The scheduler too, told of each first token besides.
-FIRST_TOKENS = "scheduler-first-tokens"
-TARGETS = (SCHEDULER, FIRST_TOKENS, SERVE_EMPTY, RAY_EMPTY)
+# Of an actor; more than anybody here has streams.
+MAX_CONCURRENCY = 10_000
+# The scheduler of `app` over Serve, told of each first token besides, and behind a socket of its own.
+SCHEDULER, FIRST_TOKENS, SOCKET = "scheduler", "scheduler-first-tokens", "scheduler-socket"
+# Something that grants at once: over Serve, and as a plain Ray actor.
+SERVE_EMPTY, RAY_EMPTY = "serve-empty", "ray-empty"
+TARGETS = (SCHEDULER, FIRST_TOKENS, SERVE_EMPTY, RAY_EMPTY, SOCKET)
 
 
 @contextlib.contextmanager
 def cluster() -> Iterator[None]:
     """A Ray of its own, with Serve and without a proxy."""
-    given = environment({}, "", "")
+    given = environment(os.environ, "", "")
     os.environ.update({name: given[name] for name in SETTINGS} | serve_ports())
     import ray
     from ray import serve
 
-    # Everything here asks for no CPU: what runs beside what is for the kernel to decide.
     ray.init("local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
     try:
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
@@ -46,37 +53,60 @@ def cluster() -> Iterator[None]:
 
 @contextlib.contextmanager
 def target(name: str, config: ApplicationConfig, engines: int) -> Iterator[tuple[Any, str]]:
-    """A handle of one of TARGETS, and how its processes are called."""
-    import ray
+    """A handle of one of TARGETS, and how its process is called. Engines report to those that listen."""
+    if name == RAY_EMPTY:
+        with _actor(EmptyScheduler) as empty:
+            yield empty, "ray::EmptyScheduler"
+    elif name == SOCKET:
+        import ray
+
+        with _actor(SocketScheduler, config) as scheduler:
+            handle = SocketHandle(ray.get(scheduler.open.remote(), timeout=START_TIMEOUT_S))
+            with _reporting(handle, engines):
+                yield handle, "ray::SocketScheduler"
+    else:
+        with _served(name, config) as handle, _reporting(handle, 0 if name == SERVE_EMPTY else engines):
+            yield handle, f"ray::ServeReplica:{NAME}:Scheduler"
+
+
+@contextlib.contextmanager
+def _served(name: str, config: ApplicationConfig) -> Iterator[Any]:
+    """Over Serve: a handle."""
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
-    from app.serving.application import _scheduler
+    from app.serving.application import UNBOUNDED_CALLS, _scheduler
 
-    if name == RAY_EMPTY:
-        actor = ray.remote(EmptyScheduler).options(num_cpus=0, max_concurrency=100_000).remote()
-        yield actor, "ray::EmptyScheduler"
-        ray.kill(actor)
-        return
+    router = RequestRouterConfig(request_router_class="app.serving.leader_router:LeaderRouter")
     empty = serve.deployment(
         EmptyScheduler,
         name="Scheduler",
-        max_ongoing_requests=100_000,
+        max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
-        request_router_config=RequestRouterConfig(
-            request_router_class="app.serving.leader_router:LeaderRouter"
-        ),
+        request_router_config=router,
     )
     application = empty.bind() if name == SERVE_EMPTY else _scheduler(config).bind(config)
-    handle = serve.run(application, name=NAME, route_prefix=None)
-    reporting = None
-    if name != SERVE_EMPTY:
-        reporting = ray.remote(Engines).options(num_cpus=0).remote(handle, engines)
-        ray.get(reporting.begin.remote(), timeout=START_TIMEOUT_S)
-    yield handle, f"ray::ServeReplica:{NAME}:Scheduler"
-    if reporting is not None:
-        ray.kill(reporting)
+    yield serve.run(application, name=NAME, route_prefix=None)
     serve.delete(NAME)
+
+
+@contextlib.contextmanager
+def _reporting(scheduler: Any, engines: int) -> Iterator[None]:
+    import ray
+
+    with _actor(Engines, scheduler, engines) as stand_ins:
+        ray.get(stand_ins.begin.remote(), timeout=START_TIMEOUT_S)
+        yield
+
+
+@contextlib.contextmanager
+def _actor(of: type, *arguments: Any) -> Iterator[Any]:
+    """It asks for no CPU: what runs beside what is for the kernel to decide."""
+    import ray
+
+    actor = ray.remote(of).options(num_cpus=0, max_concurrency=MAX_CONCURRENCY).remote(*arguments)
+    yield actor
+    ray.kill(actor)
 
 
 @contextlib.contextmanager
@@ -84,12 +114,10 @@ def gateways(scheduler: Any, count: int, first_tokens: bool) -> Iterator[list[An
     """Actors that have started."""
     import ray
 
-    asking = ray.remote(AskingGateway).options(num_cpus=0)
-    actors = [asking.remote(scheduler, first_tokens) for _ in range(count)]
-    ray.get([actor.pid.remote() for actor in actors], timeout=START_TIMEOUT_S)
-    yield actors
-    for actor in actors:
-        ray.kill(actor)
+    with contextlib.ExitStack() as stack:
+        actors = [stack.enter_context(_actor(AskingGateway, scheduler, first_tokens)) for _ in range(count)]
+        ray.get([actor.pid.remote() for actor in actors], timeout=START_TIMEOUT_S)
+        yield actors
 
 
 def ask(actors: list[Any], streams: int, window: Window, process: str) -> tuple[list[Asked], float, float]:
