@@ -6,13 +6,14 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import psutil
 
 from app.config import ApplicationConfig
 from app.serving.launch_plan import environment
-from benchmarks.lease_parts import Asked, AskingGateway, EmptyScheduler, Engines, Window
+from benchmarks.lease_parts import Asked, AskingGateway, Connect, EmptyScheduler, Engines, Window
 from benchmarks.lease_socket import SocketHandle, SocketScheduler
 from benchmarks.servers import serve_ports
 
@@ -52,26 +53,25 @@ def cluster() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def target(name: str, config: ApplicationConfig, engines: int) -> Iterator[tuple[Any, str]]:
-    """A handle of one of TARGETS, and how its process is called. Engines report to those that listen."""
+def target(name: str, config: ApplicationConfig, engines: int) -> Iterator[tuple[Connect, str]]:
+    """How to connect to one of TARGETS, and how its process is called. Engines report to it."""
     if name == RAY_EMPTY:
         with _actor(EmptyScheduler) as empty:
-            yield empty, "ray::EmptyScheduler"
+            yield partial(_itself, empty), "ray::EmptyScheduler"
     elif name == SOCKET:
         import ray
 
         with _actor(SocketScheduler, config) as scheduler:
-            handle = SocketHandle(ray.get(scheduler.open.remote(), timeout=START_TIMEOUT_S))
-            with _reporting(handle, engines):
-                yield handle, "ray::SocketScheduler"
+            connect = partial(SocketHandle, ray.get(scheduler.open.remote(), timeout=START_TIMEOUT_S))
+            with _reporting(connect, engines):
+                yield connect, "ray::SocketScheduler"
     else:
-        with _served(name, config) as handle, _reporting(handle, 0 if name == SERVE_EMPTY else engines):
-            yield handle, f"ray::ServeReplica:{NAME}:Scheduler"
+        with _served(name, config) as connect, _reporting(connect, 0 if name == SERVE_EMPTY else engines):
+            yield connect, f"ray::ServeReplica:{NAME}:Scheduler"
 
 
 @contextlib.contextmanager
-def _served(name: str, config: ApplicationConfig) -> Iterator[Any]:
-    """Over Serve: a handle."""
+def _served(name: str, config: ApplicationConfig) -> Iterator[Connect]:
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
@@ -86,15 +86,20 @@ def _served(name: str, config: ApplicationConfig) -> Iterator[Any]:
         request_router_config=router,
     )
     application = empty.bind() if name == SERVE_EMPTY else _scheduler(config).bind(config)
-    yield serve.run(application, name=NAME, route_prefix=None)
+    serve.run(application, name=NAME, route_prefix=None)
+    yield partial(serve.get_app_handle, NAME)
     serve.delete(NAME)
 
 
+def _itself(actor: Any) -> Any:
+    return actor
+
+
 @contextlib.contextmanager
-def _reporting(scheduler: Any, engines: int) -> Iterator[None]:
+def _reporting(connect: Connect, engines: int) -> Iterator[None]:
     import ray
 
-    with _actor(Engines, scheduler, engines) as stand_ins:
+    with _actor(Engines, connect, engines) as stand_ins:
         ray.get(stand_ins.begin.remote(), timeout=START_TIMEOUT_S)
         yield
 
@@ -110,12 +115,12 @@ def _actor(of: type, *arguments: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def gateways(scheduler: Any, count: int, first_tokens: bool) -> Iterator[list[Any]]:
+def gateways(connect: Connect, count: int, first_tokens: bool) -> Iterator[list[Any]]:
     """Actors that have started."""
     import ray
 
     with contextlib.ExitStack() as stack:
-        actors = [stack.enter_context(_actor(AskingGateway, scheduler, first_tokens)) for _ in range(count)]
+        actors = [stack.enter_context(_actor(AskingGateway, connect, first_tokens)) for _ in range(count)]
         ray.get([actor.pid.remote() for actor in actors], timeout=START_TIMEOUT_S)
         yield actors
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
 from app.serving.control import ServeControlPlane
 
+# A handle's options are those of the process that makes it, so each makes its own.
+Connect = Callable[[], Any]
 # As app/serving/engine.py reports.
 REPORT_INTERVAL_S = 1.0
 TENANTS = 20
@@ -38,15 +41,15 @@ class Asked:
 
 
 class AskingGateway:
-    """One gateway's share of the streams. `scheduler`: a handle of Serve's, or of an actor with its methods.
+    """One gateway's share of the streams. `connect` gives what it asks: a handle, or what is called like one.
 
     `first_tokens`: the engine's word of each first token too, which an engine sends once a request.
     """
 
-    def __init__(self, scheduler: Any, first_tokens: bool = False) -> None:
-        self._scheduler = scheduler
+    def __init__(self, connect: Connect, first_tokens: bool = False) -> None:
+        self._scheduler = connect()
         self._first_tokens = first_tokens
-        self._control = ServeControlPlane(scheduler, scheduler, uuid.uuid4().hex)
+        self._control = ServeControlPlane(self._scheduler, self._scheduler, uuid.uuid4().hex)
 
     async def pid(self) -> int:
         """It is there."""
@@ -78,8 +81,8 @@ class AskingGateway:
 class Engines:
     """Stand-ins: they report, as engines do, and compute nothing."""
 
-    def __init__(self, scheduler: Any, count: int) -> None:
-        self._scheduler = scheduler
+    def __init__(self, connect: Connect, count: int) -> None:
+        self._scheduler = connect()
         self._ports = [EnginePort(f"engine-{number}", "127.0.0.1", 1, "") for number in range(count)]
 
     async def begin(self) -> None:

@@ -64,9 +64,6 @@ class SocketHandle:
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._last = 0
 
-    def __reduce__(self) -> tuple[type[SocketHandle], tuple[str]]:
-        return SocketHandle, (self._url,)
-
     def __getattr__(self, method: str) -> _Method:
         return _Method(self, method)
 

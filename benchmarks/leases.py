@@ -92,8 +92,8 @@ def _of_target(name: str, options: argparse.Namespace) -> list[Run]:
     runs = []
     most = max(options.gateways)
     with (
-        lease_cluster.target(name, _config(options), options.engines) as (handle, process),
-        lease_cluster.gateways(handle, most, name == FIRST_TOKENS) as actors,
+        lease_cluster.target(name, _config(options), options.engines) as (connect, process),
+        lease_cluster.gateways(connect, most, name == FIRST_TOKENS) as actors,
     ):
         for gateways in options.gateways:
             for streams in options.streams:
