@@ -59,6 +59,7 @@ class SocketHandle:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._session: aiohttp.ClientSession | None = None
         self._outbox: Outbox | None = None
         self._connecting: asyncio.Task[Outbox] | None = None
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -76,8 +77,13 @@ class SocketHandle:
         self._outbox.put((number, method, arguments))
         return await answer
 
+    async def disconnect(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
     async def _connect(self) -> Outbox:
-        socket = await aiohttp.ClientSession().ws_connect(self._url, compress=0)
+        self._session = aiohttp.ClientSession()
+        socket = await self._session.ws_connect(self._url, compress=0)
         self._reading = asyncio.create_task(self._read(socket))
         return Outbox(socket.send_bytes)
 
@@ -108,6 +114,11 @@ class Outbox:
         self._waiting.append(message)
         if self._sending is None or self._sending.done():
             self._sending = asyncio.get_running_loop().create_task(self._send_all())
+
+    async def sent(self) -> None:
+        """All that has been put in."""
+        if self._sending is not None:
+            await self._sending
 
     async def _send_all(self) -> None:
         while self._waiting:
