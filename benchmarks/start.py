@@ -86,7 +86,7 @@ def _round(config: Path, number: int, cold: Sequence[Path]) -> Round:
         else:
             with ours(config, AT_ONCE) as own:
                 own_s, phases = own.start_s, _phases_s(own, time.time())
-    print(f"{'cold' if cold else 'warm'}: bare {bare_s:.1f} s, ours {own_s:.1f} s, {phases}", file=sys.stderr)
+    print(f"{'cold' if cold else 'warm'}: bare {bare_s:.1f} s, ours {own_s:.1f} s", file=sys.stderr)
     return Round(bare_s, own_s, phases)
 
 
