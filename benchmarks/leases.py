@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
+from statistics import linear_regression, median
 from typing import Any
 
 from app.config import ApplicationConfig
@@ -54,6 +54,9 @@ class Run:
 class Capacity:
     """Computed. `leases_per_s`: one scheduler, its busiest thread alone on a core, P99 within the bar."""
 
+    target: str
+    gateways: int
+    busiest_thread_us: float
     leases_per_s: float
     replicas: int
     gpus: int
@@ -61,7 +64,8 @@ class Capacity:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gateways", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--gateways", type=int, nargs="+", default=[1, 10, 30])
+    parser.add_argument("--more-gateways", type=int, nargs="*", default=[100], help="only computed")
     parser.add_argument(
         "--streams", type=int, nargs="+", default=[8, 32], help="of all gateways together; one each at least"
     )
@@ -80,11 +84,11 @@ def run(options: argparse.Namespace) -> Json:
     with lease_cluster.cluster():
         for name in options.targets:
             runs += _of_target(name, options)
-    # The last of each: most gateways, most streams.
-    last = {one.target: one for one in runs if one.target in (SCHEDULER, FIRST_TOKENS, SOCKET)}
-    computed = {
-        name: asdict(capacity(one, options.requests_per_s, options.gpus)) for name, one in last.items()
-    }
+    computed = [
+        asdict(capacity(one, options.requests_per_s, options.gpus))
+        for name in (SCHEDULER, FIRST_TOKENS, SOCKET)
+        for one in with_more(name, runs, options.more_gateways)
+    ]
     return {"runs": [asdict(one) for one in runs], "computed": computed} | {
         name: getattr(options, name) for name in ("engines", "seconds", "rounds", "requests_per_s", "gpus")
     }
@@ -152,7 +156,36 @@ def capacity(one: Run, requests_per_s: float, gpus: int) -> Capacity:
     service_per_s = 1e6 / one.busiest_thread_us
     leases_per_s = max(0.0, service_per_s - math.log(100) / P99_BAR_S)
     replicas = int(leases_per_s / requests_per_s)
-    return Capacity(leases_per_s, replicas, replicas * gpus, leases_per_s * one.gateways_us / 1e6)
+    asking = leases_per_s * one.gateways_us / 1e6
+    return Capacity(
+        one.target, one.gateways, one.busiest_thread_us, leases_per_s, replicas, replicas * gpus, asking
+    )
+
+
+def with_more(target: str, runs: Sequence[Run], more_gateways: Sequence[int]) -> list[Run]:
+    """Of its runs with most streams those that were measured, and others with more gateways: the costs of a
+    lease as a straight line over the logarithm of the gateways, throughput and waits not known (NaN)."""
+    most = max((one.streams for one in runs), default=0)
+    taken = [one for one in runs if one.target == target and one.streams == most]
+    if len({one.gateways for one in taken}) < 2:
+        return taken
+    logs = [math.log(one.gateways) for one in taken]
+
+    def at(gateways: int, costs_us: list[float]) -> float:
+        slope, intercept = linear_regression(logs, costs_us)
+        return slope * math.log(gateways) + intercept
+
+    names = ("scheduler_us", "busiest_thread_us", "gateways_us")
+    return taken + [
+        Run(
+            target,
+            gateways,
+            most,
+            *(math.nan,) * 3,
+            **{name: at(gateways, [getattr(one, name) for one in taken]) for name in names},
+        )
+        for gateways in more_gateways
+    ]
 
 
 def table(figures: Json) -> str:
@@ -175,12 +208,13 @@ def table(figures: Json) -> str:
         f"Computed: one scheduler with a core for itself, P99 below {P99_BAR_S * 1000:.0f} ms, at "
         f"{figures['requests_per_s']:g} requests/s a replica of {figures['gpus']} GPUs.",
         "",
-        "| asked | leases/s | replicas | GPUs | gateways that only ask, a core each |",
-        "| --- " * 5 + "|",
+        "| asked | gateways | busiest thread us a lease | leases/s | replicas | GPUs "
+        "| gateways that only ask, a core each |",
+        "| --- " * 7 + "|",
     ]
     lines += [
-        f"| {name} | {one['leases_per_s']:,.0f} | {one['replicas']:,} | {one['gpus']:,} "
-        f"| {one['asking_gateways']:.1f} |"
-        for name, one in figures["computed"].items()
+        f"| {one['target']} | {one['gateways']} | {one['busiest_thread_us']:.0f} "
+        f"| {one['leases_per_s']:,.0f} | {one['replicas']:,} | {one['gpus']:,} | {one['asking_gateways']:.1f} |"
+        for one in figures["computed"]
     ]
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from app.flow.outcome import Outcome
 from app.flow.ticket import ReplicaReport
 from benchmarks.lease_parts import USAGE, Asked, a_ticket
 from benchmarks.lease_socket import Outbox, SocketHandle, SocketScheduler
-from benchmarks.leases import Run, capacity, measured, middle, table
+from benchmarks.leases import Run, capacity, measured, middle, table, with_more
 
 RUN = Run("scheduler", 1, 8, 1000.0, 3.0, 9.0, 900.0, 500.0, 800.0)
 
@@ -45,11 +45,25 @@ def test_a_thread_that_is_too_slow_for_the_bar_serves_nobody():
     assert capacity(replace(RUN, busiest_thread_us=1e5), 8, 8).leases_per_s == 0
 
 
+def test_more_gateways_are_computed_along_the_logarithm():
+    ten = replace(RUN, gateways=10, busiest_thread_us=600.0)
+    runs = [replace(RUN, streams=4, busiest_thread_us=9e9), replace(RUN, target="socket"), RUN, ten]
+    one, other, computed = with_more("scheduler", runs, [100])
+    assert [one, other] == [RUN, ten]
+    assert (computed.gateways, computed.busiest_thread_us) == (100, pytest.approx(700))
+    assert math.isnan(computed.leases_per_s)
+
+
+def test_of_one_number_of_gateways_nothing_more_is_computed():
+    assert with_more("scheduler", [RUN], [100]) == [RUN]
+    assert with_more("scheduler", [], [100]) == []
+
+
 def test_the_table_has_what_was_measured_and_what_is_computed():
-    figures = {"runs": [asdict(RUN)], "computed": {"scheduler": asdict(capacity(RUN, 8, 4))}}
+    figures = {"runs": [asdict(RUN)], "computed": [asdict(capacity(RUN, 8, 4))]}
     text = table(figures | {"engines": 8, "rounds": 3, "seconds": 4.0, "requests_per_s": 8.0, "gpus": 4})
     assert "| scheduler | 1 | 8 | 1,000 | 3.0 | 9.0 | 900 | 500 | 800 |" in text
-    assert "| scheduler | 1,770 | 221 | 884 | 1.4 |" in text
+    assert "| scheduler | 1 | 500 | 1,770 | 221 | 884 | 1.4 |" in text
 
 
 async def test_a_lease_comes_over_the_socket_from_the_real_scheduler():
