@@ -1,7 +1,7 @@
 """The scheduler of `app` behind a socket of its own: what the way over Serve's handles could be instead.
 
 A gateway keeps one WebSocket; what is called in one turn of its event loop leaves in one frame, answers
-likewise. Nothing of the application uses it.
+likewise. Nothing of the application uses it: whoever connects is trusted, as pickle trusts its sender.
 """
 
 from __future__ import annotations
