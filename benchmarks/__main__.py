@@ -16,6 +16,7 @@ from benchmarks import (
     fit_engine,
     flow,
     grammars,
+    leases,
     null,
     overhead,
     overload,
@@ -23,15 +24,18 @@ from benchmarks import (
     pictures,
     simulation,
     soak,
+    start,
 )
 from benchmarks.chaos import command as chaos
 
 COMMANDS = {
-    "parity": (parity, "start and token gaps beside bare vLLM"),
+    "start": (start, "time to ready by phase, beside bare vLLM"),
+    "parity": (parity, "first token, gaps and throughput beside bare vLLM"),
     "overload": (overload, "goodput beside its peers, above capacity"),
     "overhead": (overhead, "cost between client and engine, beside bare vLLM"),
     "null": (null, "ceiling of the load client"),
     "flow": (flow, "cost of the decision core"),
+    "leases": (leases, "leases a second of one scheduler, and how long one takes"),
     "simulation": (simulation, "policies on a recorded trace, paired by seed"),
     "grammars": (grammars, "what schemas and patterns cost the engine to compile"),
     "chaos": (chaos, "each part killed and frozen under load, and the account of every request"),

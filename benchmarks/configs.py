@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+# Costs next to nothing to load and to run: what is left is the way to it.
+TINY_LLAMA = {"name": "tiny-llama", "source": "embedded:tiny-llama"}
+
 
 def changed(config: Path, folder: Path, name: str, sections: dict[str, Any]) -> Path:
     """`folder/name.yaml`: the one application of `config`; fields of `sections` go over those that it has."""

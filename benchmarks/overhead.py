@@ -23,7 +23,7 @@ from typing import Any
 
 from app.load.loops import ClosedLoop, Load, run_load
 from app.load.streams import COMPLETED, PATHS, Call
-from benchmarks.configs import changed
+from benchmarks.configs import TINY_LLAMA, changed
 from benchmarks.processes import cpu_outside_engine_s, spent_between_s
 from benchmarks.resampling import median_with_interval
 from benchmarks.servers import Server, StartError
@@ -31,7 +31,6 @@ from benchmarks.systems import System, systems
 from placement.plot import Series, scatter
 
 Json = dict[str, Any]
-MODEL = {"name": "tiny-llama", "source": "embedded:tiny-llama"}
 BARE = "vllm"
 # Tokens of a warm-up stream: connections, caches of code, and the engine's first batch of that size.
 WARM_UP_TOKENS = 16
@@ -101,7 +100,7 @@ def run(options: argparse.Namespace) -> Json:
 def _config(options: argparse.Namespace, folder: Path) -> Path:
     # Room for every stream: a queue is not what is measured.
     engine = {"dtype": "float32", "max_num_seqs": max(32, *options.streams), "cpu_kv_cache_gib": 1}
-    return changed(options.config, folder, "overhead", {"model": MODEL, "engine": engine})
+    return changed(options.config, folder, "overhead", {"model": TINY_LLAMA, "engine": engine})
 
 
 def _visit(system: System, config: Path, options: argparse.Namespace) -> dict[int, Sample]:
@@ -133,7 +132,7 @@ def _burst(server: Server, name: str, streams: int, count: int, tokens: int, end
     path, body = PATHS[endpoint]
     # The beginning differs: no prefix is found in the cache.
     prompts = [f"{number}. Request of the burst {name}." for number in range(count)]
-    calls = [Call(prompt, path, body(MODEL["name"], prompt, tokens)) for prompt in prompts]
+    calls = [Call(prompt, path, body(TINY_LLAMA["name"], prompt, tokens)) for prompt in prompts]
     load = run_load(server.url, ClosedLoop(calls, streams))
     bad = [one for one in load.answers if one.outcome != COMPLETED or one.output_tokens != tokens]
     if bad:

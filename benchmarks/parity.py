@@ -1,4 +1,4 @@
-"""Beside bare vLLM, same model and same engine arguments: time to ready, first token, gap, throughput.
+"""Beside bare vLLM, same model and same engine arguments: first token, gap, throughput.
 
 ratio = ours / bare vLLM; pairs alternate, the first is discarded, medians are reported.
 """
@@ -33,7 +33,6 @@ class Sample:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=Path("serve_configs/smollm2-cpu.yaml"))
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--starts", type=int, default=2, help="pairs of starts")
     parser.add_argument("--tokens", type=int, default=64, help="tokens a stream")
     parser.add_argument("--streams", type=int, default=32, help="for the throughput")
 
@@ -41,18 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     (application,) = load_applications(options.config)
     model = application.args.model.name
-    starts = [_start_pair(options.config) for _ in range(options.starts)]
     with bare_vllm(options.config) as bare, ours(options.config) as own:
         pairs = [
             tuple(asyncio.run(_sample(server, model, options)) for server in (bare, own))
             for _ in range(options.pairs + 1)
         ][1:]
     return {
-        "start_s": _compared([bare for bare, _ in starts], [own for _, own in starts]),
-        **{
-            name: _compared([getattr(b, name) for b, _ in pairs], [getattr(o, name) for _, o in pairs])
-            for name in ("ttft_ms", "gap_ms", "tokens_per_s")
-        },
+        name: _compared([getattr(b, name) for b, _ in pairs], [getattr(o, name) for _, o in pairs])
+        for name in ("ttft_ms", "gap_ms", "tokens_per_s")
     }
 
 
@@ -62,15 +57,6 @@ def table(figures: dict[str, Any]) -> str:
         ratios = " ".join(f"{ratio:.2f}" for ratio in row["ratios"])
         lines.append(f"{name:16}{row['bare']:12.2f}{row['ours']:12.2f}{row['ratio']:8.2f}   {ratios}")
     return "\n".join(lines)
-
-
-def _start_pair(config: Path) -> tuple[float, float]:
-    """Seconds to the first 200 of each, alone on the machine, model and file caches warm."""
-    with bare_vllm(config) as bare:
-        pass
-    with ours(config) as own:
-        pass
-    return bare.start_s, own.start_s
 
 
 def _compared(bare: list[float], own: list[float]) -> dict[str, Any]:

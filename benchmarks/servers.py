@@ -42,12 +42,13 @@ class StartError(RuntimeError):
 class Server:
     """A server that answers; `start_s` from the start of its first process to its first 200.
 
-    `pid` is the root of all its processes.
+    `pid` is the root of all its processes, `output` what that one has written; both are there as long as it.
     """
 
     url: str
     start_s: float
     pid: int
+    output: Path
 
 
 # What a benchmark adds to a server's environment.
@@ -125,7 +126,7 @@ def _started(
 ) -> Iterator[Server]:
     _warn_of_autogroups()
     started_s = time.monotonic()
-    with tempfile.TemporaryFile() as log:
+    with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(
             command, env={**os.environ, **variables}, stdout=log, stderr=log, preexec_fn=_adopt_orphans
         )
@@ -135,7 +136,7 @@ def _started(
                     log.seek(0)
                     raise StartError(f"{command[2]} did not start:\n{log.read()[-4000:].decode()}")
                 time.sleep(POLL_S)
-            yield Server(url, time.monotonic() - started_s, process.pid)
+            yield Server(url, time.monotonic() - started_s, process.pid, Path(log.name))
         finally:
             _end(process)
 

@@ -1,0 +1,150 @@
+"""Ray, Serve, a scheduler and those that ask it, for as long as they are measured."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import psutil
+
+from app.config import ApplicationConfig
+from app.serving.launch_plan import environment
+from benchmarks.lease_parts import Asked, AskingGateway, Connect, EmptyScheduler, Engines, Window
+from benchmarks.lease_socket import SocketHandle, SocketScheduler
+from benchmarks.servers import serve_ports
+
+NAME = "leases"
+# What scripts/serve sets that concerns a call from gateway to scheduler.
+SETTINGS = (
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",
+    "RAY_worker_niceness",
+    "RAY_USAGE_STATS_ENABLED",
+)
+START_TIMEOUT_S = 300.0
+# Of an actor; more than anybody here has streams.
+MAX_CONCURRENCY = 10_000
+# The scheduler of `app` over Serve, told of each first token besides, and behind a socket of its own.
+SCHEDULER, FIRST_TOKENS, SOCKET = "scheduler", "scheduler-first-tokens", "scheduler-socket"
+# Something that grants at once: over Serve, and as a plain Ray actor.
+SERVE_EMPTY, RAY_EMPTY = "serve-empty", "ray-empty"
+TARGETS = (SCHEDULER, FIRST_TOKENS, SERVE_EMPTY, RAY_EMPTY, SOCKET)
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[None]:
+    """A Ray of its own, with Serve and without a proxy."""
+    given = environment(os.environ, "", "")
+    os.environ.update({name: given[name] for name in SETTINGS} | serve_ports())
+    import ray
+    from ray import serve
+
+    ray.init("local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
+    try:
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def target(name: str, config: ApplicationConfig, engines: int) -> Iterator[tuple[Connect, str]]:
+    """How to connect to one of TARGETS, and how its process is called. Engines report to it."""
+    if name == RAY_EMPTY:
+        with _actor(EmptyScheduler) as empty:
+            yield partial(_itself, empty), "ray::EmptyScheduler"
+    elif name == SOCKET:
+        import ray
+
+        with _actor(SocketScheduler, config) as scheduler:
+            connect = partial(SocketHandle, ray.get(scheduler.open.remote(), timeout=START_TIMEOUT_S))
+            with _reporting(connect, engines):
+                yield connect, "ray::SocketScheduler"
+    else:
+        with _served(name, config) as connect, _reporting(connect, 0 if name == SERVE_EMPTY else engines):
+            yield connect, f"ray::ServeReplica:{NAME}:Scheduler"
+
+
+@contextlib.contextmanager
+def _served(name: str, config: ApplicationConfig) -> Iterator[Connect]:
+    from ray import serve
+    from ray.serve.config import RequestRouterConfig
+
+    from app.serving.application import UNBOUNDED_CALLS, _scheduler
+
+    router = RequestRouterConfig(request_router_class="app.serving.leader_router:LeaderRouter")
+    empty = serve.deployment(
+        EmptyScheduler,
+        name="Scheduler",
+        max_ongoing_requests=UNBOUNDED_CALLS,
+        ray_actor_options={"num_cpus": 0},
+        request_router_config=router,
+    )
+    application = empty.bind() if name == SERVE_EMPTY else _scheduler(config).bind(config)
+    serve.run(application, name=NAME, route_prefix=None)
+    yield partial(serve.get_app_handle, NAME)
+    serve.delete(NAME)
+
+
+def _itself(actor: Any) -> Any:
+    return actor
+
+
+@contextlib.contextmanager
+def _reporting(connect: Connect, engines: int) -> Iterator[None]:
+    import ray
+
+    with _actor(Engines, connect, engines) as stand_ins:
+        ray.get(stand_ins.begin.remote(), timeout=START_TIMEOUT_S)
+        yield
+
+
+@contextlib.contextmanager
+def _actor(of: type, *arguments: Any) -> Iterator[Any]:
+    """It asks for no CPU: what runs beside what is for the kernel to decide."""
+    import ray
+
+    actor = ray.remote(of).options(num_cpus=0, max_concurrency=MAX_CONCURRENCY).remote(*arguments)
+    yield actor
+    ray.kill(actor)
+
+
+@contextlib.contextmanager
+def gateways(connect: Connect, count: int, first_tokens: bool) -> Iterator[list[Any]]:
+    """Actors that have started."""
+    import ray
+
+    with contextlib.ExitStack() as stack:
+        actors = [stack.enter_context(_actor(AskingGateway, connect, first_tokens)) for _ in range(count)]
+        ray.get([actor.pid.remote() for actor in actors], timeout=START_TIMEOUT_S)
+        yield actors
+
+
+def ask(actors: list[Any], streams: int, window: Window, process: str) -> tuple[list[Asked], float, float]:
+    """All at the same time, `streams` shared out; CPU seconds in the window of the processes called so:
+    of all their threads, and of the busiest one."""
+    import ray
+
+    shares = [streams // len(actors) + (number < streams % len(actors)) for number in range(len(actors))]
+    asked = [actor.ask.remote(share, window) for actor, share in zip(actors, shares, strict=True)]
+    time.sleep(max(0.0, window.begin_s - time.time()))
+    before = _threads_s(process)
+    time.sleep(max(0.0, window.end_s - time.time()))
+    spent_s = [seconds - before.get(thread, 0.0) for thread, seconds in _threads_s(process).items()]
+    answers = ray.get(asked, timeout=START_TIMEOUT_S)
+    return answers, sum(spent_s), max(spent_s)
+
+
+def _threads_s(process: str) -> dict[int, float]:
+    """CPU seconds so far by thread, of our descendants with that name."""
+    return {
+        thread.id: thread.user_time + thread.system_time
+        for one in psutil.Process().children(recursive=True)
+        if " ".join(one.cmdline()).startswith(process)
+        for thread in one.threads()
+    }

@@ -1,0 +1,98 @@
+"""From waits to figures, what is computed of them, and the scheduler behind a socket."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, replace
+
+import pytest
+
+from app.config import ApplicationConfig
+from app.contract import EnginePort, Grant
+from app.flow.outcome import Outcome
+from app.flow.ticket import ReplicaReport
+from benchmarks.lease_parts import USAGE, Asked, a_ticket
+from benchmarks.lease_socket import Outbox, SocketHandle, SocketScheduler
+from benchmarks.leases import Run, capacity, measured, middle, table, with_more
+
+RUN = Run("scheduler", 1, 8, 1000.0, 3.0, 9.0, 900.0, 500.0, 800.0)
+
+
+def test_figures_are_of_all_gateways_together():
+    asked = [Asked([0.001] * 99, cpu_s=0.05), Asked([0.001] * 98 + [0.005] * 3, cpu_s=0.03)]
+    one = measured("scheduler", 16, 2.0, asked, cpu_s=0.1, busiest_s=0.08)
+    assert (one.gateways, one.streams, one.leases_per_s) == (2, 16, 100.0)
+    assert (one.p50_ms, one.p99_ms) == (1.0, 5.0)
+    assert (one.scheduler_us, one.busiest_thread_us, one.gateways_us) == pytest.approx((500, 400, 400))
+
+
+def test_the_middle_is_taken_figure_by_figure():
+    rounds = [RUN, replace(RUN, p99_ms=7.0, leases_per_s=1.0), replace(RUN, p99_ms=8.0)]
+    assert middle(rounds) == replace(RUN, p99_ms=8.0)
+
+
+def test_a_scheduler_stops_before_its_thread_is_full():
+    """M/M/1: the time in the system is exponential with the difference of the rates."""
+    computed = capacity(RUN, requests_per_s=8, gpus=4)
+    assert computed.leases_per_s == pytest.approx(2000 - math.log(100) / 0.02)
+    assert math.exp(-(2000 - computed.leases_per_s) * 0.02) == pytest.approx(0.01)
+    assert (computed.replicas, computed.gpus) == (221, 884)
+    assert computed.asking_gateways == pytest.approx(computed.leases_per_s * 800e-6)
+
+
+def test_a_thread_that_is_too_slow_for_the_bar_serves_nobody():
+    assert capacity(replace(RUN, busiest_thread_us=1e5), 8, 8).leases_per_s == 0
+
+
+def test_more_gateways_are_computed_along_the_logarithm():
+    ten = replace(RUN, gateways=10, busiest_thread_us=600.0)
+    runs = [replace(RUN, streams=4, busiest_thread_us=9e9), replace(RUN, target="socket"), RUN, ten]
+    one, other, computed = with_more("scheduler", runs, [100])
+    assert [one, other] == [RUN, ten]
+    assert (computed.gateways, computed.busiest_thread_us) == (100, pytest.approx(700))
+    assert math.isnan(computed.leases_per_s)
+
+
+def test_of_one_number_of_gateways_nothing_more_is_computed():
+    assert with_more("scheduler", [RUN], [100]) == [RUN]
+    assert with_more("scheduler", [], [100]) == []
+
+
+def test_the_table_has_what_was_measured_and_what_is_computed():
+    figures = {"runs": [asdict(RUN)], "computed": [asdict(capacity(RUN, 8, 4))]}
+    text = table(figures | {"engines": 8, "rounds": 3, "seconds": 4.0, "requests_per_s": 8.0, "gpus": 4})
+    assert "| scheduler | 1 | 8 | 1,000 | 3.0 | 9.0 | 900 | 500 | 800 |" in text
+    assert "| scheduler | 1 | 500 | 1,770 | 221 | 884 | 1.4 |" in text
+
+
+async def test_a_lease_comes_over_the_socket_from_the_real_scheduler():
+    engine = {"device": "cpu", "max_model_len": 1024, "max_num_seqs": 4, "max_num_batched_tokens": 512}
+    model = {"name": "none", "source": "none"}
+    config = ApplicationConfig.model_validate({"model": model, "engine": engine, "open_without_keys": True})
+    handle = SocketHandle(await SocketScheduler(config).open())
+    port = EnginePort("engine-0", "127.0.0.1", 1, "")
+    ticket = a_ticket(0, time.time())
+    await handle.report.remote(ReplicaReport("engine-0", frozenset()), port, {})
+    grant = await handle.acquire.remote(ticket)
+    assert isinstance(grant, Grant)
+    assert grant.engine == port
+    assert (await handle.view.remote(False)).in_flight == 1
+    await handle.close.remote(ticket.ticket_id, Outcome.COMPLETED, USAGE)
+    assert (await handle.view.remote(False)).in_flight == 0
+    await handle.disconnect()
+
+
+async def test_what_is_put_in_one_turn_leaves_in_one_frame():
+    frames: list[bytes] = []
+
+    async def send(frame: bytes) -> None:
+        frames.append(frame)
+
+    outbox = Outbox(send)
+    for number in range(3):
+        outbox.put(number)
+    await outbox.sent()
+    outbox.put(3)
+    await outbox.sent()
+    assert len(frames) == 2
