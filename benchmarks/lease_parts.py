@@ -6,11 +6,11 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.contract import EnginePort, Grant
+from app.contract import Closing, EnginePort, Grant
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
 from app.serving.control import ServeControlPlane
@@ -109,11 +109,8 @@ class EmptyScheduler:
     async def record_replica_metadata(self) -> dict[str, float]:
         return {"started_s": 0.0}
 
-    async def acquire(self, ticket: Ticket) -> Grant:
-        return self._grant
-
-    async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None = None) -> None:
-        pass
+    async def tell(self, tickets: Sequence[Ticket], closings: Sequence[Closing]) -> list[Grant]:
+        return [self._grant] * len(tickets)
 
 
 def a_ticket(number: int, now_s: float) -> Ticket:

@@ -9,12 +9,13 @@ from dataclasses import asdict, replace
 import pytest
 
 from app.config import ApplicationConfig
-from app.contract import EnginePort, Grant
+from app.contract import Closing, EnginePort
 from app.flow.outcome import Outcome
 from app.flow.ticket import ReplicaReport
 from benchmarks.lease_parts import USAGE, Asked, a_ticket
 from benchmarks.lease_socket import Outbox, SocketHandle, SocketScheduler
 from benchmarks.leases import Run, capacity, measured, middle, table, with_more
+from tests.fakes import soon
 
 RUN = Run("scheduler", 1, 8, 1000.0, 3.0, 9.0, 900.0, 500.0, 800.0)
 
@@ -74,11 +75,10 @@ async def test_a_lease_comes_over_the_socket_from_the_real_scheduler():
     port = EnginePort("engine-0", "127.0.0.1", 1, "")
     ticket = a_ticket(0, time.time())
     await handle.report.remote(ReplicaReport("engine-0", frozenset()), port, {})
-    grant = await handle.acquire.remote(ticket)
-    assert isinstance(grant, Grant)
+    [grant] = await soon(handle.tell.remote([ticket], []))
     assert grant.engine == port
     assert (await handle.view.remote(False)).in_flight == 1
-    await handle.close.remote(ticket.ticket_id, Outcome.COMPLETED, USAGE)
+    await soon(handle.tell.remote([], [Closing(ticket.ticket_id, Outcome.COMPLETED, USAGE)]))
     assert (await handle.view.remote(False)).in_flight == 0
     await handle.disconnect()
 
