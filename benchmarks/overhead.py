@@ -2,7 +2,8 @@
 
 One server runs at a time, for an idle one would cost CPU too (Ray's daemons never rest, and two engines do
 not fit two cores): each round starts bare vLLM, measures, ends it, and does the same with every other system,
-in an order that turns by one each round. A pair is bare vLLM and another system of one round.
+in an order that turns by one each round. Half of the cores are the engine's: as on a machine with GPUs, what
+serves does not take its time from what computes (two threads on two cores gain bare vLLM nothing). A pair is bare vLLM and another system of one round.
 A visit sends at each number of streams a warm-up that is discarded, then closed-loop completions of
 `--tokens` tokens. Same engine arguments, same threads; CPU seconds are those of all processes of the server
 but vLLM's engine core and workers, so they hold vLLM's own front end, Ray's daemons and HAProxy. Ratios are
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, default=5, help="rounds")
     parser.add_argument("--tokens", type=int, default=64, help="of a stream")
     parser.add_argument("--endpoint", choices=list(PATHS), default="completions")
-    parser.add_argument("--engine-threads", type=int, default=os.cpu_count())
+    parser.add_argument("--engine-threads", type=int, default=max(1, (os.cpu_count() or 1) // 2))
     parser.add_argument("--picture", type=Path, metavar="SVG", help="ratios over streams")
 
 

@@ -11,8 +11,9 @@ from ray.serve.schema import ApplicationStatus
 
 logger = logging.getLogger("ray.serve")
 
-# Streams take seconds to end: a second more in which leases are granted is no harm.
-DELETION_CHECK_INTERVAL_S = 1.0
+# Streams take seconds to end: a few more in which leases are granted are no harm, and each look costs the
+# controller and the scheduler 20 ms (Serve pickles every router of the application for it).
+DELETION_CHECK_INTERVAL_S = 3.0
 
 
 def is_being_deleted() -> bool:
