@@ -3,7 +3,8 @@
 One server runs at a time, for an idle one would cost CPU too (Ray's daemons never rest, and two engines do
 not fit two cores): each round starts bare vLLM, measures, ends it, and does the same with every other system,
 in an order that turns by one each round. Half of the cores are the engine's: as on a machine with GPUs, what
-serves does not take its time from what computes (two threads on two cores gain bare vLLM nothing). A pair is bare vLLM and another system of one round.
+serves does not take its time from what computes (two threads on two cores gain bare vLLM nothing). A pair is
+bare vLLM and another system of one round.
 A visit sends at each number of streams a warm-up that is discarded, then closed-loop completions of
 `--tokens` tokens. Same engine arguments, same threads; CPU seconds are those of all processes of the server
 but vLLM's engine core and workers, so they hold vLLM's own front end, Ray's daemons and HAProxy. Ratios are
