@@ -66,10 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policies", nargs="+", choices=sorted(POLICIES), default=list(POLICIES))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--schedulers", type=int, default=1, help="that share replicas and requests")
     parser.add_argument("--load", type=float, default=2.0)
     parser.add_argument("--returns", action="store_true", help="refused clients return once, as told")
 
 
 def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    setup = {"replicas": options.replicas, "load": options.load, "returns": options.returns}
+    setup = {name: getattr(options, name) for name in ("replicas", "schedulers", "load", "returns")}
     return measure(read_azure_trace(options.trace), options.policies, options.seeds, **setup)

@@ -29,6 +29,11 @@ class _Message:
     said: Ticket | Closing
     answer: asyncio.Future[Reply | Waits]
 
+    @property
+    def is_left(self) -> bool:
+        """A ticket whose client has gone before it was told: its closing may go in the same call."""
+        return isinstance(self.said, Ticket) and self.answer.done()
+
 
 class SchedulerLine:
     """One a gateway. `tell` is one call to the scheduler; its error reaches everybody whom it spoke for."""
@@ -62,6 +67,7 @@ class SchedulerLine:
     async def _call_until_silent(self) -> None:
         while self._waiting:
             messages, self._waiting = self._waiting[:MAX_JOINED], self._waiting[MAX_JOINED:]
+            messages = [message for message in messages if not message.is_left]
             try:
                 async with asyncio.timeout(self._timeout_s):
                     answers = await self._answers([message.said for message in messages])

@@ -38,6 +38,8 @@ class Experiment:
     # Offered load over capacity.
     load: float = 2.0
     returns: bool = False
+    # Each has its part of the replicas, and of the requests whichever its gateways happen to get.
+    schedulers: int = 1
     mix: Mix = DEFAULT_MIX
 
 
@@ -107,16 +109,29 @@ POLICIES: dict[str, Make] = {
 
 
 def run(experiment: Experiment, requests: Sequence[Request]) -> Json:
-    """Stretch the arrivals to the load, spread them by the seed, and simulate. KeyError: unknown names."""
+    """Stretch the arrivals to the load, spread them by the seed, and simulate. KeyError: unknown names;
+    ValueError: replicas that can't be shared out evenly."""
+    if experiment.replicas % experiment.schedulers:
+        share = f"{experiment.replicas} replicas among {experiment.schedulers}"
+        raise ValueError(f"schedulers: {share} can't be shared out evenly")
     engine, make = ENGINES[experiment.engine], POLICIES[experiment.policy]
     capacity = capacity_per_s(engine, requests) * experiment.replicas
     arrivals = spread(at_rate(requests, capacity * experiment.load), experiment.mix, experiment.seed)
     ours = experiment.policy.startswith("flow")
-    setup = Setup(engine, experiment.replicas, 1.0 if ours else PEER_REPORT_S, experiment.returns)
-    simulator = Simulator(make(engine, experiment.seed), setup)
-    records = simulator.run(arrivals)
+    of_each = experiment.replicas // experiment.schedulers
+    setup = Setup(engine, of_each, 1.0 if ours else PEER_REPORT_S, experiment.returns)
+    chosen = random.Random(f"schedulers {experiment.seed}").choices(
+        range(experiment.schedulers), k=len(arrivals)
+    )
+    simulators = [Simulator(make(engine, experiment.seed), setup) for _ in range(experiment.schedulers)]
+    records = [
+        record
+        for number, simulator in enumerate(simulators)
+        for record in simulator.run([one for one, its in zip(arrivals, chosen, strict=True) if its == number])
+    ]
     warm_up_s = arrivals[0].arrived_s + WARM_UP_SHARE * (arrivals[-1].arrived_s - arrivals[0].arrived_s)
-    result = summarise(records, promise_of(default_classes()), warm_up_s, simulator.wasted_tokens)
+    wasted_tokens = sum(simulator.wasted_tokens for simulator in simulators)
+    result = summarise(records, promise_of(default_classes()), warm_up_s, wasted_tokens)
     head: Json = {
         "policy": experiment.policy,
         "engine": experiment.engine,
@@ -125,6 +140,6 @@ def run(experiment: Experiment, requests: Sequence[Request]) -> Json:
         "load": experiment.load,
         "capacity_per_s": round(capacity, 4),
         "duration_s": round(arrivals[-1].arrived_s - arrivals[0].arrived_s, 3),
-        "engine_preemptions": simulator.preemptions,
+        "engine_preemptions": sum(simulator.preemptions for simulator in simulators),
     }
     return head | result

@@ -187,6 +187,14 @@ def test_another_seed_gives_another_result():
     assert run(Experiment(seed=0), REQUESTS) != run(Experiment(seed=1), REQUESTS)
 
 
+def test_schedulers_share_replicas_and_requests_and_every_request_is_counted_once():
+    one, two = (run(Experiment(schedulers=count), REQUESTS) for count in (1, 2))
+    assert two["offered"] == one["offered"]
+    assert 0.5 * one["goodput_share"] < two["goodput_share"]
+    with pytest.raises(ValueError, match="4 replicas among 3"):
+        run(Experiment(schedulers=3), REQUESTS)
+
+
 @pytest.mark.parametrize("engine", sorted(ENGINES))
 def test_no_class_waits_longer_than_its_bound(engine: str):
     result = run(Experiment(engine=engine, replicas=2), REQUESTS)

@@ -63,6 +63,24 @@ async def test_what_comes_while_calls_are_under_way_goes_together_and_each_gets_
     assert scheduler.calls[MAX_CALLS:] == [(["b", "c", "d"], ["first0"])]
 
 
+async def test_a_ticket_whose_client_has_gone_before_it_was_told_is_not_submitted_after_its_closing():
+    scheduler = Scheduler()
+    line = SchedulerLine(scheduler.tell)
+    first = []
+    for number in range(MAX_CALLS):
+        first += submits(line, f"first{number}")
+        await asyncio.sleep(0.01)
+    [gone] = submits(line, "gone")
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(line.close(Closing("gone", Outcome.CANCELLED)))
+    await asyncio.sleep(0.01)
+    scheduler.open.set()
+    await soon(asyncio.gather(closing, *first))
+    assert scheduler.calls[MAX_CALLS:] == [([], ["gone"])]
+
+
 async def test_no_call_carries_more_than_its_bound():
     scheduler = Scheduler()
     line = SchedulerLine(scheduler.tell)
