@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from app.contract import Closing, EnginePort, Grant
@@ -49,7 +50,8 @@ class AskingGateway:
     def __init__(self, connect: Connect, first_tokens: bool = False) -> None:
         self._scheduler = connect()
         self._first_tokens = first_tokens
-        self._control = ServeControlPlane(self._scheduler, self._scheduler, uuid.uuid4().hex)
+        no_engine = SimpleNamespace(hold=None)
+        self._control = ServeControlPlane(self._scheduler, no_engine, uuid.uuid4().hex)
 
     async def pid(self) -> int:
         """It is there."""

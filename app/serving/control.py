@@ -25,7 +25,8 @@ class ServeControlPlane:
 
     def __init__(self, scheduler: DeploymentHandle, engine: DeploymentHandle, gateway_id: str) -> None:
         self._scheduler = scheduler
-        self._engine = engine
+        # Looking a method up makes a new handle: once is enough for what each request calls.
+        self._tell_scheduler, self._hold = scheduler.tell, engine.hold
         self._gateway_id = gateway_id
         self._line = SchedulerLine(self._tell)
 
@@ -48,10 +49,10 @@ class ServeControlPlane:
         await self._line.close(Closing(ticket_id, outcome, usage))
 
     async def _tell(self, tickets: Sequence[Ticket], closings: Sequence[Closing]) -> list[Reply | Waits]:
-        return await _answer(self._scheduler.tell.remote(tickets, closings))
+        return await _answer(self._tell_scheduler.remote(tickets, closings))
 
     async def hold(self, replica_id: str, ticket_id: str) -> Metered:
-        return await _answer(self._engine.hold.remote(replica_id, ticket_id))
+        return await _answer(self._hold.remote(replica_id, ticket_id))
 
     async def replica_gone(self, replica_id: str) -> None:
         await _answer(self._scheduler.replica_gone.remote(replica_id))
