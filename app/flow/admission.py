@@ -42,12 +42,13 @@ def _error_table() -> list[Window]:
 
 
 class _ClassState:
-    """What is learnt of one class: its errors by the size of the prediction, its rate, its mean cost."""
+    """What is learnt of one class: its errors by the size of the prediction, its rates, its mean cost."""
 
-    __slots__ = ("cost", "dispatches", "errors")
+    __slots__ = ("arrivals", "cost", "dispatches", "errors")
 
     def __init__(self, config: FlowConfig) -> None:
         self.errors = _error_table()
+        self.arrivals = DecayedRate(config.admission.rate_horizon_s)
         self.dispatches = DecayedRate(config.admission.rate_horizon_s)
         self.cost = RunningMean(1.0, config.admission.smoothing)
 
@@ -77,6 +78,10 @@ class Predictor:
     def itl(self, running: int, itl_s: float) -> None:
         if running > 0 and itl_s > 0:
             self._itl_s.add(running, itl_s)
+
+    def arrived(self, rank: int, now_s: float) -> None:
+        """Whether it is let in or not."""
+        self._classes[rank].arrivals.add(1.0, now_s)
 
     def dispatched(self, rank: int, cost: float, now_s: float) -> None:
         self._classes[rank].dispatches.add(1.0, now_s)
@@ -144,8 +149,13 @@ class Predictor:
         return rate if rate > MIN_RATE_PER_S else MIN_RATE_PER_S
 
     def urgent_places(self, rank: int, now_s: float) -> float:
-        """Places that more urgent classes hold on average (Little: rate x service time)."""
-        return self._service_s.value * sum(one.dispatches.per_s(now_s) for one in self._classes[:rank])
+        """Places that more urgent classes take on average: rate x service time (Little), or their share of
+        what is asked for while the service time is not known yet."""
+        rates = [one.arrivals.per_s(now_s) for one in self._classes]
+        urgent_per_s = sum(rates[:rank])
+        if urgent_per_s == 0.0:
+            return 0.0
+        return max(urgent_per_s * self._service_s.value, self._pool.places * urgent_per_s / sum(rates))
 
     def rate_per_s(self, rank: int, now_s: float) -> float:
         """Requests of this class that can leave the queue each second."""

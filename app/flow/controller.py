@@ -246,6 +246,7 @@ class FlowController:
         if refused is not None:
             return refused
         self._meter.arrived(rank, now_s)
+        self._predictor.arrived(rank, now_s)
         refused = gate.no_engine(ticket, len(self._queue), now_s)
         if refused is not None:
             return refused
