@@ -7,7 +7,7 @@ TTFT^ = wait for a place + time in the engine
 E2E^  = TTFT^ + output (80 % quantile) x ITL^(batch), a line fitted to the engines' reports
 
 Each class tracks actual / predicted by the size of the prediction, and so do all that have a place at once:
-the median corrects what is told to a client, the 90 % quantile decides. The rate for a class is what all
+the median corrects what is told to a client, a high quantile decides. The rate for a class is what all
 leases give back (Little: leases / mean service time) less what more urgent classes take and less the minimum
 shares of the others that wait.
 """
@@ -153,7 +153,8 @@ class Predictor:
         what is asked for while the service time is not known yet."""
         rates = [one.arrivals.per_s(now_s) for one in self._classes]
         urgent_per_s = sum(rates[:rank])
-        if urgent_per_s == 0.0:
+        # Fewer than one in the time that is remembered: nobody asks.
+        if urgent_per_s * self._config.admission.rate_horizon_s < 1.0:
             return 0.0
         return max(urgent_per_s * self._service_s.value, self._pool.places * urgent_per_s / sum(rates))
 

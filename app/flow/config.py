@@ -93,8 +93,9 @@ class AdmissionPolicy:
     """Predict, then verify."""
 
     enabled: bool = True
-    # Refuse when nine of ten such requests would miss: the error quantile that is tracked.
-    error_quantile: float = 0.9
+    # Refuse when one in four such requests would be late: one in ten was too strict. It refused a fifth of the
+    # interactive requests of two real engines, where of those let in 98 % were in time.
+    error_quantile: float = 0.75
     # Until leases have ended there is no rate to predict from.
     initial_service_s: float = 1.0
     # Until an engine has counted its steps: the order of a large model's on a fast GPU.

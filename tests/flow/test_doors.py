@@ -92,12 +92,16 @@ def test_what_is_left_follows_what_the_urgent_hold():
         load.flow.tick(load.now_s)
     left = [queue.reserve for queue in load.flow._queue.classes]
     assert left[0] == 0
-    # Nobody else asks: their share is all of the places until their service time is known, and would be then.
+    # Nobody else asks: all places are their share.
     assert left[1:] == pytest.approx([1.8 * 10, 2.3 * 10], rel=0.05)
-    for _ in range(1000):
+    for tick in range(1000):
         load.now_s += TICK_S
+        load.fill("standard", 4)
+        load.end(4)
         load.flow.tick(load.now_s)
-    assert load.flow._queue.classes[1].reserve < 1
+        if tick == 50:
+            assert 1.8 * 40**0.5 > load.flow._queue.classes[1].reserve > 1
+    assert load.flow._queue.classes[1].reserve == 0
 
 
 def test_batch_leaves_more_than_standard():
