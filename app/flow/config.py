@@ -93,8 +93,8 @@ class AdmissionPolicy:
     """Predict, then verify."""
 
     enabled: bool = True
-    # Refuse when one in four such requests would be late: one in ten was too strict. It refused a fifth of the
-    # interactive requests of two real engines, where of those let in 98 % were in time.
+    # Refuse when one in four such requests would be late: one in ten was too strict. It refused a fifth of
+    # the interactive requests of two real engines, where of those let in 98 % were in time.
     error_quantile: float = 0.75
     # Until leases have ended there is no rate to predict from.
     initial_service_s: float = 1.0
@@ -206,9 +206,9 @@ def default_classes() -> tuple[ClassPolicy, ...]:
         ClassPolicy("interactive", boost_s=70.0, min_share=0.0, ttft_budget_s=2.0),
         # Ten seconds keep attention; boosts differ by as much, so it never overtakes interactive.
         # More left free costs goodput; less, and more urgent requests find no place at once.
-        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_roots=1.8),
+        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_roots=2.0),
         # A minute: nobody watches, but a client's timeout is near. A twentieth is enough to move; it leaves
-        # half as much again, so that standard goes first.
+        # more, so that standard goes first.
         ClassPolicy("batch", boost_s=0.0, min_share=0.05, ttft_budget_s=60.0, reserve_roots=2.3),
     )
 
