@@ -96,7 +96,8 @@ def test_check_against_a_live_cluster_names_seats_or_what_is_missing(cluster_of,
     model = "{name: m, source: meta-llama/Llama-3.3-70B-Instruct}"
     rest = "engine: {max_model_len: 4096}, open_without_keys: true"
     body = f"{{model: {model}, parallel: {grid % bundles}, {rest}}}"
-    file.write_text(f"applications: [{{name: a, import_path: a:b, args: {body}}}]")
+    entrance = "http_options: {host: 127.0.0.1}"
+    file.write_text(f"{entrance}\napplications: [{{name: a, import_path: a:b, args: {body}}}]")
     command = ["check", str(file), "--cluster", cluster.address, "--workload", "256/32@1"]
     assert main(command) == 0
     assert "cluster: replica 1: 0@" in capsys.readouterr().out
