@@ -140,7 +140,8 @@ class TestAnswers:
         assert whole.usage is not None
         assert whole.usage.completion_tokens == 24
         assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
-        assert len(chunks) == 24
+        # vLLM joins two tokens that are made before the first has left, as on a machine that is busy.
+        assert 12 < len(chunks) <= 24
 
     def test_chat_streams_and_ends(self, client: openai.OpenAI):
         messages = [{"role": "user", "content": "hello"}]
