@@ -63,9 +63,9 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
         # has a successor after three failures in a row of these (thirty seconds of Serve's own).
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",
         # The controller looks at everything ten times a second by itself, which takes 4 % of a processor.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
-        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs workers at 15, below whatever else the machine does; here they are what it is for.
         "RAY_worker_niceness": "0",

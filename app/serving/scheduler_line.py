@@ -68,6 +68,8 @@ class SchedulerLine:
         while self._waiting:
             messages, self._waiting = self._waiting[:MAX_JOINED], self._waiting[MAX_JOINED:]
             messages = [message for message in messages if not message.is_left]
+            if not messages:
+                continue
             try:
                 async with asyncio.timeout(self._timeout_s):
                     answers = await self._answers([message.said for message in messages])

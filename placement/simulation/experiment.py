@@ -120,14 +120,13 @@ def run(experiment: Experiment, requests: Sequence[Request]) -> Json:
     ours = experiment.policy.startswith("flow")
     of_each = experiment.replicas // experiment.schedulers
     setup = Setup(engine, of_each, 1.0 if ours else PEER_REPORT_S, experiment.returns)
-    chosen = random.Random(f"schedulers {experiment.seed}").choices(
-        range(experiment.schedulers), k=len(arrivals)
-    )
-    simulators = [Simulator(make(engine, experiment.seed), setup) for _ in range(experiment.schedulers)]
+    draw = random.Random(f"schedulers {experiment.seed}")
+    parts: list[list[Request]] = [[] for _ in range(experiment.schedulers)]
+    for request in arrivals:
+        draw.choices(parts)[0].append(request)
+    simulators = [Simulator(make(engine, experiment.seed), setup) for _ in parts]
     records = [
-        record
-        for number, simulator in enumerate(simulators)
-        for record in simulator.run([one for one, its in zip(arrivals, chosen, strict=True) if its == number])
+        record for simulator, part in zip(simulators, parts, strict=True) for record in simulator.run(part)
     ]
     warm_up_s = arrivals[0].arrived_s + WARM_UP_SHARE * (arrivals[-1].arrived_s - arrivals[0].arrived_s)
     wasted_tokens = sum(simulator.wasted_tokens for simulator in simulators)

@@ -34,6 +34,15 @@ def submits(line: SchedulerLine, *names: str) -> list[asyncio.Task[Reply | Waits
     return [asyncio.create_task(line.submit(Ticket(name, 0, 0.0))) for name in names]
 
 
+async def busy(line: SchedulerLine) -> list[asyncio.Task[Reply | Waits]]:
+    """As many calls are under way as there may be: `first0` and those after it."""
+    first = []
+    for number in range(MAX_CALLS):
+        first += submits(line, f"first{number}")
+        await asyncio.sleep(0.01)
+    return first
+
+
 async def test_at_rest_each_has_its_own_call_at_once():
     scheduler = Scheduler()
     scheduler.open.set()
@@ -47,10 +56,7 @@ async def test_at_rest_each_has_its_own_call_at_once():
 async def test_what_comes_while_calls_are_under_way_goes_together_and_each_gets_its_own_answer():
     scheduler = Scheduler()
     line = SchedulerLine(scheduler.tell)
-    first = []
-    for number in range(MAX_CALLS):
-        first += submits(line, f"first{number}")
-        await asyncio.sleep(0.01)
+    first = await busy(line)
     later = submits(line, "b", "c")
     closing = asyncio.create_task(line.close(Closing("first0", Outcome.COMPLETED)))
     later += submits(line, "d")
@@ -66,10 +72,7 @@ async def test_what_comes_while_calls_are_under_way_goes_together_and_each_gets_
 async def test_a_ticket_whose_client_has_gone_before_it_was_told_is_not_submitted_after_its_closing():
     scheduler = Scheduler()
     line = SchedulerLine(scheduler.tell)
-    first = []
-    for number in range(MAX_CALLS):
-        first += submits(line, f"first{number}")
-        await asyncio.sleep(0.01)
+    first = await busy(line)
     [gone] = submits(line, "gone")
     await asyncio.sleep(0.01)
     gone.cancel()
@@ -79,6 +82,19 @@ async def test_a_ticket_whose_client_has_gone_before_it_was_told_is_not_submitte
     scheduler.open.set()
     await soon(asyncio.gather(closing, *first))
     assert scheduler.calls[MAX_CALLS:] == [([], ["gone"])]
+
+
+async def test_nothing_is_called_for_those_who_have_all_gone():
+    scheduler = Scheduler()
+    line = SchedulerLine(scheduler.tell)
+    first = await busy(line)
+    [gone] = submits(line, "gone")
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    scheduler.open.set()
+    await soon(asyncio.gather(*first))
+    await asyncio.sleep(0.01)
+    assert len(scheduler.calls) == MAX_CALLS
 
 
 async def test_no_call_carries_more_than_its_bound():
