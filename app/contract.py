@@ -85,13 +85,8 @@ class Refusal:
     rate_limits: RateLimits | None = None
 
 
-# The scheduler's answer to a ticket; None: it was closed while it waited.
-Reply = Grant | Refusal | None
-
-
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """The ticket is in the queue: who asks for it again hears when its turn has come."""
+# The scheduler's answer to a ticket, at once or when its turn has come.
+Reply = Grant | Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +96,19 @@ class Closing:
     ticket_id: str
     outcome: Outcome
     usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerAddress:
+    """Where the scheduler that leads listens for gateways, and what opens it."""
+
+    host: str
+    port: int
+    secret: str = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}/"
 
 
 @dataclass(slots=True)
@@ -136,13 +144,11 @@ class ControlPlane(Protocol):
     """What a gateway asks of the scheduler and of engine replicas: Serve's handles, or a test's fake."""
 
     async def acquire(self, ticket: Ticket) -> Reply:
-        """Waits for a place; None when the ticket was closed meanwhile.
-
-        Raises ConnectionError when the scheduler can't be reached.
-        """
+        """Waits for a place. Raises ConnectionError when the scheduler can't be reached, or has gone."""
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
-        """The ticket has ended (see Closing). Raises ConnectionError likewise."""
+        """The ticket has ended (see Closing): said before whatever is said next. Raises ConnectionError when
+        the scheduler can't be reached; one that dies hears of it from its engines' reports."""
 
     async def hold(self, replica_id: str, ticket_id: str) -> Metered:
         """The open call of a running request. Raises ReplicaDiedError when the replica dies under it, another

@@ -4,19 +4,15 @@
       lease (gateway)        asking the scheduler
         queue (scheduler)    waiting for a place
       network (gateway)      the request at its engine, first byte to last
-        lease (engine)       waiting for the control call of its lease
         prefill (engine)     up to the first token
         decode (engine)      up to the last
         llm_request          vLLM's own
-What a span has beyond its children is its own time: the two `lease` are Serve's calls, `network` is HTTP,
-JSON and the way to the client. Contexts travel as W3C `traceparent`: from the client, in the ticket, to the
-engine.
+What a span has beyond its children is its own time: `lease` is the way to the scheduler and back, `network`
+is HTTP, JSON and the way to the client. Contexts travel as W3C `traceparent`: from the client, in the ticket,
+to the engine.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from opentelemetry.context import Context
 from opentelemetry.trace import (
@@ -81,23 +77,10 @@ def traceparent_of(span: Span) -> str:
     return carrier[TRACEPARENT]
 
 
-@contextmanager
-def within(traceparent: str, name: str) -> Iterator[None]:
-    """A span for what the block does for another process's request."""
-    if not traceparent:
-        yield
-        return
-    span = _tracer.start_span(name, _context(traceparent), SpanKind.SERVER)
-    try:
-        yield
-    finally:
-        span.end()
-
-
 def record(traceparent: str, name: str, start_s: float, end_s: float) -> None:
-    """A span that is over; seconds since the epoch."""
+    """A span of what was done for another process's request; seconds since the epoch."""
     if traceparent:
-        span = _tracer.start_span(name, _context(traceparent), start_time=_ns(start_s))
+        span = _tracer.start_span(name, _context(traceparent), SpanKind.SERVER, start_time=_ns(start_s))
         span.end(_ns(max(start_s, end_s)))
 
 

@@ -14,7 +14,6 @@ import psutil
 from app.config import ApplicationConfig
 from app.serving.launch_plan import environment
 from benchmarks.lease_parts import Asked, AskingGateway, Connect, EmptyScheduler, Engines, Window
-from benchmarks.lease_socket import SocketHandle, SocketScheduler
 from benchmarks.servers import serve_ports
 
 NAME = "leases"
@@ -28,11 +27,11 @@ SETTINGS = (
 START_TIMEOUT_S = 300.0
 # Of an actor; more than anybody here has streams.
 MAX_CONCURRENCY = 10_000
-# The scheduler of `app` over Serve, told of each first token besides, and behind a socket of its own.
-SCHEDULER, FIRST_TOKENS, SOCKET = "scheduler", "scheduler-first-tokens", "scheduler-socket"
-# Something that grants at once: over Serve, and as a plain Ray actor.
-SERVE_EMPTY, RAY_EMPTY = "serve-empty", "ray-empty"
-TARGETS = (SCHEDULER, FIRST_TOKENS, SERVE_EMPTY, RAY_EMPTY, SOCKET)
+# The scheduler of `app`, and told of each first token besides.
+SCHEDULER, FIRST_TOKENS = "scheduler", "scheduler-first-tokens"
+# A deployment that grants at once, asked over its handle.
+SERVE_EMPTY = "serve-empty"
+TARGETS = (SCHEDULER, FIRST_TOKENS, SERVE_EMPTY)
 
 
 @contextlib.contextmanager
@@ -55,44 +54,28 @@ def cluster() -> Iterator[None]:
 @contextlib.contextmanager
 def target(name: str, config: ApplicationConfig, engines: int) -> Iterator[tuple[Connect, str]]:
     """How to connect to one of TARGETS, and how its process is called. Engines report to it."""
-    if name == RAY_EMPTY:
-        with _actor(EmptyScheduler) as empty:
-            yield partial(_itself, empty), "ray::EmptyScheduler"
-    elif name == SOCKET:
-        import ray
-
-        with _actor(SocketScheduler, config) as scheduler:
-            connect = partial(SocketHandle, ray.get(scheduler.open.remote(), timeout=START_TIMEOUT_S))
-            with _reporting(connect, engines):
-                yield connect, "ray::SocketScheduler"
-    else:
-        with _served(name, config) as connect, _reporting(connect, 0 if name == SERVE_EMPTY else engines):
-            yield connect, f"ray::ServeReplica:{NAME}:Scheduler"
-
-
-@contextlib.contextmanager
-def _served(name: str, config: ApplicationConfig) -> Iterator[Connect]:
     from ray import serve
-    from ray.serve.config import RequestRouterConfig
 
-    from app.serving.application import UNBOUNDED_CALLS, _scheduler
+    serve.run(_application(name, config), name=NAME, route_prefix=None)
+    connect = partial(serve.get_app_handle, NAME)
+    with _reporting(connect, 0 if name == SERVE_EMPTY else engines):
+        yield connect, f"ray::ServeReplica:{NAME}:Scheduler"
+    serve.delete(NAME)
 
-    router = RequestRouterConfig(request_router_class="app.serving.leader_router:LeaderRouter")
-    empty = serve.deployment(
+
+def _application(name: str, config: ApplicationConfig) -> Any:
+    from ray import serve
+
+    from app.serving.application import UNBOUNDED_CALLS, scheduler_deployment
+
+    if name != SERVE_EMPTY:
+        return scheduler_deployment(config).bind(config)
+    return serve.deployment(
         EmptyScheduler,
         name="Scheduler",
         max_ongoing_requests=UNBOUNDED_CALLS,
         ray_actor_options={"num_cpus": 0},
-        request_router_config=router,
-    )
-    application = empty.bind() if name == SERVE_EMPTY else _scheduler(config).bind(config)
-    serve.run(application, name=NAME, route_prefix=None)
-    yield partial(serve.get_app_handle, NAME)
-    serve.delete(NAME)
-
-
-def _itself(actor: Any) -> Any:
-    return actor
+    ).bind()
 
 
 @contextlib.contextmanager
@@ -115,12 +98,13 @@ def _actor(of: type, *arguments: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def gateways(connect: Connect, count: int, first_tokens: bool) -> Iterator[list[Any]]:
+def gateways(connect: Connect, count: int, name: str) -> Iterator[list[Any]]:
     """Actors that have started."""
     import ray
 
+    how = (connect, name == SERVE_EMPTY, name == FIRST_TOKENS)
     with contextlib.ExitStack() as stack:
-        actors = [stack.enter_context(_actor(AskingGateway, connect, first_tokens)) for _ in range(count)]
+        actors = [stack.enter_context(_actor(AskingGateway, *how)) for _ in range(count)]
         ray.get([actor.pid.remote() for actor in actors], timeout=START_TIMEOUT_S)
         yield actors
 

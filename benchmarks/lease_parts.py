@@ -6,12 +6,14 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from app.contract import Closing, EnginePort, Grant
+import aiohttp
+
+from app.contract import EnginePort, Grant, Reply
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
 from app.serving.control import ServeControlPlane
@@ -41,17 +43,34 @@ class Asked:
     cpu_s: float
 
 
-class AskingGateway:
-    """One gateway's share of the streams. `connect` gives what it asks: a handle, or what is called like one.
+class CallControl:
+    """A call for each lease and one for its end, and nothing more: the least that Serve's handles cost."""
 
-    `first_tokens`: the engine's word of each first token too, which an engine sends once a request.
+    def __init__(self, handle: Any) -> None:
+        self._acquire, self._close = handle.acquire, handle.close
+
+    async def acquire(self, ticket: Ticket) -> Reply:
+        return await self._acquire.remote(ticket)
+
+    async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
+        await self._close.remote(ticket_id, outcome, usage)
+
+
+class AskingGateway:
+    """One gateway's share of the streams. `connect` gives the handle of what it asks.
+
+    `by_calls`: with a call each, instead of the application's own control plane. `first_tokens`: the engine's
+    word of each first token too, which an engine sends once a request.
     """
 
-    def __init__(self, connect: Connect, first_tokens: bool = False) -> None:
+    def __init__(self, connect: Connect, by_calls: bool = False, first_tokens: bool = False) -> None:
         self._scheduler = connect()
         self._first_tokens = first_tokens
+        self._control = CallControl(self._scheduler) if by_calls else self._application_control()
+
+    def _application_control(self) -> ServeControlPlane:
         no_engine = SimpleNamespace(hold=None)
-        self._control = ServeControlPlane(self._scheduler, no_engine, uuid.uuid4().hex)
+        return ServeControlPlane(self._scheduler, no_engine, uuid.uuid4().hex, aiohttp.ClientSession())
 
     async def pid(self) -> int:
         """It is there."""
@@ -108,11 +127,10 @@ class EmptyScheduler:
     def __init__(self) -> None:
         self._grant = Grant(EnginePort("engine-0", "127.0.0.1", 1, ""), 0.0, "standard", 1)
 
-    async def record_replica_metadata(self) -> dict[str, float]:
-        return {"started_s": 0.0}
+    async def acquire(self, ticket: Ticket) -> Grant:
+        return self._grant
 
-    async def tell(self, tickets: Sequence[Ticket], closings: Sequence[Closing]) -> list[Grant]:
-        return [self._grant] * len(tickets)
+    async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None: ...
 
 
 def a_ticket(number: int, now_s: float) -> Ticket:

@@ -1,14 +1,13 @@
 """How many leases one scheduler gives: its real deployment on Ray Serve, and gateways that only ask it.
 
-A gateway is a process with the application's own control plane over Serve's handle. Its streams ask for a
+A gateway is a process with the application's own control plane. Its streams ask for a
 lease, get it and close it, again and again (closed loop). Engines are stand-ins that report and always have a
 place, so that nothing waits for one: only the scheduler and the way to it are measured. Requests of real
 gateways also carry bytes; there are fewer of them on the same cores.
 
-`serve-empty` and `ray-empty` take the same way to something that grants at once, over Serve and as a plain
-actor: the differences are where a lease's time goes. `scheduler-socket` is the same scheduler behind a socket
-of its own. Gateways and scheduler share the machine's cores. What one scheduler could give that has a core to
-itself is computed: its busiest thread is never more than busy.
+`serve-empty` is the peer: a deployment that grants at once and knows nothing, asked over Serve's handle with
+a call for a lease and another for its end. Gateways and scheduler share the machine's cores. What one
+scheduler could give that has a core to itself is computed: its busiest thread is never more than busy.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any
 
 from app.config import ApplicationConfig
 from benchmarks import lease_cluster
-from benchmarks.lease_cluster import FIRST_TOKENS, SCHEDULER, SOCKET, TARGETS
+from benchmarks.lease_cluster import FIRST_TOKENS, SCHEDULER, TARGETS
 from benchmarks.lease_parts import Asked, Connect, Window
 from placement.simulation.summary import percentile
 
@@ -86,7 +85,7 @@ def run(options: argparse.Namespace) -> Json:
             runs += _of_target(name, options)
     computed = [
         asdict(capacity(one, options.requests_per_s, options.gpus))
-        for name in (SCHEDULER, FIRST_TOKENS, SOCKET)
+        for name in (SCHEDULER, FIRST_TOKENS)
         for one in with_more(name, runs, options.more_gateways)
     ]
     return {"runs": [asdict(one) for one in runs], "computed": computed} | {
@@ -108,7 +107,7 @@ def _of_gateways(
 ) -> list[Run]:
     """No more are there than are measured: an idle one costs CPU too."""
     runs = []
-    with lease_cluster.gateways(connect, gateways, name == FIRST_TOKENS) as actors:
+    with lease_cluster.gateways(connect, gateways, name) as actors:
         for streams in (streams for streams in options.streams if streams >= gateways):
             rounds = []
             for _ in range(options.rounds):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from app.flow.estimate import nearest_rank
 from placement.simulator import Served, Simulation
 from placement.step_time import StepModel, decode
 from placement.throughput import steady_batch
@@ -152,23 +153,18 @@ def summarise(served: Sequence[Served], preemptions: int) -> Latency:
     """Percentiles over the requests sent after the first third."""
     by_sending = sorted(served, key=lambda request: request.sent_s)
     counted = by_sending[len(by_sending) // 3 :]
-    ttft = sorted(request.ttft_s * 1e3 for request in counted)
-    tpot = sorted(request.tpot_s * 1e3 for request in counted)
+    ttft = [request.ttft_s * 1e3 for request in counted]
+    tpot = [request.tpot_s * 1e3 for request in counted]
     span_s = max(r.finished_s for r in counted) - min(r.sent_s for r in counted)
     tokens = fmean(r.ask.output_tokens for r in counted) * len(counted)
     return Latency(
-        ttft_p50_ms=percentile(ttft, 0.5),
-        ttft_p99_ms=percentile(ttft, 0.99),
-        tpot_p50_ms=percentile(tpot, 0.5),
-        tpot_p99_ms=percentile(tpot, 0.99),
+        ttft_p50_ms=nearest_rank(ttft, 0.5),
+        ttft_p99_ms=nearest_rank(ttft, 0.99),
+        tpot_p50_ms=nearest_rank(tpot, 0.5),
+        tpot_p99_ms=nearest_rank(tpot, 0.99),
         output_tokens_per_s=tokens / max(span_s, 1e-9),
         preemptions=preemptions,
     )
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """Nearest rank of an ordered sample."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def broken_promises(latency: Latency, slo: Slo) -> list[str]:

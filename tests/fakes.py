@@ -64,7 +64,7 @@ class FakeControlPlane:
     replica in `dead` or `unreachable` fail.
     """
 
-    def __init__(self, *script: Grant | Refusal | Exception | None) -> None:
+    def __init__(self, *script: Grant | Refusal | Exception) -> None:
         self.script = deque(script)
         self.state: SchedulerView | None = SchedulerView(0, 0, 0, "", ())
         self.status_view: StatusView | None = None
@@ -81,7 +81,7 @@ class FakeControlPlane:
         self.engine_settled.set()
         self._closes: asyncio.Queue[Closed] = asyncio.Queue()
 
-    async def acquire(self, ticket: Ticket) -> Grant | Refusal | None:
+    async def acquire(self, ticket: Ticket) -> Grant | Refusal:
         self.tickets.append(ticket)
         if not self.script:
             self.queued.set()

@@ -32,6 +32,7 @@ from app.tracing import TRACEPARENT, record
 
 # Paths behind the door that only read, and take no lease.
 OBSERVED_PATHS = frozenset({"/metrics", RANKS_PATH})
+NO_LEASE = "no live lease"
 # The rank of a class: there are never a thousand.
 MAX_PRIORITY_DIGITS = 3
 # The request that the current task serves (app/engine/metering.py counts for it).
@@ -85,10 +86,9 @@ class Guard:
             await _refuse(send, 400, "no such priority")
             return
         arrived_s = time.time()
-        run = await self._leases.attach(lease_id, int(priority)) if lease_id else None
-        attached_s = time.time()
+        run = self._leases.attach(lease_id, int(priority)) if lease_id else None
         if run is None:
-            await _refuse(send, 403, "no live lease")
+            await _refuse(send, 403, NO_LEASE)
             return
         token = current_run.set(run)
         revocable = _Revocable(run, receive, send)
@@ -96,18 +96,19 @@ class Guard:
             await self._app(scope, revocable.receive, revocable.send)
         except Exception:
             # An application whose client leaves amid the body, or whose engine dies, fails in its own way.
-            if not run.metered.revoked and not run.orphaned:
+            if not revocable.withheld:
                 raise
         finally:
             current_run.reset(token)
             self._leases.end(lease_id)
             traceparent = headers.get(TRACEPARENT.encode(), b"").decode("latin-1")
-            record(traceparent, "lease", arrived_s, attached_s)
-            _record_run(traceparent, run.metered, attached_s)
+            _record_run(traceparent, run.metered, arrived_s)
         if run.metered.revoked:
             await _refuse(send, REVOKED_STATUS, "the lease was taken back")
         elif run.orphaned and not revocable.begun:
             await _refuse(send, ENGINE_DIED_STATUS, "the engine has died")
+        elif revocable.unheld:
+            await _refuse(send, 403, NO_LEASE)
         # An answer that has begun stays without an end: the server breaks the connection.
 
 
@@ -123,6 +124,13 @@ class _Revocable:
         self._send = send
         self._head: Message | None = None
         self.begun = False
+        # No control call has come for it.
+        self.unheld = False
+
+    @property
+    def withheld(self) -> bool:
+        """Whatever the application says now does not leave."""
+        return self._run.metered.revoked or self._run.orphaned or self.unheld
 
     async def receive(self) -> Message:
         message = asyncio.ensure_future(self._receive())
@@ -135,12 +143,17 @@ class _Revocable:
             revoked.cancel()
 
     async def send(self, message: Message) -> None:
-        if self._run.metered.revoked or self._run.orphaned:
+        if self.withheld:
             return
         if message["type"] == "http.response.start":
             self._head = message
             return
         if self._head is not None:
+            self.unheld = not await self._run.may_answer()
+            if self.withheld:
+                # As if its client had left.
+                self._run.revoked.set()
+                return
             self._run.answers()
             head, self._head = self._head, None
             self.begun = True
@@ -154,10 +167,10 @@ def _path(scope: Scope) -> str | None:
     return path if scope.get("raw_path", path.encode()).partition(b"?")[0] == path.encode() else None
 
 
-def _record_run(traceparent: str, metered: Metered, attached_s: float) -> None:
+def _record_run(traceparent: str, metered: Metered, arrived_s: float) -> None:
     """What the engine did; an answer without tokens, or that came to none, is all prefill."""
     first_s, last_s = metered.first_token_at_s, metered.last_token_at_s
-    record(traceparent, "prefill", attached_s, time.time() if first_s is None else first_s)
+    record(traceparent, "prefill", arrived_s, time.time() if first_s is None else first_s)
     if first_s is not None and last_s is not None:
         record(traceparent, "decode", first_s, last_s)
 

@@ -1,14 +1,19 @@
-"""The leases that an engine replica answers for, from the control call to the end of the HTTP request."""
+"""The leases that an engine replica answers for: each pairs a control call with an HTTP request.
+
+The two leave the gateway together and arrive as they come: a request begins at once, and nothing of its
+answer leaves before its control call is there. Who has none computes until its first token at most.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 
 from app.contract import Metered
 
-# The control call and the request leave the gateway together; the later one is at most a little late.
+# The later of the two is at most a little late.
 ATTACH_TIMEOUT_S = 10.0
 
 
@@ -21,6 +26,11 @@ class _Entry:
     # Set to end the request before it answers.
     revoked: asyncio.Event = field(default_factory=asyncio.Event)
     answering: bool = False
+
+    @property
+    def is_left(self) -> bool:
+        """A request that has ended, and no control call to hear of it."""
+        return self.ended.is_set() and not self.held.is_set()
 
 
 class Run:
@@ -41,6 +51,13 @@ class Run:
         """Requests that are on the engine, this one included."""
         return len(self._leases)
 
+    async def may_answer(self) -> bool:
+        """Waits for a control call that is late; False when none comes."""
+        if not self._entry.held.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._entry.held.wait(), self._leases.attach_timeout_s)
+        return self._entry.held.is_set()
+
     def answers(self) -> None:
         """Something of the answer is on its way: from now on the lease can't be taken back."""
         self._entry.answering = True
@@ -55,14 +72,14 @@ class Run:
 
 
 class LiveLeases:
-    """Pairs each control call with its HTTP request. One event loop, no locks.
+    """One event loop, no locks.
 
     A lease admits one request: it is live from `hold` until that request has ended, and a second request
     with the same id is turned away.
     """
 
     def __init__(self, attach_timeout_s: float = ATTACH_TIMEOUT_S) -> None:
-        self._attach_timeout_s = attach_timeout_s
+        self.attach_timeout_s = attach_timeout_s
         self._entries: dict[str, _Entry] = {}
         self._first_tokens: list[tuple[str, float]] = []
         self._news = asyncio.Event()
@@ -100,28 +117,20 @@ class LiveLeases:
             raise ValueError(f"lease: {lease_id} is held already")
         entry.held.set()
         try:
-            async with asyncio.timeout(self._attach_timeout_s):
+            async with asyncio.timeout(self.attach_timeout_s):
                 await entry.attached.wait()
             await entry.ended.wait()
             return entry.metered
         finally:
             self._entries.pop(lease_id, None)
 
-    async def attach(self, lease_id: str, priority: int) -> Run | None:
-        """The HTTP request: None when it may not run; waits for a control call that is late."""
+    def attach(self, lease_id: str, priority: int) -> Run | None:
+        """The HTTP request: None where the lease has one already."""
         entry = self._entries.setdefault(lease_id, _Entry())
         if entry.attached.is_set():
             return None
         entry.attached.set()
-        try:
-            async with asyncio.timeout(self._attach_timeout_s):
-                await entry.held.wait()
-            return Run(lease_id, priority, entry, self)
-        except TimeoutError:
-            return None
-        finally:
-            if not entry.held.is_set():
-                self._entries.pop(lease_id, None)
+        return Run(lease_id, priority, entry, self)
 
     def revoke(self, lease_id: str) -> bool:
         """Take the lease back from a request that has not begun to answer; False when it is too late."""
@@ -133,7 +142,14 @@ class LiveLeases:
         return True
 
     def end(self, lease_id: str) -> None:
-        """The HTTP request is over, however it ended."""
+        """The HTTP request is over, however it ended; its control call may still come."""
         entry = self._entries.get(lease_id)
-        if entry is not None:
-            entry.ended.set()
+        if entry is None:
+            return
+        entry.ended.set()
+        if entry.is_left:
+            asyncio.get_running_loop().call_later(self.attach_timeout_s, self._forget, lease_id, entry)
+
+    def _forget(self, lease_id: str, entry: _Entry) -> None:
+        if entry.is_left and self._entries.get(lease_id) is entry:
+            del self._entries[lease_id]

@@ -32,7 +32,7 @@ WANTED_S = 10.0
 UNTOUCHED_SHARE = 0.5
 
 
-class Standing:
+class StandingQueue:
     """For how long a queue has stood, in seconds: grows between lulls, and is forgotten in them."""
 
     def __init__(self, policy: AdmissionPolicy, predictor: Predictor) -> None:
@@ -61,7 +61,7 @@ class Doors:
     def __init__(self, config: FlowConfig, queue: FlowQueue, pool: ReplicaPool, predictor: Predictor) -> None:
         self._queue = queue
         self._pool = pool
-        self.standing = Standing(config.admission, predictor)
+        self.standing = StandingQueue(config.admission, predictor)
         self._weight = config.admission.standing_weight
         self._thrift_roots = config.admission.thrift_roots
         self._predictor = predictor

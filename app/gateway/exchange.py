@@ -203,12 +203,9 @@ class Exchange:
         """Submits again while the scheduler restarts: the ticket keeps its id and its age."""
         for attempt in range(SCHEDULER_ATTEMPTS):
             try:
-                reply = await self._task(self._control.acquire(ticket))
+                return await self._control.acquire(ticket)
             except ConnectionError:
                 await asyncio.sleep(self._scheduler_retry_s * (attempt + 1))
-                continue
-            if reply is not None:
-                return reply
         # It may have been granted and the answer lost.
         self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, None))
         return Refusal(Outcome.REJECTED_NO_ENGINE, ENGINE_LOST_RETRY_AFTER_S)

@@ -43,7 +43,7 @@ def build(args: dict[str, Any]) -> Application:
     _refuse_impossible(config)
     # A gateway starts beside engines that take minutes: a missing file of keys shows at once.
     key_ring(config)
-    scheduler = _scheduler(config).bind(config)
+    scheduler = scheduler_deployment(config).bind(config)
     return _gateway(config).bind(config, scheduler, _engine(config).bind(config, scheduler))
 
 
@@ -69,7 +69,8 @@ def _gateway(config: ApplicationConfig) -> serve.Deployment:
     )
 
 
-def _scheduler(config: ApplicationConfig) -> serve.Deployment:
+def scheduler_deployment(config: ApplicationConfig) -> serve.Deployment:
+    """The one that leads, and its spares."""
     schedulers = 1 + config.scheduler.spares
     return serve.deployment(
         SchedulerReplica,

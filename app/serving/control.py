@@ -1,55 +1,50 @@
-"""The gateway's control plane over Serve's handles."""
+"""The gateway's control plane: its line to the scheduler, and Serve's handles for the rest."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import aiohttp
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from app.contract import Closing, Metered, ReplicaDiedError, Reply, SchedulerView, Waits
+from app.contract import Closing, Metered, ReplicaDiedError, Reply, SchedulerAddress, SchedulerView
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
-from app.serving.attendance import ATTEND_INTERVAL_S
 from app.serving.scheduler_line import SchedulerLine
 from app.status.view import StatusView
 
 
 class ServeControlPlane:
-    """Raises ConnectionError where Serve says that a replica is gone."""
+    """Raises ConnectionError where Serve says that a replica is gone. `http` is the gateway's connections."""
 
-    def __init__(self, scheduler: DeploymentHandle, engine: DeploymentHandle, gateway_id: str) -> None:
+    def __init__(
+        self,
+        scheduler: DeploymentHandle,
+        engine: DeploymentHandle,
+        gateway_id: str,
+        http: aiohttp.ClientSession,
+    ) -> None:
         self._scheduler = scheduler
         # Looking a method up makes a new handle: once is enough for what each request calls.
-        self._tell_scheduler, self._hold = scheduler.tell, engine.hold
+        self._hold = engine.hold
         self._gateway_id = gateway_id
-        self._line = SchedulerLine(self._tell)
+        self._line = SchedulerLine(self._who_leads, http, gateway_id)
 
-    async def attend_for_ever(self) -> None:
-        """Tells the scheduler that this gateway lives."""
-        while True:
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                attending = _answer(self._scheduler.attend.remote(self._gateway_id))
-                await asyncio.wait_for(attending, ATTEND_INTERVAL_S)
-            await asyncio.sleep(ATTEND_INTERVAL_S)
+    async def keep_line(self) -> None:
+        """For ever: stays connected to the scheduler."""
+        await self._line.keep()
 
     async def acquire(self, ticket: Ticket) -> Reply:
-        ticket = replace(ticket, caller=self._gateway_id)
-        reply = await self._line.submit(ticket)
-        if isinstance(reply, Waits):
-            return await _answer(self._scheduler.acquire.remote(ticket))
-        return reply
+        return await self._line.submit(replace(ticket, caller=self._gateway_id))
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
         await self._line.close(Closing(ticket_id, outcome, usage))
 
-    async def _tell(self, tickets: Sequence[Ticket], closings: Sequence[Closing]) -> list[Reply | Waits]:
-        return await _answer(self._tell_scheduler.remote(tickets, closings))
+    async def _who_leads(self) -> SchedulerAddress:
+        return await _answer(self._scheduler.address.remote())
 
     async def hold(self, replica_id: str, ticket_id: str) -> Metered:
         return await _answer(self._hold.remote(replica_id, ticket_id))

@@ -46,10 +46,10 @@ class GatewayReplica:
             )
         tracing.configure(config.tracing, "promiseserve-gateway")
         gateway_id = serve.get_replica_context().replica_id.unique_id
-        self._control = ServeControlPlane(scheduler, engine, gateway_id)
-        self._attending = asyncio.create_task(self._control.attend_for_ever())
         # One connection a running request: the scheduler bounds them.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
+        self._control = ServeControlPlane(scheduler, engine, gateway_id, self._http)
+        self._line = asyncio.create_task(self._control.keep_line())
         tiers = Tiers(config.flow)
         self._exchange = Exchange(
             self._control,
@@ -102,7 +102,7 @@ class GatewayReplica:
             yield chunk
 
     async def __del__(self) -> None:
-        self._attending.cancel()
+        self._line.cancel()
         await self._http.close()
 
 

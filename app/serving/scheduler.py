@@ -7,9 +7,10 @@ import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import aiohttp
+import ray
 
 from app import tracing
 from app.config import ApplicationConfig
@@ -22,20 +23,20 @@ from app.contract import (
     RateLimits,
     Refusal,
     Reply,
+    SchedulerAddress,
     SchedulerView,
-    Waits,
 )
 from app.flow.autoscale import Load, Reason
 from app.flow.config import FlowConfig
 from app.flow.controller import FlowController, Limits
 from app.flow.estimate import RunningMean
 from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket
-from app.serving.attendance import Attendance
 from app.serving.autoscaling import DESIRED
 from app.serving.deletion import DELETION_CHECK_INTERVAL_S, is_being_deleted
 from app.serving.engine_scaling import EngineScaling
 from app.serving.leader_router import STARTED_S
 from app.serving.scheduler_metrics import SchedulerMetrics
+from app.serving.scheduler_port import Inbox, SchedulerPort
 from app.status.history import History
 from app.status.view import MAX_TENANTS, StatusView, status_view
 
@@ -54,6 +55,15 @@ MAX_START_S = 3600.0
 WAKING = "waking"
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A ticket without an answer yet, and where that goes. Seconds since the epoch."""
+
+    ticket: Ticket
+    inbox: Inbox
+    since_s: float
+
+
 class SchedulerReplica:
     """Turns calls into events and the core's actions into answers."""
 
@@ -65,8 +75,8 @@ class SchedulerReplica:
         self._metrics = SchedulerMetrics(config)
         self._flow = FlowController(limits(config), flow, random.random, self._metrics.requests.ended)
         self._history = History()
-        self._waiting: dict[str, tuple[Ticket, asyncio.Future[Reply]]] = {}
-        self._attendance = Attendance(config.scheduler.gateway_ttl_s)
+        self._waiting: dict[str, _Waiting] = {}
+        self._port = SchedulerPort(self, ray.util.get_node_ip_address(), config.scheduler.gateway_ttl_s)
         self._ports: dict[str, EnginePort] = {}
         self._starts: dict[str, float] = {}
         self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
@@ -91,47 +101,34 @@ class SchedulerReplica:
         self._ticking = [loop.create_task(self._tick_for_ever()), loop.create_task(self._scaling.run())]
         self._watching = loop.create_task(self._drain_when_deleted())
 
-    async def tell(self, tickets: Sequence[Ticket], closings: Sequence[Closing]) -> list[Reply | Waits]:
-        """Requests that have ended, in the queue or on an engine, and then new ones: an answer to each of
-        these that need not wait."""
-        for closing in closings:
-            self._close(closing)
-        answers = []
-        for ticket in tickets:
-            with tracing.within(ticket.traceparent, "queue"):
-                answers.append(self._submit(ticket))
-        return [answer.result() if answer.done() else Waits() for answer in answers]
-
-    async def acquire(self, ticket: Ticket) -> Reply:
-        """A place for the ticket, when its turn has come; None when it was closed while it waited.
-
-        A ticket that is submitted again (its first call was told to wait or was lost, its lease was taken
-        back) takes over the earlier wait.
-        """
-        with tracing.within(ticket.traceparent, "queue"):
-            return await self._submit(ticket)
-
-    def _submit(self, ticket: Ticket) -> asyncio.Future[Reply]:
-        self._settle(ticket.ticket_id, None)
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[ticket.ticket_id] = (ticket, answer)
-        now_s = time.time()
+    async def address(self) -> SchedulerAddress:
+        """Where gateways submit and close; Serve's router asks the one that leads."""
         self._begin()
-        self._attendance.seen(ticket.caller, now_s)
+        return await self._port.address()
+
+    def submit(self, ticket: Ticket, inbox: Inbox) -> None:
+        """The answer goes to `inbox`, at once or when the ticket's turn has come.
+
+        A ticket that is submitted again (its gateway has lost the connection, its lease was taken back) takes
+        over the earlier wait.
+        """
+        now_s = time.time()
+        self._waiting[ticket.ticket_id] = _Waiting(ticket, inbox, now_s)
         self._wake(now_s)
         self._perform(self._flow.submit(ticket, now_s))
-        return answer
 
-    async def attend(self, gateway_id: str) -> None:
-        """A gateway's sign of life."""
-        self._begin()
-        self._attendance.seen(gateway_id, time.time())
-
-    def _close(self, closing: Closing) -> None:
+    def close(self, closing: Closing) -> None:
+        """A request has ended, in the queue or on an engine."""
+        self._waiting.pop(closing.ticket_id, None)
         self._perform(self._flow.close(closing.ticket_id, closing.outcome, time.time(), closing.usage))
         if closing.usage is not None:
             self._metrics.add_output_tokens(closing.usage.output_tokens)
-        self._settle(closing.ticket_id, None)
+
+    def gateway_gone(self, gateway_id: str) -> None:
+        """What it has in the queue is closed: it would take places that nobody uses."""
+        for ticket_id in [id_ for id_, one in self._waiting.items() if one.ticket.caller == gateway_id]:
+            del self._waiting[ticket_id]
+        self._perform(self._flow.caller_gone(gateway_id, time.time()))
 
     async def starting(self, replica_id: str) -> None:
         """An engine has begun to start: requests may wait for it."""
@@ -203,6 +200,10 @@ class SchedulerReplica:
             now_s,
         )
 
+    async def __del__(self) -> None:
+        """Serve calls it when the replica stops: gateways go on with its successor."""
+        await self._port.close()
+
     async def check_health(self) -> None:
         """Raises when the clock of the queue has stopped."""
         for task in self._ticking:
@@ -225,8 +226,6 @@ class SchedulerReplica:
         while True:
             await asyncio.sleep(TICK_INTERVAL_S)
             now_s = time.time()
-            for gateway_id in self._attendance.leave(now_s):
-                self._close_tickets_of(gateway_id, now_s)
             if self._waiting:
                 self._wake(now_s)
             self._perform(self._flow.tick(now_s))
@@ -240,13 +239,6 @@ class SchedulerReplica:
             deleted = await asyncio.to_thread(is_being_deleted)
         logger.info("The application is being deleted: no new leases")
         self._perform(self._flow.drain(time.time()))
-
-    def _close_tickets_of(self, gateway_id: str, now_s: float) -> None:
-        logger.warning("Gateway %s is silent: what it has in the queue is closed.", gateway_id)
-        self._perform(self._flow.caller_gone(gateway_id, now_s))
-        for ticket_id in [id_ for id_, (one, _) in self._waiting.items() if one.caller == gateway_id]:
-            # It may live after all: then it asks again.
-            self._settle(ticket_id, None)
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -281,7 +273,7 @@ class SchedulerReplica:
         waiting = self._waiting.get(ticket_id)
         if waiting is None:
             return None
-        return RateLimits(*self._flow.rate_limits(waiting[0].tenant, time.time()))
+        return RateLimits(*self._flow.rate_limits(waiting.ticket.tenant, time.time()))
 
     async def _revoke(self, action: Revoke) -> None:
         """Ask the engine to take the lease back; if it does not, its first token gives the lease again."""
@@ -298,9 +290,10 @@ class SchedulerReplica:
             logger.warning("A lease was not taken back from %s: %s", action.replica_id, error)
 
     def _settle(self, ticket_id: str, answer: Reply) -> None:
-        _, waiting = self._waiting.pop(ticket_id, (None, None))
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
+        waiting = self._waiting.pop(ticket_id, None)
+        if waiting is not None:
+            tracing.record(waiting.ticket.traceparent, "queue", waiting.since_s, time.time())
+            waiting.inbox.put((ticket_id, answer))
 
 
 def limits(config: ApplicationConfig) -> Limits:

@@ -1,99 +1,158 @@
-"""Calls to the scheduler, joined: what comes while calls are under way goes with the next, together.
+"""A gateway's connection to the scheduler that leads: tickets and closings there, answers back.
 
-A call costs both sides more than what is decided in it. At rest each request has its own at once; under load
-one call carries many, and the scheduler keeps up.
+Who leads is asked over Serve's handle, once a second: its own death is the end of the connection, and a
+connection to one that does not lead any more is given up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
-from app.contract import Closing, Reply, Waits
+import aiohttp
+
+from app.contract import SECRET_HEADER, Closing, Grant, Refusal, Reply, SchedulerAddress
 from app.flow.ticket import Ticket
+from app.serving.frames import MAX_FRAME_BYTES, Outbox, Told, decode_answers, encode
+from app.serving.scheduler_port import GATEWAY_HEADER
 
-# Calls under way at a time: the second so that nobody waits for a call that has just left.
-MAX_CALLS = 2
-# Of one call: a message of thousands would hold up the scheduler's other callers.
-MAX_JOINED = 256
-# The scheduler answers such a call without waiting for anything.
+logger = logging.getLogger("ray.serve")
+
+LOOK_INTERVAL_S = 1.0
+# Of a question who leads, with the connection to it.
 TIMEOUT_S = 5.0
+# The scheduler answers a ping in milliseconds. After so much silence, and half of it more, it is frozen.
+PING_S = 3.0
+# A scheduler that does not say good-bye is left all the same.
+GOODBYE_S = 1.0
+GONE = "the scheduler has gone"
 
-Tell = Callable[[Sequence[Ticket], Sequence[Closing]], Awaitable[Sequence[Reply | Waits]]]
-
-
-@dataclass(slots=True)
-class _Message:
-    said: Ticket | Closing
-    answer: asyncio.Future[Reply | Waits]
-
-    @property
-    def is_left(self) -> bool:
-        """A ticket whose client has gone before it was told: its closing may go in the same call."""
-        return isinstance(self.said, Ticket) and self.answer.done()
+WhoLeads = Callable[[], Awaitable[SchedulerAddress]]
 
 
 class SchedulerLine:
-    """One a gateway. `tell` is one call to the scheduler; its error reaches everybody whom it spoke for."""
+    """One a gateway. `who_leads` raises ConnectionError where nobody does."""
 
-    def __init__(self, tell: Tell, timeout_s: float = TIMEOUT_S) -> None:
-        self._tell = tell
+    def __init__(
+        self, who_leads: WhoLeads, http: aiohttp.ClientSession, gateway_id: str, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._who_leads = who_leads
+        self._http = http
+        self._headers = {GATEWAY_HEADER: gateway_id}
         self._timeout_s = timeout_s
-        self._waiting: list[_Message] = []
-        self._calls: set[asyncio.Task[None]] = set()
-        # Serve cancels all calls that a request has made when its client leaves; these carry many requests'.
+        self._connection: _Connection | None = None
+        self._looking: asyncio.Task[_Connection] | None = None
+        # Serve cancels all calls that a request has made when its client leaves; this one is everybody's.
         self._context = contextvars.copy_context()
 
-    async def submit(self, ticket: Ticket) -> Reply | Waits:
-        """Raises ConnectionError when the scheduler can't be reached, or says nothing."""
-        return await self._say(ticket)
+    async def submit(self, ticket: Ticket) -> Reply:
+        """Waits for a place. Raises ConnectionError when the scheduler can't be reached, or has gone."""
+        return await (await self._connected()).submit(ticket)
 
     async def close(self, closing: Closing) -> None:
-        """Raises ConnectionError likewise."""
-        await self._say(closing)
+        """Raises ConnectionError when the scheduler can't be reached."""
+        (await self._connected()).close(closing)
 
-    async def _say(self, said: Ticket | Closing) -> Reply | Waits:
-        loop = asyncio.get_running_loop()
-        message = _Message(said, loop.create_future())
-        self._waiting.append(message)
-        if len(self._calls) < MAX_CALLS:
-            call = loop.create_task(self._call_until_silent(), context=self._context)
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
-        return await message.answer
+    async def keep(self) -> None:
+        """For ever: stays connected to the one that leads."""
+        while True:
+            with contextlib.suppress(ConnectionError):
+                await self._look()
+            await asyncio.sleep(LOOK_INTERVAL_S)
 
-    async def _call_until_silent(self) -> None:
-        while self._waiting:
-            messages, self._waiting = self._waiting[:MAX_JOINED], self._waiting[MAX_JOINED:]
-            messages = [message for message in messages if not message.is_left]
-            if not messages:
-                continue
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    answers = await self._answers([message.said for message in messages])
-            except Exception as error:
-                if isinstance(error, TimeoutError):
-                    error = ConnectionError(f"the scheduler has said nothing for {self._timeout_s:g} s")
-                for message in messages:
-                    _settle(message, error)
-                continue
-            for message, answer in zip(messages, answers, strict=True):
-                _settle(message, answer)
+    async def _connected(self) -> _Connection:
+        if self._connection is not None and self._connection.open:
+            return self._connection
+        return await self._look()
 
-    async def _answers(self, said: Sequence[Ticket | Closing]) -> list[Reply | Waits]:
-        """One for each; None for a closing."""
-        tickets = [one for one in said if isinstance(one, Ticket)]
-        replies = iter(await self._tell(tickets, [one for one in said if isinstance(one, Closing)]))
-        return [next(replies) if isinstance(one, Ticket) else None for one in said]
+    async def _look(self) -> _Connection:
+        """Everybody who looks at the same time looks once."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._connect(), context=self._context)
+        return await asyncio.shield(self._looking)
+
+    async def _connect(self) -> _Connection:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                address = await self._who_leads()
+                last = self._connection
+                if last is not None and last.open and last.address == address:
+                    return last
+                socket = await self._http.ws_connect(
+                    address.url,
+                    headers={SECRET_HEADER: address.secret, **self._headers},
+                    heartbeat=PING_S,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=GOODBYE_S),
+                    max_msg_size=MAX_FRAME_BYTES,
+                )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ConnectionError(f"the scheduler can't be reached: {error!r}") from error
+        self._connection = _Connection(address, socket)
+        if last is not None:
+            await last.hang_up()
+        return self._connection
 
 
-def _settle(message: _Message, answer: Reply | Waits | Exception) -> None:
-    """Whoever has gone away wants no answer."""
-    if message.answer.done():
-        return
-    if isinstance(answer, Exception):
-        message.answer.set_exception(answer)
-    else:
-        message.answer.set_result(answer)
+class _Connection:
+    """To one scheduler, until one of the two ends."""
+
+    def __init__(self, address: SchedulerAddress, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.address = address
+        self.open = True
+        self._socket = socket
+        self._answers: dict[str, asyncio.Future[Reply]] = {}
+        self._outbox: Outbox[Ticket | Closing] = Outbox(self._send)
+        self._reading = asyncio.get_running_loop().create_task(self._read())
+
+    async def submit(self, ticket: Ticket) -> Reply:
+        if not self.open:
+            raise ConnectionError(GONE)
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._answers[ticket.ticket_id] = answer
+        self._outbox.put(ticket)
+        try:
+            return await answer
+        finally:
+            self._answers.pop(ticket.ticket_id, None)
+
+    def close(self, closing: Closing) -> None:
+        self._outbox.put(closing)
+
+    async def hang_up(self) -> None:
+        await self._socket.close()
+
+    async def _send(self, said: Sequence[Ticket | Closing]) -> None:
+        closings = [one for one in said if isinstance(one, Closing)]
+        # Who has left meanwhile has closed a ticket that was never told: it must not come after that.
+        tickets = [one for one in said if isinstance(one, Ticket) and self._waits(one.ticket_id)]
+        if closings or tickets:
+            await self._socket.send_bytes(encode(Told(closings, tickets)))
+
+    async def _read(self) -> None:
+        try:
+            async for frame in self._socket:
+                if frame.type is not aiohttp.WSMsgType.BINARY:
+                    break
+                answers = decode_answers(frame.data)
+                self._settle(answers.grants)
+                self._settle(answers.refusals)
+        except ValueError as error:
+            logger.error("The scheduler says what can't be read: %s", error)
+        finally:
+            self.open = False
+            for answer in self._answers.values():
+                if not answer.done():
+                    answer.set_exception(ConnectionError(GONE))
+            await self._socket.close()
+
+    def _settle(self, replies: dict[str, Grant] | dict[str, Refusal]) -> None:
+        for ticket_id, reply in replies.items():
+            if self._waits(ticket_id):
+                self._answers[ticket_id].set_result(reply)
+
+    def _waits(self, ticket_id: str) -> bool:
+        answer = self._answers.get(ticket_id)
+        return answer is not None and not answer.done()

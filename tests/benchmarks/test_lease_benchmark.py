@@ -1,21 +1,14 @@
-"""From waits to figures, what is computed of them, and the scheduler behind a socket."""
+"""From waits to figures, and what is computed of them."""
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict, replace
 
 import pytest
 
-from app.config import ApplicationConfig
-from app.contract import Closing, EnginePort
-from app.flow.outcome import Outcome
-from app.flow.ticket import ReplicaReport
-from benchmarks.lease_parts import USAGE, Asked, a_ticket
-from benchmarks.lease_socket import Outbox, SocketHandle, SocketScheduler
+from benchmarks.lease_parts import Asked
 from benchmarks.leases import Run, capacity, measured, middle, table, with_more
-from tests.fakes import soon
 
 RUN = Run("scheduler", 1, 8, 1000.0, 3.0, 9.0, 900.0, 500.0, 800.0)
 
@@ -65,34 +58,3 @@ def test_the_table_has_what_was_measured_and_what_is_computed():
     text = table(figures | {"engines": 8, "rounds": 3, "seconds": 4.0, "requests_per_s": 8.0, "gpus": 4})
     assert "| scheduler | 1 | 8 | 1,000 | 3.0 | 9.0 | 900 | 500 | 800 |" in text
     assert "| scheduler | 1 | 500 | 1,770 | 221 | 884 | 1.4 |" in text
-
-
-async def test_a_lease_comes_over_the_socket_from_the_real_scheduler():
-    engine = {"device": "cpu", "max_model_len": 1024, "max_num_seqs": 4, "max_num_batched_tokens": 512}
-    model = {"name": "none", "source": "none"}
-    config = ApplicationConfig.model_validate({"model": model, "engine": engine, "open_without_keys": True})
-    handle = SocketHandle(await SocketScheduler(config).open())
-    port = EnginePort("engine-0", "127.0.0.1", 1, "")
-    ticket = a_ticket(0, time.time())
-    await handle.report.remote(ReplicaReport("engine-0", frozenset()), port, {})
-    [grant] = await soon(handle.tell.remote([ticket], []))
-    assert grant.engine == port
-    assert (await handle.view.remote(False)).in_flight == 1
-    await soon(handle.tell.remote([], [Closing(ticket.ticket_id, Outcome.COMPLETED, USAGE)]))
-    assert (await handle.view.remote(False)).in_flight == 0
-    await handle.disconnect()
-
-
-async def test_what_is_put_in_one_turn_leaves_in_one_frame():
-    frames: list[bytes] = []
-
-    async def send(frame: bytes) -> None:
-        frames.append(frame)
-
-    outbox = Outbox(send)
-    for number in range(3):
-        outbox.put(number)
-    await outbox.sent()
-    outbox.put(3)
-    await outbox.sent()
-    assert len(frames) == 2

@@ -132,8 +132,27 @@ async def test_without_the_secret_nothing_is_told(door, path, secret):
 async def test_what_computes_needs_a_lease(door, path):
     assert (await door.knock("POST", path, **KEY)).status_code == 403
     assert (await door.knock("POST", path, **KEY, **{LEASE_HEADER: ""})).status_code == 403
-    assert (await door.knock("POST", path, **KEY, **{LEASE_HEADER: "unknown"})).status_code == 403
     assert door.inside.reached == []
+    unknown = await door.knock("POST", path, **KEY, **{LEASE_HEADER: "unknown"})
+    assert (unknown.status_code, unknown.json()["error"]["message"]) == (403, "no live lease")
+
+
+async def test_a_request_for_which_no_control_call_comes_is_aborted_at_its_first_token():
+    seen: list[str] = []
+
+    async def streaming(scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"token", "more_body": True})
+        while not seen or seen[-1] != "http.disconnect":
+            seen.append((await receive())["type"])
+        raise ConnectionError("the client has left")
+
+    door = Door()
+    door.guard = Guard(streaming, door.leases, SECRET)
+    response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    assert (response.status_code, response.json()["error"]["message"]) == (403, "no live lease")
+    assert seen[-1] == "http.disconnect"
+    assert current_run.get() is None
 
 
 @pytest.mark.parametrize("path", sorted(OBSERVED_PATHS))
@@ -176,8 +195,8 @@ async def test_a_lease_runs_one_request(door):
     responses = await asyncio.gather(*(door.knock("POST", PATH, **headers) for _ in range(3)))
     assert sorted(response.status_code for response in responses) == [200, 403, 403]
     await soon(holding)
-    assert (await door.knock("POST", PATH, **headers)).status_code == 403
     assert door.inside.reached == [PATH]
+    assert (await door.knock("POST", PATH, **headers)).status_code == 403
 
 
 async def test_a_control_call_that_is_late_is_waited_for():
@@ -191,7 +210,7 @@ async def test_a_control_call_that_is_late_is_waited_for():
     await soon(holding)
 
 
-async def test_an_expired_lease_runs_nothing(door):
+async def test_an_expired_lease_answers_nothing(door):
     with pytest.raises(TimeoutError):
         await soon(door.leases.hold("a"))
     assert (await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})).status_code == 403
@@ -275,7 +294,7 @@ async def test_an_application_that_fails_because_its_lease_was_taken_back_is_not
 
 async def test_a_lease_is_not_taken_back_once_the_answer_has_begun(door):
     holding = asyncio.create_task(door.leases.hold("a"))
-    run = await door.leases.attach("a", priority=0)
+    run = door.leases.attach("a", priority=0)
     run.tokens()
     taken = await door.knock("DELETE", LEASES_PATH + "a", **KEY)
     assert (taken.status_code, taken.json()) == (404, {"revoked": False})

@@ -26,7 +26,7 @@ async def test_a_lease_is_live_from_the_control_call_to_the_end_of_its_request()
     leases = LiveLeases()
     assert leases.ids() == frozenset()
     holding = await held(leases, "a")
-    run = await leases.attach("a", priority=0)
+    run = leases.attach("a", priority=0)
     run.metered.output_tokens = 5
     assert leases.ids() == {"a"}
     leases.end("a")
@@ -34,49 +34,68 @@ async def test_a_lease_is_live_from_the_control_call_to_the_end_of_its_request()
     assert leases.ids() == frozenset()
 
 
-async def test_a_request_waits_for_a_control_call_that_is_late():
+async def test_a_request_begins_before_its_control_call_and_answers_after_it():
     leases = LiveLeases()
-    attaching = asyncio.create_task(leases.attach("a", priority=0))
+    run = leases.attach("a", priority=0)
+    answering = asyncio.create_task(run.may_answer())
     await asyncio.sleep(0)
     assert leases.ids() == frozenset()
+    assert not answering.done()
     holding = await held(leases, "a")
-    assert await soon(attaching) is not None
+    assert await soon(answering)
+    assert await run.may_answer()
     leases.end("a")
-    await soon(holding)
+    assert await soon(holding) is run.metered
 
 
-async def test_a_request_that_ended_before_its_control_call_was_seen_to_start_ends_it():
+async def test_a_request_that_has_ended_when_its_control_call_comes_ends_that_at_once():
     leases = LiveLeases()
-    attaching = asyncio.create_task(leases.attach("a", priority=0))
-    await asyncio.sleep(0)
-    holding = asyncio.create_task(leases.hold("a"))
-    await soon(attaching)
+    run = leases.attach("a", priority=0)
     leases.end("a")
-    await soon(holding)
+    assert await soon(leases.hold("a")) is run.metered
     assert leases.ids() == frozenset()
 
 
 async def test_a_second_request_with_the_same_lease_is_turned_away_at_once():
     leases = LiveLeases()
     holding = await held(leases, "a")
-    assert await leases.attach("a", priority=0) is not None
-    assert await leases.attach("a", priority=0) is None
+    assert leases.attach("a", priority=0) is not None
+    assert leases.attach("a", priority=0) is None
     leases.end("a")
     await soon(holding)
 
 
-async def test_a_lease_that_has_ended_admits_nobody():
+async def test_under_a_lease_that_has_ended_nobody_answers():
     leases = LiveLeases(BRIEF_S)
     holding = await held(leases, "a")
-    await leases.attach("a", priority=0)
+    leases.attach("a", priority=0)
     leases.end("a")
     await soon(holding)
-    assert await soon(leases.attach("a", priority=0)) is None
+    again = leases.attach("a", priority=0)
+    assert not await soon(again.may_answer())
 
 
-async def test_a_request_without_a_control_call_is_turned_away_in_time():
+async def test_a_request_without_a_control_call_does_not_answer_and_leaves_nothing_behind():
     leases = LiveLeases(BRIEF_S)
-    assert await soon(leases.attach("a", priority=0)) is None
+    run = leases.attach("a", priority=0)
+    assert not await soon(run.may_answer())
+    leases.end("a")
+    assert len(leases) == 1
+    await asyncio.sleep(2 * BRIEF_S)
+    assert len(leases) == 0
+
+
+async def test_a_lease_that_is_used_again_is_not_forgotten_for_its_last_user():
+    leases = LiveLeases(BRIEF_S)
+    leases.attach("a", priority=0)
+    leases.end("a")
+    await soon(leases.hold("a"))
+    holding = await held(leases, "a")
+    leases.attach("a", priority=0)
+    await asyncio.sleep(2 * BRIEF_S)
+    assert leases.ids() == {"a"}
+    leases.end("a")
+    await soon(holding)
 
 
 async def test_a_control_call_without_a_request_expires():
@@ -89,7 +108,7 @@ async def test_a_control_call_without_a_request_expires():
 async def test_a_running_request_does_not_expire():
     leases = LiveLeases(BRIEF_S)
     holding = await held(leases, "a")
-    await leases.attach("a", priority=0)
+    leases.attach("a", priority=0)
     done, _ = await asyncio.wait({holding}, timeout=3 * BRIEF_S)
     assert not done
     leases.end("a")
@@ -102,7 +121,7 @@ async def test_a_lease_is_held_by_one_control_call():
     with pytest.raises(ValueError, match="lease: a is held already"):
         await leases.hold("a")
     assert leases.ids() == {"a"}
-    await leases.attach("a", priority=0)
+    leases.attach("a", priority=0)
     leases.end("a")
     await soon(holding)
 
@@ -115,25 +134,15 @@ async def test_a_control_call_that_is_cancelled_gives_the_lease_up():
     assert leases.ids() == frozenset()
 
 
-async def test_a_client_that_leaves_while_its_control_call_is_late_leaves_nothing_behind():
-    leases = LiveLeases(BRIEF_S)
-    attaching = asyncio.create_task(leases.attach("a", priority=0))
-    await asyncio.sleep(0)
-    attaching.cancel()
-    await asyncio.wait({attaching})
-    with pytest.raises(TimeoutError):
-        await soon(leases.hold("a"))
-
-
 async def test_leases_do_not_touch_each_other_and_an_unknown_one_can_end():
     leases = LiveLeases()
     first, second = await held(leases, "a"), await held(leases, "b")
-    await leases.attach("a", priority=0)
+    leases.attach("a", priority=0)
     leases.end("a")
     leases.end("never seen")
     await soon(first)
     assert leases.ids() == {"b"}
-    await leases.attach("b", priority=0)
+    leases.attach("b", priority=0)
     leases.end("b")
     await soon(second)
 
@@ -142,7 +151,7 @@ async def test_first_tokens_are_told_once_together_and_in_order():
     leases = LiveLeases()
     telling = asyncio.create_task(leases.first_tokens())
     holding = [await held(leases, lease_id) for lease_id in "ab"]
-    runs = [await leases.attach(lease_id, priority=0) for lease_id in "ab"]
+    runs = [leases.attach(lease_id, priority=0) for lease_id in "ab"]
     await asyncio.sleep(0)
     assert not telling.done()
     before_s = time.time()
@@ -161,8 +170,8 @@ async def test_first_tokens_are_told_once_together_and_in_order():
 async def test_what_has_been_made_so_far_is_known_of_those_that_have_begun():
     leases = LiveLeases()
     holding = [await held(leases, lease_id) for lease_id in "ab"]
-    run = await leases.attach("a", priority=0)
-    await leases.attach("b", priority=0)
+    run = leases.attach("a", priority=0)
+    leases.attach("b", priority=0)
     run.metered.output_tokens = 7
     assert leases.output_tokens() == {"a": 7}
     for lease_id in "ab":
@@ -174,7 +183,7 @@ async def test_a_lease_can_be_taken_back_until_its_request_answers():
     leases = LiveLeases()
     assert not leases.revoke("never seen")
     holding = [await held(leases, lease_id) for lease_id in "ab"]
-    answering, silent = [await leases.attach(lease_id, priority=0) for lease_id in "ab"]
+    answering, silent = [leases.attach(lease_id, priority=0) for lease_id in "ab"]
     answering.answers()
     assert (leases.revoke("a"), leases.revoke("b")) == (False, True)
     assert (answering.revoked.is_set(), silent.revoked.is_set()) == (False, True)

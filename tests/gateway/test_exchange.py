@@ -146,10 +146,6 @@ class NotingControlPlane(FakeControlPlane):
         super().__init__(*script)
         self.seen: list[str | None] = []
 
-    async def acquire(self, ticket):
-        self.seen.append(client.get())
-        return await super().acquire(ticket)
-
     async def hold(self, replica_id, ticket_id):
         self.seen.append(client.get())
         return await super().hold(replica_id, ticket_id)
@@ -159,7 +155,7 @@ class NotingControlPlane(FakeControlPlane):
         await super().close(ticket_id, outcome, usage)
 
 
-async def test_control_calls_are_made_outside_the_context_of_the_client(engine):
+async def test_what_outlives_a_request_is_called_outside_the_context_of_the_client(engine):
     control = NotingControlPlane(engine.grant)
     async with exchange_over(control) as exchange:
         client.set("somebody")
@@ -167,7 +163,7 @@ async def test_control_calls_are_made_outside_the_context_of_the_client(engine):
         (await engine.next_request()).answer(200, b"{}")
         await soon(answering)
         await control.next_close()
-    assert control.seen == [None, None, None]
+    assert control.seen == [None, None]
 
 
 async def test_a_refusal_has_its_status_and_the_time_to_come_back():
@@ -463,13 +459,13 @@ async def test_a_failure_inside_the_engine_is_not_tried_again(engine):
 
 async def test_while_the_scheduler_restarts_the_same_ticket_is_submitted_again(engine):
     restart = ConnectionError("the scheduler restarts")
-    control = FakeControlPlane(restart, restart, None, engine.grant)
+    control = FakeControlPlane(restart, restart, engine.grant)
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, WHOLE))
         (await engine.next_request()).answer(200, b"{}")
         assert await soon(answering) == b"{}"
         await control.next_close()
-    assert len(control.tickets) == 4
+    assert len(control.tickets) == 3
     assert len(set(control.tickets)) == 1
 
 

@@ -7,19 +7,28 @@ import pickle
 import time
 from dataclasses import replace
 
+import aiohttp
 import pytest
 
 from app.config import ApplicationConfig
-from app.contract import Closing, EnginePort, Grant, Refusal, Waits
+from app.contract import SECRET_HEADER, Closing, EnginePort, Grant, Refusal, Reply
 from app.flow.autoscale import Reason
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
 from app.serving.scheduler import SchedulerReplica, flow_config, limits
+from app.serving.scheduler_port import GATEWAY_HEADER
 from tests.fakes import FakeEngine, soon
 
 PORT = EnginePort("r1", "127.0.0.1", 8001, "secret")
 # Long enough to be waited for, short enough to be waited out.
 BRIEF_S = 0.2
+
+
+class Plain(SchedulerReplica):
+    """Nobody stops it."""
+
+    def __del__(self) -> None:
+        pass
 
 
 def scheduler(
@@ -31,7 +40,7 @@ def scheduler(
     engine = {"device": "cpu", "max_model_len": 64}
     sections = {"model": model, "engine": engine, "scheduler": bounds, "flow": flow or {}}
     sections |= {"replicas": replicas or {}, "open_without_keys": True}
-    return SchedulerReplica(ApplicationConfig.model_validate(sections))
+    return Plain(ApplicationConfig.model_validate(sections))
 
 
 def ticket(ticket_id: str, priority: int = 0) -> Ticket:
@@ -42,61 +51,55 @@ async def report(replica: SchedulerReplica, *leases: str, port: EnginePort = POR
     await replica.report(ReplicaReport(port.replica_id, frozenset(leases)), port, {})
 
 
-async def close(
-    replica: SchedulerReplica, ticket_id: str, outcome: Outcome, usage: Usage | None = None
-) -> None:
-    await replica.tell([], [Closing(ticket_id, outcome, usage)])
+def close(replica: SchedulerReplica, ticket_id: str, outcome: Outcome, usage: Usage | None = None) -> None:
+    replica.close(Closing(ticket_id, outcome, usage))
 
 
-async def waiting(replica: SchedulerReplica, *tickets: Ticket) -> list[asyncio.Task]:
-    """Calls of `acquire` that have been queued."""
-    calls = [asyncio.create_task(replica.acquire(ticket)) for ticket in tickets]
-    await asyncio.sleep(0)
-    assert not any(call.done() for call in calls)
-    return calls
+class Pending:
+    """One ticket's inbox, and its answer."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def put(self, answer: tuple[str, Reply]) -> None:
+        self.answer.set_result(answer[1])
+
+
+def acquire(replica: SchedulerReplica, ticket: Ticket) -> asyncio.Future[Reply]:
+    pending = Pending()
+    replica.submit(ticket, pending)
+    return pending.answer
+
+
+async def begin(replica: SchedulerReplica) -> None:
+    """As the first call does that reaches it."""
+    await replica.address()
+
+
+def waiting(replica: SchedulerReplica, *tickets: Ticket) -> list[asyncio.Future[Reply]]:
+    """Answers of those that have been queued."""
+    answers = [acquire(replica, ticket) for ticket in tickets]
+    assert not any(answer.done() for answer in answers)
+    return answers
 
 
 async def test_a_ticket_waits_for_an_engine_and_is_granted_with_its_port():
     replica = scheduler()
-    [call] = await waiting(replica, ticket("a"))
+    [call] = waiting(replica, ticket("a"))
     await report(replica)
     grant = await soon(call)
     assert isinstance(grant, Grant)
     assert (grant.engine, grant.queue_wait_s >= 0) == (PORT, True)
 
 
-async def test_what_need_not_wait_is_answered_at_once_and_the_rest_is_told_to_ask_again():
-    replica = scheduler(max_queued=1)
-    await report(replica)
-    tickets = [ticket("a"), ticket("b"), ticket("c")]
-    granted, waits, refused = await replica.tell(tickets, [])
-    assert isinstance(granted, Grant)
-    assert (waits, refused.outcome) == (Waits(), Outcome.REJECTED_FULL)
-    [asking] = await waiting(replica, tickets[1])
-    # What has ended gives its place to what comes with it, after those that wait.
-    [behind] = await replica.tell([ticket("d")], [Closing("a", Outcome.COMPLETED)])
-    assert isinstance(await soon(asking), Grant)
-    assert behind == Waits()
-
-
-async def test_a_place_that_falls_free_between_the_two_calls_is_kept():
-    replica = scheduler()
-    await report(replica)
-    await replica.tell([ticket("a")], [])
-    late = ticket("b")
-    assert await replica.tell([late], []) == [Waits()]
-    await close(replica, "a", Outcome.COMPLETED)
-    assert isinstance(await soon(replica.acquire(late)), Grant)
-
-
 async def test_the_queue_is_seen_as_it_is():
     replica = scheduler()
     await report(replica)
-    await soon(replica.acquire(ticket("a")))
-    calls = await waiting(replica, ticket("b"), ticket("c"))
+    await soon(acquire(replica, ticket("a")))
+    calls = waiting(replica, ticket("b"), ticket("c"))
     await report(replica, "a")
     assert (await replica.view()).queued == 2
-    await close(replica, "a", Outcome.COMPLETED)
+    close(replica, "a", Outcome.COMPLETED)
     assert isinstance(await soon(calls[0]), Grant)
     await report(replica, "b")
     assert (await replica.view()).queued == 1
@@ -104,21 +107,21 @@ async def test_the_queue_is_seen_as_it_is():
 
 async def test_a_ticket_that_is_closed_while_it_waits_gets_no_answer_and_no_lease():
     replica = scheduler()
-    [call] = await waiting(replica, ticket("a"))
-    await close(replica, "a", Outcome.CANCELLED)
-    assert await soon(call) is None
+    [call] = waiting(replica, ticket("a"))
+    close(replica, "a", Outcome.CANCELLED)
     await report(replica)
+    assert not call.done()
     assert (await replica.view()).in_flight == 0
 
 
 async def test_a_ticket_that_is_submitted_again_takes_over_the_earlier_wait():
     replica = scheduler()
     same = ticket("a")
-    [lost] = await waiting(replica, same)
-    [again] = await waiting(replica, same)
-    assert await soon(lost) is None
+    [lost] = waiting(replica, same)
+    [again] = waiting(replica, same)
     await report(replica)
     assert isinstance(await soon(again), Grant)
+    assert not lost.done()
     assert (await replica.view()).in_flight == 1
 
 
@@ -126,32 +129,32 @@ async def test_a_ticket_whose_grant_was_lost_is_granted_the_same_lease_again():
     replica = scheduler()
     await report(replica)
     same = ticket("a")
-    assert (await soon(replica.acquire(same))).engine == (await soon(replica.acquire(same))).engine == PORT
+    assert (await soon(acquire(replica, same))).engine == (await soon(acquire(replica, same))).engine == PORT
     assert (await replica.view()).in_flight == 1
 
 
 async def test_a_new_scheduler_knows_the_leases_that_an_engine_reports():
     replica = scheduler()
     await report(replica, "a")
-    [call] = await waiting(replica, ticket("b"))
-    assert (await soon(replica.acquire(ticket("a")))).engine == PORT
-    await close(replica, "a", Outcome.COMPLETED)
+    [call] = waiting(replica, ticket("b"))
+    assert (await soon(acquire(replica, ticket("a")))).engine == PORT
+    close(replica, "a", Outcome.COMPLETED)
     assert isinstance(await soon(call), Grant)
 
 
 async def test_a_full_queue_refuses_the_newcomer_and_makes_room_for_a_more_urgent_one():
     replica = scheduler()
-    calls = await waiting(replica, ticket("a"), ticket("b"))
-    refusal = await soon(replica.acquire(ticket("c")))
+    calls = waiting(replica, ticket("a"), ticket("b"))
+    refusal = await soon(acquire(replica, ticket("c")))
     assert (refusal.outcome, refusal.retry_after_s >= 1) == (Outcome.REJECTED_FULL, True)
-    await waiting(replica, ticket("urgent", priority=-1))
+    waiting(replica, ticket("urgent", priority=-1))
     assert (await soon(calls[1])).outcome is Outcome.EVICTED_PREEMPTED
     assert not calls[0].done()
 
 
 async def test_the_most_urgent_ticket_is_granted_first():
     replica = scheduler()
-    later, urgent = await waiting(replica, ticket("a", priority=1), ticket("b", priority=-1))
+    later, urgent = waiting(replica, ticket("a", priority=1), ticket("b", priority=-1))
     await report(replica)
     assert isinstance(await soon(urgent), Grant)
     assert not later.done()
@@ -160,18 +163,19 @@ async def test_the_most_urgent_ticket_is_granted_first():
 async def test_when_the_last_engine_goes_the_queue_is_refused_and_so_is_what_comes():
     replica = scheduler()
     await report(replica)
-    await soon(replica.acquire(ticket("a")))
-    [call] = await waiting(replica, ticket("b"))
+    await soon(acquire(replica, ticket("a")))
+    [call] = waiting(replica, ticket("b"))
     await replica.replica_gone("r1")
     assert (await soon(call)).outcome is Outcome.EVICTED_NO_ENGINE
-    assert (await soon(replica.acquire(ticket("c")))).outcome is Outcome.REJECTED_NO_ENGINE
+    assert (await soon(acquire(replica, ticket("c")))).outcome is Outcome.REJECTED_NO_ENGINE
     view = await replica.view()
     assert (view.replicas_ready, view.in_flight, view.engines) == (0, 0, ())
 
 
 async def test_a_ticket_that_waits_too_long_is_refused_by_the_clock_alone():
     replica = scheduler(max_queue_wait_s=BRIEF_S)
-    refusal = await soon(replica.acquire(ticket("a")))
+    await begin(replica)
+    refusal = await soon(acquire(replica, ticket("a")))
     assert isinstance(refusal, Refusal)
     assert refusal.outcome is Outcome.EVICTED_TIMEOUT
 
@@ -179,8 +183,8 @@ async def test_a_ticket_that_waits_too_long_is_refused_by_the_clock_alone():
 async def test_a_lease_that_no_report_names_expires_and_its_place_is_given_on():
     replica = scheduler(lease_ttl_s=BRIEF_S)
     await report(replica)
-    await soon(replica.acquire(ticket("a")))
-    [call] = await waiting(replica, ticket("b"))
+    await soon(acquire(replica, ticket("a")))
+    [call] = waiting(replica, ticket("b"))
     assert isinstance(await soon(call), Grant)
     metrics = (await replica.view()).metrics
     assert 'promiseserve_requests_ended_total{class="standard",outcome="lease_expired"} 1.0' in metrics
@@ -190,9 +194,9 @@ async def test_an_unroutable_engine_gets_no_lease_for_a_moment():
     replica = scheduler()
     await report(replica)
     await replica.replica_unroutable("r1")
-    await waiting(replica, ticket("a"))
+    waiting(replica, ticket("a"))
     other = EnginePort("r2", "127.0.0.1", 8002, "secret")
-    [call] = await waiting(replica, ticket("b"))
+    [call] = waiting(replica, ticket("b"))
     await report(replica, port=other)
     assert (await replica.view()).in_flight == 1
     assert not call.done()
@@ -203,16 +207,16 @@ async def test_a_late_report_of_an_engine_that_has_gone_revives_nothing():
     await report(replica)
     await replica.replica_gone("r1")
     await report(replica)
-    assert (await soon(replica.acquire(ticket("a")))).outcome is Outcome.REJECTED_NO_ENGINE
+    assert (await soon(acquire(replica, ticket("a")))).outcome is Outcome.REJECTED_NO_ENGINE
 
 
 async def test_what_was_served_is_counted():
     replica = scheduler()
     await report(replica)
-    await soon(replica.acquire(ticket("a")))
-    await close(replica, "a", Outcome.COMPLETED, Usage(3, 40))
-    await soon(replica.acquire(ticket("b")))
-    await close(replica, "b", Outcome.CANCELLED, Usage(3, 2))
+    await soon(acquire(replica, ticket("a")))
+    close(replica, "a", Outcome.COMPLETED, Usage(3, 40))
+    await soon(acquire(replica, ticket("b")))
+    close(replica, "b", Outcome.CANCELLED, Usage(3, 2))
     for _ in range(2):
         metrics = (await replica.view()).metrics
         assert "promiseserve_output_tokens_total 42.0" in metrics
@@ -246,7 +250,7 @@ async def test_it_is_healthy_while_its_clock_runs():
 async def test_while_an_engine_starts_a_ticket_waits_for_it_and_says_so_in_the_figures():
     replica = scheduler(engine_start_s=5.0)
     await replica.starting("r1")
-    [call] = await waiting(replica, ticket("a"))
+    [call] = waiting(replica, ticket("a"))
     assert "promiseserve_replicas_starting 1.0" in (await replica.view()).metrics
     await report(replica)
     assert isinstance(await soon(call), Grant)
@@ -256,7 +260,7 @@ async def test_while_an_engine_starts_a_ticket_waits_for_it_and_says_so_in_the_f
 async def test_a_ticket_does_not_wait_for_an_engine_that_comes_too_late_for_it():
     replica = scheduler(engine_start_s=50.0)
     await replica.starting("r1")
-    refusal = await soon(replica.acquire(ticket("a")))
+    refusal = await soon(acquire(replica, ticket("a")))
     assert refusal.outcome is Outcome.REJECTED_DEADLINE
     assert refusal.predicted_wait_s == pytest.approx(50, abs=1)
 
@@ -274,10 +278,10 @@ async def decided(replica: SchedulerReplica, reason: Reason) -> None:
 
 async def test_who_asks_an_application_that_sleeps_waits_for_the_engine_that_this_wakes():
     replica = scheduler(replicas=SLEEPER, engine_start_s=5.0, replica_ttl_s=BRIEF_S, requests_per_replica=8)
-    await replica.attend("gateway-1")
+    await begin(replica)
     await decided(replica, Reason.IDLE)
     assert (await replica.view()).wakes
-    [call] = await waiting(replica, ticket("a"))
+    [call] = waiting(replica, ticket("a"))
     await decided(replica, Reason.WAKE)
     assert await replica.record_autoscaling_stats() == {"desired_replicas": 1.0}
     await replica.starting("r1")
@@ -288,7 +292,7 @@ async def test_who_asks_an_application_that_sleeps_waits_for_the_engine_that_thi
 
 async def test_who_came_before_it_was_known_that_nobody_is_there_waits_as_well():
     replica = scheduler(replicas=SLEEPER, engine_start_s=5.0, replica_ttl_s=BRIEF_S)
-    [call] = await waiting(replica, ticket("a"))
+    [call] = waiting(replica, ticket("a"))
     await asyncio.sleep(3 * BRIEF_S)
     await report(replica)
     assert isinstance(await soon(call), Grant)
@@ -296,9 +300,9 @@ async def test_who_came_before_it_was_known_that_nobody_is_there_waits_as_well()
 
 async def test_who_cannot_wait_for_a_start_is_told_how_long_it_takes_and_wakes_it_all_the_same():
     replica = scheduler(replicas=SLEEPER, engine_start_s=50.0, replica_ttl_s=BRIEF_S, requests_per_replica=8)
-    await replica.attend("gateway-1")
+    await begin(replica)
     await decided(replica, Reason.IDLE)
-    refusal = await soon(replica.acquire(ticket("a")))
+    refusal = await soon(acquire(replica, ticket("a")))
     assert refusal.outcome is Outcome.REJECTED_DEADLINE
     assert refusal.predicted_wait_s == pytest.approx(50, abs=1)
     await decided(replica, Reason.WAKE)
@@ -308,10 +312,10 @@ async def test_only_so_many_wait_for_the_first_engine():
     replica = scheduler(
         replicas=SLEEPER, engine_start_s=5.0, replica_ttl_s=BRIEF_S, max_queued=9, max_queued_without_engine=1
     )
-    await replica.attend("gateway-1")
+    await begin(replica)
     await asyncio.sleep(2 * BRIEF_S)
-    await waiting(replica, ticket("a"))
-    refusal = await soon(replica.acquire(ticket("b")))
+    waiting(replica, ticket("a"))
+    refusal = await soon(acquire(replica, ticket("b")))
     assert refusal.outcome is Outcome.REJECTED_NO_ENGINE
     assert refusal.retry_after_s == pytest.approx(5, abs=1)
 
@@ -339,13 +343,13 @@ async def test_a_start_that_was_measured_is_what_the_next_is_expected_to_take():
         await report(replica, port=EnginePort(f"r{number}", "127.0.0.1", 8001, "secret"))
         await replica.replica_gone(f"r{number}")
     await replica.starting("next")
-    await waiting(replica, ticket("a"))
+    waiting(replica, ticket("a"))
 
 
 async def test_a_grant_says_what_is_served_what_was_predicted_and_what_is_left_of_the_limits():
     replica = scheduler(flow={"tenant": {"requests_per_minute": 60}})
     await report(replica)
-    grant = await soon(replica.acquire(ticket("a", priority=1)))
+    grant = await soon(acquire(replica, ticket("a", priority=1)))
     assert (grant.class_name, grant.rank) == ("batch", 2)
     assert 0 <= grant.predicted_ttft_s < 60
     assert (grant.rate_limits.requests.limit, grant.rate_limits.requests.remaining) == (60, 59)
@@ -355,8 +359,8 @@ async def test_a_grant_says_what_is_served_what_was_predicted_and_what_is_left_o
 async def test_a_refusal_says_what_is_left_of_the_limits():
     replica = scheduler(flow={"tenant": {"requests_per_minute": 1}})
     await report(replica)
-    await soon(replica.acquire(ticket("a")))
-    refusal = await soon(replica.acquire(ticket("b")))
+    await soon(acquire(replica, ticket("a")))
+    refusal = await soon(acquire(replica, ticket("b")))
     assert (refusal.outcome, refusal.rate_limits.requests.remaining) == (Outcome.REJECTED_REQUEST_RATE, 0)
     assert 1 <= refusal.retry_after_s <= 66
 
@@ -374,15 +378,15 @@ async def test_an_urgent_ticket_takes_the_place_of_one_without_a_first_token():
         replica = scheduler(flow={"preempt": {"risk_share": 0.0}})
         await report(replica, port=engine.port)
         batch = replace(ticket("batch", priority=1), revocable=True)
-        assert isinstance(await soon(replica.acquire(batch)), Grant)
+        assert isinstance(await soon(acquire(replica, batch)), Grant)
         # Another one, that answers already, would keep its place.
-        urgent = await soon(replica.acquire(ticket("urgent", priority=-1)))
+        urgent = await soon(acquire(replica, ticket("urgent", priority=-1)))
         assert urgent.class_name == "interactive"
         assert await soon(engine.revoked.get()) == "batch"
         await asyncio.wait({*replica._revoking}, timeout=BRIEF_S)
         assert 'promiseserve_revokes_total{taken="true"} 1.0' in (await replica.view()).metrics
-        [again] = await waiting(replica, batch)
-        await close(replica, "urgent", Outcome.COMPLETED)
+        [again] = waiting(replica, batch)
+        close(replica, "urgent", Outcome.COMPLETED)
         assert isinstance(await soon(again), Grant)
 
 
@@ -391,17 +395,17 @@ async def test_a_first_token_protects_its_lease():
         replica = scheduler(flow={"preempt": {"risk_share": 0.0}})
         await report(replica, port=engine.port)
         batch = replace(ticket("batch", priority=1), revocable=True)
-        await soon(replica.acquire(batch))
+        await soon(acquire(replica, batch))
         await replica.first_tokens([("batch", time.time())])
-        await waiting(replica, ticket("urgent", priority=-1))
+        waiting(replica, ticket("urgent", priority=-1))
         assert engine.revoked.empty()
 
 
 async def test_an_engine_that_can_not_be_asked_for_a_lease_back_does_no_harm():
     replica = scheduler(flow={"preempt": {"risk_share": 0.0}})
     await report(replica, port=EnginePort("r1", "127.0.0.1", 1, "secret"))
-    await soon(replica.acquire(replace(ticket("batch", priority=1), revocable=True)))
-    assert isinstance(await soon(replica.acquire(ticket("urgent", priority=-1))), Grant)
+    await soon(acquire(replica, replace(ticket("batch", priority=1), revocable=True)))
+    assert isinstance(await soon(acquire(replica, ticket("urgent", priority=-1))), Grant)
     await asyncio.sleep(BRIEF_S)
     await replica.check_health()
 
@@ -409,12 +413,10 @@ async def test_an_engine_that_can_not_be_asked_for_a_lease_back_does_no_harm():
 async def test_what_streams_have_made_is_charged_while_they_run():
     replica = scheduler(requests_per_replica=1, max_queued=4)
     await report(replica)
-    await soon(replica.acquire(replace(ticket("long"), tenant="blue", max_output_tokens=10)))
+    await soon(acquire(replica, replace(ticket("long"), tenant="blue", max_output_tokens=10)))
     await replica.report(ReplicaReport("r1", frozenset({"long"})), PORT, {"long": 5000})
-    blue, red = await waiting(
-        replica, replace(ticket("b"), tenant="blue"), replace(ticket("r"), tenant="red")
-    )
-    await close(replica, "long", Outcome.CANCELLED)
+    blue, red = waiting(replica, replace(ticket("b"), tenant="blue"), replace(ticket("r"), tenant="red"))
+    close(replica, "long", Outcome.CANCELLED)
     assert isinstance(await soon(red), Grant)
     assert not blue.done()
 
@@ -431,43 +433,41 @@ def test_the_engines_step_decides_the_burst_that_it_is_kept_fed_with():
     assert limits(application).requests_per_replica == application.engine.max_num_seqs
 
 
-async def test_what_a_silent_gateway_has_in_the_queue_is_closed_and_the_others_go_on():
-    replica = scheduler(gateway_ttl_s=BRIEF_S)
+async def test_what_a_gateway_has_in_the_queue_is_closed_when_it_is_gone_and_the_others_go_on():
+    replica = scheduler()
     await report(replica)
-    await soon(replica.acquire(ticket("running")))
-    dead = asyncio.create_task(replica.acquire(replace(ticket("dead"), caller="gateway-1")))
-    [living] = await waiting(replica, ticket("living"))
-    assert await soon(dead) is None
+    await soon(acquire(replica, ticket("running")))
+    dead, living = waiting(replica, replace(ticket("dead"), caller="gateway-1"), ticket("living"))
+    replica.gateway_gone("gateway-1")
     assert (await replica.view()).queued == 1
-    await close(replica, "running", Outcome.COMPLETED)
+    close(replica, "running", Outcome.COMPLETED)
     assert isinstance(await soon(living), Grant)
+    assert not dead.done()
 
 
-async def test_a_gateway_that_says_that_it_lives_keeps_its_place_in_the_queue():
-    replica = scheduler(gateway_ttl_s=2 * BRIEF_S)
-    await report(replica)
-    await soon(replica.acquire(ticket("running")))
-    call = asyncio.create_task(replica.acquire(replace(ticket("a"), caller="gateway-1")))
-    for _ in range(5):
-        done, _ = await asyncio.wait({call}, timeout=BRIEF_S / 2)
-        assert not done
-        await replica.attend("gateway-1")
-    await close(replica, "running", Outcome.COMPLETED)
-    assert isinstance(await soon(call), Grant)
+async def test_a_replica_that_stops_lets_its_gateways_go():
+    replica = scheduler()
+    address = await replica.address()
+    assert await replica.address() == address
+    async with aiohttp.ClientSession() as http:
+        headers = {SECRET_HEADER: address.secret, GATEWAY_HEADER: "gateway-1"}
+        line = await http.ws_connect(address.url, headers=headers)
+        await SchedulerReplica.__del__(replica)
+        assert (await soon(line.receive())).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
 
 
 async def test_the_status_crosses_process_borders_and_says_who_waits():
     replica = scheduler()
     await report(replica)
-    await soon(replica.acquire(ticket("a")))
-    calls = await waiting(replica, ticket("b"))
+    await soon(acquire(replica, ticket("a")))
+    calls = waiting(replica, ticket("b"))
     await report(replica, "a")
     view = pickle.loads(pickle.dumps(await replica.status()))
     assert (view.model, view.queued, view.in_flight, view.places) == ("tiny", 1, 1, 1)
     assert [one.replica_id for one in view.detail.replicas] == [PORT.replica_id]
     assert [(one.name, sum(one.queued), one.running) for one in view.detail.tenants] == [("default", 1, 1)]
     assert view.history[-1].in_flight == 1
-    await close(replica, "a", Outcome.COMPLETED, Usage(3, 2, 0.1))
+    close(replica, "a", Outcome.COMPLETED, Usage(3, 2, 0.1))
     await soon(calls[0])
     ended = await replica.status()
     assert ended.ended == (("completed", 1),)

@@ -1,137 +1,269 @@
-"""Calls to the scheduler, joined: what goes together, and what an error reaches."""
+"""Gateway's line and scheduler's port, over a real socket: what is said, what an end reaches, who leads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 
-from app.contract import Closing, Refusal, Reply, Waits
+from app.contract import (
+    SECRET_HEADER,
+    Closing,
+    EnginePort,
+    Grant,
+    RateLimits,
+    Refusal,
+    Reply,
+    SchedulerAddress,
+)
 from app.flow.outcome import Outcome
-from app.flow.ticket import Ticket
-from app.serving.scheduler_line import MAX_CALLS, MAX_JOINED, SchedulerLine
+from app.flow.tenants import RateLimit
+from app.flow.ticket import Ticket, Usage
+from app.serving.frames import MAX_JOINED, Answers, Told, decode_answers, decode_told, encode
+from app.serving.scheduler_line import LOOK_INTERVAL_S, SchedulerLine
+from app.serving.scheduler_port import GATEWAY_HEADER, Inbox, SchedulerPort
 from tests.fakes import soon
+
+# Long enough to be waited for, short enough to be waited out.
+BRIEF_S = 0.3
+REFUSAL = Refusal(Outcome.REJECTED_FULL, 7)
+
+
+class Desk:
+    """Notes what it is told, in order; answers at once with `reply`, or when a test does."""
+
+    def __init__(self, reply: Reply | None = REFUSAL) -> None:
+        self.reply = reply
+        self.told: list[str | Closing] = []
+        self.inboxes: dict[str, Inbox] = {}
+        self.gone: asyncio.Queue[str] = asyncio.Queue()
+        self.heard = asyncio.Event()
+
+    def submit(self, ticket: Ticket, inbox: Inbox) -> None:
+        self.told.append(ticket.ticket_id)
+        self.inboxes[ticket.ticket_id] = inbox
+        self.heard.set()
+        if self.reply is not None:
+            inbox.put((ticket.ticket_id, self.reply))
+
+    def close(self, closing: Closing) -> None:
+        self.told.append(closing)
+        self.heard.set()
+
+    def gateway_gone(self, gateway_id: str) -> None:
+        self.gone.put_nowait(gateway_id)
 
 
 class Scheduler:
-    """Answers when told to: a refusal that names the ticket's place in its call."""
+    """A desk behind its port."""
 
-    def __init__(self) -> None:
-        self.calls: list[tuple[list[str], list[str]]] = []
-        self.open = asyncio.Event()
-        self.error: Exception | None = None
-
-    async def tell(self, tickets: Sequence[Ticket], closings: Sequence[Closing]) -> list[Reply | Waits]:
-        self.calls.append(([one.ticket_id for one in tickets], [one.ticket_id for one in closings]))
-        await self.open.wait()
-        if self.error is not None:
-            raise self.error
-        return [Refusal(Outcome.REJECTED_FULL, place) for place in range(len(tickets))]
+    def __init__(self, reply: Reply | None = REFUSAL, silence_s: float = 10.0) -> None:
+        self.desk = Desk(reply)
+        self.port = SchedulerPort(self.desk, "127.0.0.1", silence_s)
 
 
-def submits(line: SchedulerLine, *names: str) -> list[asyncio.Task[Reply | Waits]]:
+class Leaders:
+    """Who leads, as Serve's router says it; None: nobody."""
+
+    def __init__(self, *schedulers: Scheduler) -> None:
+        self.schedulers = schedulers
+        self.leader: Scheduler | None = schedulers[0]
+        self.asked = 0
+
+    async def __call__(self) -> SchedulerAddress:
+        self.asked += 1
+        if self.leader is None:
+            raise ConnectionError("nobody")
+        return await self.leader.port.address()
+
+
+@contextlib.asynccontextmanager
+async def connected(leaders: Leaders, gateway_id: str = "g1") -> AsyncIterator[SchedulerLine]:
+    async with aiohttp.ClientSession() as http:
+        yield SchedulerLine(leaders, http, gateway_id)
+    for scheduler in leaders.schedulers:
+        await scheduler.port.close()
+
+
+def submitting(line: SchedulerLine, *names: str) -> list[asyncio.Task[Reply]]:
     return [asyncio.create_task(line.submit(Ticket(name, 0, 0.0))) for name in names]
 
 
-async def busy(line: SchedulerLine) -> list[asyncio.Task[Reply | Waits]]:
-    """As many calls are under way as there may be: `first0` and those after it."""
-    first = []
-    for number in range(MAX_CALLS):
-        first += submits(line, f"first{number}")
-        await asyncio.sleep(0.01)
-    return first
+async def test_each_ticket_gets_its_own_answer_whole():
+    limits = RateLimits(RateLimit(60, 59, 1.0), RateLimit(None, None, 0.0))
+    grant = Grant(EnginePort("r1", "127.0.0.1", 8001, "secret"), 0.5, "batch", 2, 0.25, limits)
+    leaders = Leaders(scheduler := Scheduler(grant))
+    async with connected(leaders) as line:
+        assert await soon(line.submit(Ticket("a", 0, 0.0))) == grant
+        scheduler.desk.reply = refusal = Refusal(Outcome.EVICTED_DEADLINE, None, 3.5, limits)
+        assert [await soon(one) for one in submitting(line, "b", "c")] == [refusal, refusal]
+    assert leaders.asked == 1
 
 
-async def test_at_rest_each_has_its_own_call_at_once():
-    scheduler = Scheduler()
-    scheduler.open.set()
-    line = SchedulerLine(scheduler.tell)
-    for name in ("a", "b"):
-        await soon(line.submit(Ticket(name, 0, 0.0)))
-    await soon(line.close(Closing("a", Outcome.COMPLETED)))
-    assert scheduler.calls == [(["a"], []), (["b"], []), ([], ["a"])]
+async def test_a_ticket_arrives_as_it_was_sent_and_waits_for_as_long_as_it_takes():
+    leaders = Leaders(scheduler := Scheduler(None))
+    sent = Ticket("a", -1, 5.5, "blue", prefix_blocks=(1, 2**64 - 1), ttft_budget_s=0.5, revocable=True)
+    async with connected(leaders) as line:
+        waiting = asyncio.create_task(line.submit(sent))
+        await soon(scheduler.desk.heard.wait())
+        done, _ = await asyncio.wait({waiting}, timeout=BRIEF_S)
+        assert not done
+        scheduler.desk.inboxes["a"].put(("a", REFUSAL))
+        assert await soon(waiting) == REFUSAL
+    assert decode_told(encode(Told([], [sent]))).tickets == [sent]
 
 
-async def test_what_comes_while_calls_are_under_way_goes_together_and_each_gets_its_own_answer():
-    scheduler = Scheduler()
-    line = SchedulerLine(scheduler.tell)
-    first = await busy(line)
-    later = submits(line, "b", "c")
-    closing = asyncio.create_task(line.close(Closing("first0", Outcome.COMPLETED)))
-    later += submits(line, "d")
-    await asyncio.sleep(0.01)
-    assert len(scheduler.calls) == MAX_CALLS
-    scheduler.open.set()
-    assert [(await soon(one)).retry_after_s for one in later] == [0, 1, 2]
-    await soon(closing)
-    await soon(asyncio.gather(*first))
-    assert scheduler.calls[MAX_CALLS:] == [(["b", "c", "d"], ["first0"])]
-
-
-async def test_a_ticket_whose_client_has_gone_before_it_was_told_is_not_submitted_after_its_closing():
-    scheduler = Scheduler()
-    line = SchedulerLine(scheduler.tell)
-    first = await busy(line)
-    [gone] = submits(line, "gone")
-    await asyncio.sleep(0.01)
-    gone.cancel()
-    await asyncio.sleep(0.01)
-    closing = asyncio.create_task(line.close(Closing("gone", Outcome.CANCELLED)))
-    await asyncio.sleep(0.01)
-    scheduler.open.set()
-    await soon(asyncio.gather(closing, *first))
-    assert scheduler.calls[MAX_CALLS:] == [([], ["gone"])]
-
-
-async def test_nothing_is_called_for_those_who_have_all_gone():
-    scheduler = Scheduler()
-    line = SchedulerLine(scheduler.tell)
-    first = await busy(line)
-    [gone] = submits(line, "gone")
-    await asyncio.sleep(0.01)
-    gone.cancel()
-    scheduler.open.set()
-    await soon(asyncio.gather(*first))
-    await asyncio.sleep(0.01)
-    assert len(scheduler.calls) == MAX_CALLS
-
-
-async def test_no_call_carries_more_than_its_bound():
-    scheduler = Scheduler()
-    line = SchedulerLine(scheduler.tell)
-    every = submits(line, *(str(number) for number in range(2 * MAX_JOINED + 1)))
-    scheduler.open.set()
-    await soon(asyncio.gather(*every))
-    assert max(len(tickets) for tickets, _ in scheduler.calls) <= MAX_JOINED
-    assert sum(len(tickets) for tickets, _ in scheduler.calls) == len(every)
-
-
-async def test_an_error_reaches_those_whose_words_the_call_carried_and_the_line_goes_on():
-    scheduler = Scheduler()
-    scheduler.error = ConnectionError("gone")
-    line = SchedulerLine(scheduler.tell)
-    lost = [*submits(line, "a", "b"), asyncio.create_task(line.close(Closing("c", Outcome.FAILED)))]
-    await asyncio.sleep(0.01)
-    scheduler.open.set()
-    for one in lost:
-        with pytest.raises(ConnectionError, match="gone"):
-            await soon(one)
-    scheduler.error = None
-    assert isinstance(await soon(line.submit(Ticket("d", 0, 0.0))), Refusal)
-
-
-async def test_a_scheduler_that_says_nothing_can_not_be_reached():
-    line = SchedulerLine(Scheduler().tell, timeout_s=0.05)
-    with pytest.raises(ConnectionError, match="nothing for"):
+async def test_what_is_said_at_the_same_time_counts_with_its_closings_first():
+    leaders = Leaders(scheduler := Scheduler())
+    async with connected(leaders) as line:
         await soon(line.submit(Ticket("a", 0, 0.0)))
+        later = submitting(line, "b", "c")
+        closing = Closing("a", Outcome.COMPLETED, Usage(3, 2, 0.1, None))
+        await asyncio.gather(line.close(closing), *later)
+    assert scheduler.desk.told == ["a", closing, "b", "c"]
 
 
-async def test_whoever_goes_away_while_its_call_is_under_way_wants_no_answer():
+async def test_a_ticket_whose_client_has_gone_is_not_told_after_its_closing():
+    leaders = Leaders(scheduler := Scheduler())
+    async with connected(leaders) as line:
+        await soon(line.submit(Ticket("first", 0, 0.0)))
+        [gone] = submitting(line, "gone")
+        await asyncio.sleep(0)
+        gone.cancel()
+        await line.close(closing := Closing("gone", Outcome.CANCELLED))
+        await soon(line.submit(Ticket("last", 0, 0.0)))
+    assert scheduler.desk.told == ["first", closing, "last"]
+
+
+async def test_whoever_goes_away_while_it_waits_wants_no_answer():
+    leaders = Leaders(scheduler := Scheduler(None))
+    async with connected(leaders) as line:
+        [gone, stays] = submitting(line, "gone", "stays")
+        await soon(scheduler.desk.heard.wait())
+        gone.cancel()
+        await asyncio.wait({gone})
+        for name in ("gone", "stays"):
+            scheduler.desk.inboxes[name].put((name, REFUSAL))
+        assert await soon(stays) == REFUSAL
+
+
+async def test_more_than_one_frame_holds_is_told_in_several():
+    leaders = Leaders(scheduler := Scheduler())
+    async with connected(leaders) as line:
+        every = submitting(line, *(str(number) for number in range(2 * MAX_JOINED + 1)))
+        await soon(asyncio.gather(*every))
+    assert scheduler.desk.told == [str(number) for number in range(2 * MAX_JOINED + 1)]
+
+
+async def test_a_scheduler_that_goes_is_known_at_once_and_its_successor_found():
+    leaders = Leaders(first := Scheduler(None), second := Scheduler())
+    async with connected(leaders) as line:
+        [waiting] = submitting(line, "a")
+        await soon(first.desk.heard.wait())
+        leaders.leader = None
+        await first.port.close()
+        with pytest.raises(ConnectionError, match="has gone"):
+            await soon(waiting)
+        for lost in (line.submit(Ticket("a", 0, 0.0)), line.close(Closing("a", Outcome.CANCELLED))):
+            with pytest.raises(ConnectionError, match="nobody"):
+                await soon(lost)
+        leaders.leader = second
+        assert await soon(line.submit(Ticket("a", 0, 0.0))) == REFUSAL
+    assert second.desk.told == ["a"]
+
+
+async def test_a_line_that_is_kept_leaves_a_scheduler_that_does_not_lead_any_more():
+    leaders = Leaders(first := Scheduler(None), second := Scheduler())
+    async with connected(leaders) as line:
+        keeping = asyncio.create_task(line.keep())
+        [waiting] = submitting(line, "a")
+        await soon(first.desk.heard.wait())
+        leaders.leader = second
+        with pytest.raises(ConnectionError, match="has gone"):
+            await soon(waiting)
+        assert await soon(first.desk.gone.get()) == "g1"
+        assert await soon(line.submit(Ticket("a", 0, 0.0))) == REFUSAL
+        leaders.leader = None
+        await asyncio.sleep(2 * LOOK_INTERVAL_S)
+        # Nobody who leads is no reason to leave the one that answers.
+        assert await soon(line.submit(Ticket("b", 0, 0.0))) == REFUSAL
+        assert not keeping.done()
+        keeping.cancel()
+
+
+async def test_a_gateway_that_goes_is_known_at_once():
+    leaders = Leaders(scheduler := Scheduler())
+    async with connected(leaders) as line:
+        await soon(line.submit(Ticket("a", 0, 0.0)))
+        assert scheduler.desk.gone.empty()
+    assert await soon(scheduler.desk.gone.get()) == "g1"
+
+
+async def test_a_gateway_that_has_come_back_is_not_gone_with_its_old_connection():
     scheduler = Scheduler()
-    line = SchedulerLine(scheduler.tell)
-    gone, stays = submits(line, "gone", "stays")
-    await asyncio.sleep(0.01)
-    gone.cancel()
-    scheduler.open.set()
-    assert isinstance(await soon(stays), Refusal)
+    address = await scheduler.port.address()
+    headers = {SECRET_HEADER: address.secret, GATEWAY_HEADER: "g1"}
+    async with aiohttp.ClientSession() as http:
+        old = await http.ws_connect(address.url, headers=headers)
+        new = await http.ws_connect(address.url, headers=headers)
+        await old.close()
+        await new.send_bytes(encode(Told([], [Ticket("a", 0, 0.0)])))
+        assert decode_answers((await soon(new.receive())).data) == Answers({}, {"a": REFUSAL})
+        assert scheduler.desk.gone.empty()
+        await new.close()
+        assert await soon(scheduler.desk.gone.get()) == "g1"
+    await scheduler.port.close()
+
+
+async def test_a_gateway_that_is_silent_is_gone():
+    scheduler = Scheduler(silence_s=BRIEF_S)
+    address = await scheduler.port.address()
+    headers = {SECRET_HEADER: address.secret, GATEWAY_HEADER: "g1"}
+    async with aiohttp.ClientSession() as http:
+        # It reads nothing, so it answers no ping either: as a process that is frozen.
+        await http.ws_connect(address.url, headers=headers)
+        assert await soon(scheduler.desk.gone.get()) == "g1"
+    await scheduler.port.close()
+
+
+@pytest.mark.parametrize("secret", [{}, {SECRET_HEADER: ""}, {SECRET_HEADER: "wrong"}, {SECRET_HEADER: "é"}])
+async def test_without_the_secret_nobody_is_heard(secret):
+    scheduler = Scheduler()
+    address = await scheduler.port.address()
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await http.ws_connect(address.url, headers={**secret, GATEWAY_HEADER: "g1"})
+    assert refused.value.status == 401
+    assert secret.get(SECRET_HEADER) or address.secret not in repr(address)
+    await scheduler.port.close()
+
+
+@pytest.mark.parametrize("frame", [b"", b"\xc1", encode(Answers({}, {})), "text"])
+async def test_who_says_what_can_not_be_read_is_let_go(frame):
+    scheduler = Scheduler()
+    address = await scheduler.port.address()
+    headers = {SECRET_HEADER: address.secret, GATEWAY_HEADER: "g1"}
+    async with aiohttp.ClientSession() as http:
+        line = await http.ws_connect(address.url, headers=headers)
+        await (line.send_str(frame) if isinstance(frame, str) else line.send_bytes(frame))
+        assert (await soon(line.receive())).type is aiohttp.WSMsgType.CLOSE
+        assert await soon(scheduler.desk.gone.get()) == "g1"
+    assert scheduler.desk.told == []
+    await scheduler.port.close()
+
+
+async def test_a_scheduler_that_can_not_be_reached_is_said_to_be_so():
+    async def nowhere() -> SchedulerAddress:
+        return SchedulerAddress("127.0.0.1", 1, "secret")
+
+    async def never() -> SchedulerAddress:
+        await asyncio.Event().wait()
+
+    async with aiohttp.ClientSession() as http:
+        for who_leads in (nowhere, never):
+            line = SchedulerLine(who_leads, http, "g1", timeout_s=BRIEF_S)
+            with pytest.raises(ConnectionError, match="can't be reached"):
+                await soon(line.submit(Ticket("a", 0, 0.0)))
