@@ -211,10 +211,10 @@ class SchedulerConfig(_Strict):
     replica_ttl_s: float = Field(default=5.0, gt=0)
     # A process of 150 MB that waits; without it a dead scheduler's successor has to start first.
     spares: int = Field(default=1, ge=0, le=2, description="Schedulers that wait for the death of the first.")
-    # For one that is frozen or cut off: a death ends the connection at once. What it has in the queue must not
-    # take places; one that lives after all submits it again, with its age.
+    # For one that is frozen or cut off: a death ends the connection at once. What it has in the queue must
+    # not take places; one that lives after all submits it again, with its age.
     gateway_ttl_s: float = Field(
-        default=3.5, gt=0, description="A gateway that answers no ping for so long is gone."
+        default=6.0, gt=0, description="A gateway that answers no ping for so long is gone."
     )
     engine_start_s: float = Field(
         default=120.0,

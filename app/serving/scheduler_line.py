@@ -25,7 +25,7 @@ LOOK_INTERVAL_S = 1.0
 # Of a question who leads, with the connection to it.
 TIMEOUT_S = 5.0
 # The scheduler answers a ping in milliseconds. After so much silence, and half of it more, it is frozen.
-PING_S = 3.0
+PING_S = 5.0
 # A scheduler that does not say good-bye is left all the same.
 GOODBYE_S = 1.0
 GONE = "the scheduler has gone"
