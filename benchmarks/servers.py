@@ -71,8 +71,10 @@ def bare_vllm(
 
 
 @contextlib.contextmanager
-def ours(config: Path, variables: Mapping[str, str] = NOTHING) -> Iterator[Server]:
-    """What `scripts/serve CONFIG` runs once everything is installed, Ray included."""
+def ours(
+    config: Path, variables: Mapping[str, str] = NOTHING, options: Sequence[str] = ()
+) -> Iterator[Server]:
+    """What `scripts/serve CONFIG` runs once everything is installed, Ray included; `options` are its own."""
     port, ray_port, dashboard = free_ports(3)
     url = f"http://127.0.0.1:{port}"
     document = yaml.safe_load(config.read_text())
@@ -81,7 +83,7 @@ def ours(config: Path, variables: Mapping[str, str] = NOTHING) -> Iterator[Serve
         file = Path(folder) / "config.yaml"
         file.write_text(yaml.safe_dump(document))
         command = [sys.executable, "-m", "app.serving.launch", str(file)]
-        command += ["--port", str(ray_port), "--dashboard-port", str(dashboard)]
+        command += ["--port", str(ray_port), "--dashboard-port", str(dashboard), *options]
         given = {**serve_ports(), **variables}
         with _started(command, given, url, lambda: _answers(f"{url}/ready")) as server:
             yield server

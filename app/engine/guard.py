@@ -96,7 +96,7 @@ class Guard:
             await self._app(scope, revocable.receive, revocable.send)
         except Exception:
             # An application whose client leaves amid the body, or whose engine dies, fails in its own way.
-            if not revocable.withheld:
+            if not run.withheld:
                 raise
         finally:
             current_run.reset(token)
@@ -107,7 +107,7 @@ class Guard:
             await _refuse(send, REVOKED_STATUS, "the lease was taken back")
         elif run.orphaned and not revocable.begun:
             await _refuse(send, ENGINE_DIED_STATUS, "the engine has died")
-        elif revocable.unheld:
+        elif run.unheld:
             await _refuse(send, 403, NO_LEASE)
         # An answer that has begun stays without an end: the server breaks the connection.
 
@@ -124,13 +124,6 @@ class _Revocable:
         self._send = send
         self._head: Message | None = None
         self.begun = False
-        # No control call has come for it.
-        self.unheld = False
-
-    @property
-    def withheld(self) -> bool:
-        """Whatever the application says now does not leave."""
-        return self._run.metered.revoked or self._run.orphaned or self.unheld
 
     async def receive(self) -> Message:
         message = asyncio.ensure_future(self._receive())
@@ -143,16 +136,13 @@ class _Revocable:
             revoked.cancel()
 
     async def send(self, message: Message) -> None:
-        if self.withheld:
+        if self._run.withheld:
             return
         if message["type"] == "http.response.start":
             self._head = message
             return
         if self._head is not None:
-            self.unheld = not await self._run.may_answer()
-            if self.withheld:
-                # As if its client had left.
-                self._run.revoked.set()
+            if not await self._run.may_answer():
                 return
             self._run.answers()
             head, self._head = self._head, None

@@ -1,13 +1,12 @@
 """The leases that an engine replica answers for: each pairs a control call with an HTTP request.
 
 The two leave the gateway together and arrive as they come: a request begins at once, and nothing of its
-answer leaves before its control call is there. Who has none computes until its first token at most.
+answer leaves before its control call is there. Who has none is ended at its first token.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -28,9 +27,8 @@ class _Entry:
     answering: bool = False
 
     @property
-    def is_left(self) -> bool:
-        """A request that has ended, and no control call to hear of it."""
-        return self.ended.is_set() and not self.held.is_set()
+    def live(self) -> bool:
+        return self.held.is_set() or not self.ended.is_set()
 
 
 class Run:
@@ -42,6 +40,8 @@ class Run:
         self.revoked = entry.revoked
         # The engine has died under it.
         self.orphaned = False
+        # No control call has come for it.
+        self.unheld = False
         self._lease_id = lease_id
         self._entry = entry
         self._leases = leases
@@ -51,12 +51,20 @@ class Run:
         """Requests that are on the engine, this one included."""
         return len(self._leases)
 
+    @property
+    def withheld(self) -> bool:
+        """Whatever is said now does not leave."""
+        return self.metered.revoked or self.orphaned or self.unheld
+
     async def may_answer(self) -> bool:
-        """Waits for a control call that is late; False when none comes."""
-        if not self._entry.held.is_set():
-            with contextlib.suppress(TimeoutError):
+        """Waits for a control call that is late; where none comes the request ends, as if its client left."""
+        if not self._entry.held.is_set() and not self.unheld:
+            try:
                 await asyncio.wait_for(self._entry.held.wait(), self._leases.attach_timeout_s)
-        return self._entry.held.is_set()
+            except TimeoutError:
+                self.unheld = True
+                self.revoked.set()
+        return not self.withheld
 
     def answers(self) -> None:
         """Something of the answer is on its way: from now on the lease can't be taken back."""
@@ -64,6 +72,8 @@ class Run:
 
     def tokens(self) -> None:
         """The engine has made some: the first of the answer, or later ones."""
+        if self.metered.revoked:
+            return  # Too late: the ticket waits again.
         self.answers()
         self.metered.last_token_at_s = time.time()
         if self.metered.first_token_at_s is None:
@@ -88,8 +98,8 @@ class LiveLeases:
         return len(self._entries)
 
     def ids(self) -> frozenset[str]:
-        """Leases that are held: by the control call, with or without their request."""
-        return frozenset(id_ for id_, entry in self._entries.items() if entry.held.is_set())
+        """Leases that a control call holds or a request runs under."""
+        return frozenset(id_ for id_, entry in self._entries.items() if entry.live)
 
     def output_tokens(self) -> dict[str, int]:
         """Tokens made so far, of those that have begun to answer."""
@@ -147,9 +157,9 @@ class LiveLeases:
         if entry is None:
             return
         entry.ended.set()
-        if entry.is_left:
+        if not entry.live:
             asyncio.get_running_loop().call_later(self.attach_timeout_s, self._forget, lease_id, entry)
 
     def _forget(self, lease_id: str, entry: _Entry) -> None:
-        if entry.is_left and self._entries.get(lease_id) is entry:
+        if not entry.live and self._entries.get(lease_id) is entry:
             del self._entries[lease_id]

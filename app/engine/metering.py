@@ -45,6 +45,8 @@ class MeteredEngine(AsyncLLM):
         try:
             async for output in super().generate(prompt, sampling_params, request_id, **options):
                 meter.add(output)
+                if not await run.may_answer():
+                    return
                 if output.finished or not whole:
                     yield output
                 if self.coalesce_s and not output.finished and run.crowd >= CROWD:

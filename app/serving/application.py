@@ -82,8 +82,9 @@ def scheduler_deployment(config: ApplicationConfig) -> serve.Deployment:
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=SCHEDULER_HEALTH_PERIOD_S,
         health_check_timeout_s=SCHEDULER_HEALTH_TIMEOUT_S,
-        # Its calls are tickets that wait: they go to its successor at once, with their age.
+        # What waits goes to its successor at once, with its age.
         graceful_shutdown_timeout_s=SCHEDULER_STOP_S,
+        graceful_shutdown_wait_loop_s=SCHEDULER_STOP_S / 10,
         logging_config=NO_ACCESS_LOG,
         # Always as many; that they can't change is what lets their policy hand on the word for the engines.
         autoscaling_config=_autoscaling(schedulers, schedulers, "HandOnPolicy"),

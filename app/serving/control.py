@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -30,7 +29,6 @@ class ServeControlPlane:
         self._scheduler = scheduler
         # Looking a method up makes a new handle: once is enough for what each request calls.
         self._hold = engine.hold
-        self._gateway_id = gateway_id
         self._line = SchedulerLine(self._who_leads, http, gateway_id)
 
     async def keep_line(self) -> None:
@@ -38,7 +36,7 @@ class ServeControlPlane:
         await self._line.keep()
 
     async def acquire(self, ticket: Ticket) -> Reply:
-        return await self._line.submit(replace(ticket, caller=self._gateway_id))
+        return await self._line.submit(ticket)
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
         await self._line.close(Closing(ticket_id, outcome, usage))

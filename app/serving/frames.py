@@ -1,12 +1,13 @@
 """What gateways and the scheduler write to each other, as frames: typed, so that a reader trusts no sender.
 
-A gateway sends `Told`, the scheduler `Answers`. Fields that one side does not know it leaves out, so versions
-may differ while an update is under way.
+A gateway sends `Told`, the scheduler `Answers`. Fields of a dataclass that a reader does not know it leaves
+out, so versions may differ in these while an update is under way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -18,10 +19,12 @@ from app.flow.ticket import Ticket
 
 T = TypeVar("T")
 
+logger = logging.getLogger("ray.serve")
+
 # Of one frame: thousands of tickets would hold up what others have to say.
 MAX_JOINED = 256
-# A ticket with the hashes of a prompt of 128,000 tokens has 72 kB.
-MAX_FRAME_BYTES = 32 * 1024 * 1024
+# A ticket has a kilobyte.
+MAX_FRAME_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,16 @@ def decode_answers(data: bytes) -> Answers:
 
 
 class Outbox(Generic[T]):
-    """What is put in before the event loop's next turn leaves together; what comes while it leaves, next."""
+    """What is put in before the event loop's next turn leaves together; what comes while it leaves, next.
 
-    def __init__(self, send: Callable[[list[T]], Awaitable[None]]) -> None:
+    What can't be sent is lost, and the connection closed: who reads from it tells those who wait.
+    """
+
+    def __init__(
+        self, send: Callable[[list[T]], Awaitable[None]], close: Callable[[], Awaitable[object]]
+    ) -> None:
         self._send = send
+        self._close = close
         self._waiting: list[T] = []
         self._sending: asyncio.Task[None] | None = None
 
@@ -77,8 +86,10 @@ class Outbox(Generic[T]):
             while self._waiting:
                 batch, self._waiting = self._waiting[:MAX_JOINED], self._waiting[MAX_JOINED:]
                 await self._send(batch)
-        except ConnectionError:
-            # Who reads from the connection hears of its end as well, and says so to those who wait.
+        except Exception as error:
+            if not isinstance(error, ConnectionError):
+                logger.exception("What gateway and scheduler say can't be written.")
             self._waiting.clear()
+            await self._close()
         finally:
             self._sending = None

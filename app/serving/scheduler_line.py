@@ -7,7 +7,6 @@ connection to one that does not lead any more is given up.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -59,8 +58,12 @@ class SchedulerLine:
     async def keep(self) -> None:
         """For ever: stays connected to the one that leads."""
         while True:
-            with contextlib.suppress(ConnectionError):
+            try:
                 await self._look()
+            except ConnectionError:
+                pass  # The next look may find it.
+            except Exception:
+                logger.exception("Who leads could not be asked.")
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def _connected(self) -> _Connection:
@@ -104,7 +107,7 @@ class _Connection:
         self.open = True
         self._socket = socket
         self._answers: dict[str, asyncio.Future[Reply]] = {}
-        self._outbox: Outbox[Ticket | Closing] = Outbox(self._send)
+        self._outbox: Outbox[Ticket | Closing] = Outbox(self._send, socket.close)
         self._reading = asyncio.get_running_loop().create_task(self._read())
 
     async def submit(self, ticket: Ticket) -> Reply:
@@ -119,6 +122,8 @@ class _Connection:
             self._answers.pop(ticket.ticket_id, None)
 
     def close(self, closing: Closing) -> None:
+        if not self.open:
+            raise ConnectionError(GONE)
         self._outbox.put(closing)
 
     async def hang_up(self) -> None:

@@ -6,11 +6,13 @@ call and then writes to it; the end of its connection is its own end.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import secrets
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from aiohttp import WSMsgType, web
@@ -24,6 +26,12 @@ logger = logging.getLogger("ray.serve")
 GATEWAY_HEADER = "x-gateway-id"
 # A ping after so much silence, and half of it for the answer.
 PING_SHARE = 2 / 3
+# A living gateway that has lost its connection is back within a second or two.
+ABSENCE_S = 2.0
+# Who has no secret needs no connection for longer.
+KEEP_ALIVE_S = 5.0
+# For a gateway to say good-bye.
+GOODBYE_S = 0.5
 
 
 class Inbox(Protocol):
@@ -42,46 +50,56 @@ class Desk(Protocol):
     def close(self, closing: Closing) -> None: ...
 
     def gateway_gone(self, gateway_id: str) -> None:
-        """Its connection has ended, and it has no other."""
+        """Its connection has ended, and there is no new one."""
 
 
 class SchedulerPort:
-    """Opens with the first question for its address. A gateway that is silent for `silence_s` is gone."""
+    """Opens with the first question for its address. A connection that is silent for `silence_s` is broken;
+    a gateway without one for `absence_s` is gone."""
 
-    def __init__(self, desk: Desk, host: str, silence_s: float) -> None:
+    def __init__(self, desk: Desk, host: str, silence_s: float, absence_s: float = ABSENCE_S) -> None:
         self._desk = desk
         self._host = host
         self._ping_s = silence_s * PING_SHARE
+        self._absence_s = absence_s
         self._secret = secrets.token_urlsafe(32)
         self._address: SchedulerAddress | None = None
+        self._opening = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         # The last connection of each gateway: one that comes back is not gone when its old one ends.
         self._sockets: dict[str, web.WebSocketResponse] = {}
 
     async def address(self) -> SchedulerAddress:
-        if self._address is None:
-            listener = socket.create_server((self._host, 0))
-            self._address = SchedulerAddress(self._host, listener.getsockname()[1], self._secret)
-            application = web.Application()
-            application.router.add_get("/", self._talk)
-            self._runner = web.AppRunner(application, access_log=None)
-            await self._runner.setup()
-            await web.SockSite(self._runner, listener).start()
-        return self._address
+        async with self._opening:
+            if self._address is None:
+                self._address = await self._open()
+            return self._address
+
+    async def _open(self) -> SchedulerAddress:
+        application = web.Application()
+        # Whatever is asked for: without the secret nothing is told, not even what there is.
+        application.router.add_route("*", "/{any:.*}", self._talk)
+        self._runner = web.AppRunner(application, access_log=None, keepalive_timeout=KEEP_ALIVE_S)
+        await self._runner.setup()
+        listener = socket.create_server((self._host, 0))
+        await web.SockSite(self._runner, listener).start()
+        return SchedulerAddress(self._host, listener.getsockname()[1], self._secret)
 
     async def close(self) -> None:
         """Every gateway asks who leads now."""
-        for connection in list(self._sockets.values()):
-            await connection.close()
+        await asyncio.gather(*(connection.close() for connection in self._sockets.values()))
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def _talk(self, request: web.Request) -> web.WebSocketResponse:
-        if not hmac.compare_digest(request.headers.get(SECRET_HEADER, "").encode(), self._secret.encode()):
+        secret = request.headers.get(SECRET_HEADER, "").encode(errors="surrogateescape")
+        if not hmac.compare_digest(secret, self._secret.encode()):
             raise web.HTTPUnauthorized()
-        gateway_id = request.headers[GATEWAY_HEADER]
+        gateway_id = request.headers.get(GATEWAY_HEADER)
+        if not gateway_id:
+            raise web.HTTPBadRequest()
         connection = web.WebSocketResponse(
-            heartbeat=self._ping_s, compress=False, max_msg_size=MAX_FRAME_BYTES
+            timeout=GOODBYE_S, heartbeat=self._ping_s, compress=False, max_msg_size=MAX_FRAME_BYTES
         )
         await connection.prepare(request)
         self._sockets[gateway_id] = connection
@@ -90,8 +108,12 @@ class SchedulerPort:
         finally:
             if self._sockets.get(gateway_id) is connection:
                 del self._sockets[gateway_id]
-                self._desk.gateway_gone(gateway_id)
+                asyncio.get_running_loop().call_later(self._absence_s, self._miss, gateway_id)
         return connection
+
+    def _miss(self, gateway_id: str) -> None:
+        if gateway_id not in self._sockets:
+            self._desk.gateway_gone(gateway_id)
 
     async def _read(self, connection: web.WebSocketResponse, gateway_id: str) -> None:
         async def send(answers: Sequence[tuple[str, Reply]]) -> None:
@@ -99,7 +121,7 @@ class SchedulerPort:
             refusals = {id_: reply for id_, reply in answers if isinstance(reply, Refusal)}
             await connection.send_bytes(encode(Answers(grants, refusals)))
 
-        inbox = Outbox(send)
+        inbox = Outbox(send, connection.close)
         async for frame in connection:
             if frame.type is not WSMsgType.BINARY:
                 break
@@ -111,4 +133,4 @@ class SchedulerPort:
             for closing in told.closings:
                 self._desk.close(closing)
             for ticket in told.tickets:
-                self._desk.submit(ticket, inbox)
+                self._desk.submit(replace(ticket, caller=gateway_id), inbox)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ from benchmarks.chaos.account import Account
 from benchmarks.chaos.cell import Application, Cell, Run, every_ask
 from benchmarks.chaos.client import Known, learn
 from benchmarks.chaos.ending import end_under_load
-from benchmarks.chaos.parts import tree
+from benchmarks.chaos.parts import Processes, tree
+from benchmarks.chaos.second_node import SecondNode
 from benchmarks.configs import changed
-from benchmarks.servers import ours
+from benchmarks.servers import Server, ours
 
 Json = dict[str, Any]
 MODEL = "tiny-llama"
@@ -64,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, help="of an engine (TP); more than one for engine-worker"
     )
+    parser.add_argument(
+        "--nodes", type=int, choices=(1, 2), default=1, help="an engine on each of two, for raylet"
+    )
     parser.add_argument("--end", action="store_true", help="SIGTERM under load at last, as one more cell")
     parser.add_argument("--config", type=Path, default=Path("serve_configs/smollm2-cpu.yaml"))
 
@@ -73,15 +79,14 @@ def run(options: argparse.Namespace) -> Json:
     with tempfile.TemporaryDirectory() as folder:
         sections = SECTIONS | {"parallel": workers(options.workers)}
         config = changed(options.config, Path(folder), "chaos", sections)
-        with ours(config) as server:
-            application = application_at(server.url, server.pid)
-            known = asyncio.run(learn(server.url, MODEL, every_ask(application.places)))
+        with started(config, options) as (application, pid):
+            known = asyncio.run(learn(application.url, MODEL, every_ask(application.places)))
             # Round by round, so that what a run has left behind meets another cell.
             for number in range(options.runs):
                 for cell in options.cells:
                     accounts.append(one_run(application, cell, known, options.seed + number))
             if options.end:
-                accounts.append(asyncio.run(end_under_load(application, known, server.pid)))
+                accounts.append(asyncio.run(end_under_load(application, known, pid)))
                 print(accounts[-1].as_json(), file=sys.stderr, flush=True)
     return summary(accounts)
 
@@ -94,8 +99,24 @@ def workers(count: int) -> Json:
     return {"tensor_parallel_size": count, "bundles": bundles}
 
 
-def application_at(url: str, pid: int) -> Application:
-    return Application(url, MODEL, ENGINES, GATEWAYS, ENGINES * PLACES_OF_ENGINE, tree(pid))
+@contextlib.contextmanager
+def started(config: Path, options: argparse.Namespace) -> Iterator[tuple[Application, int]]:
+    """With its launcher's process."""
+    if options.nodes == 1:
+        with ours(config) as server:
+            yield application_at(server, tree(server.pid)), server.pid
+        return
+    # One engine fits on each; the GPUs of its workers are logical.
+    gpus = options.workers if options.workers > 1 else 0
+    node = SecondNode(cpus=1, gpus=gpus, head_cpus=1)
+    with node.kept() as others, ours(config, node.variables, node.options) as server:
+        own = tree(server.pid)
+        yield application_at(server, lambda: [*own(), *others()]), server.pid
+
+
+def application_at(server: Server, processes: Processes) -> Application:
+    places = ENGINES * PLACES_OF_ENGINE
+    return Application(server.url, MODEL, ENGINES, GATEWAYS, places, processes)
 
 
 def one_run(application: Application, cell: Cell, known: Known, seed: int) -> Account:

@@ -39,7 +39,8 @@ async def test_a_request_begins_before_its_control_call_and_answers_after_it():
     run = leases.attach("a", priority=0)
     answering = asyncio.create_task(run.may_answer())
     await asyncio.sleep(0)
-    assert leases.ids() == frozenset()
+    # A report that left it out would end its lease.
+    assert leases.ids() == {"a"}
     assert not answering.done()
     holding = await held(leases, "a")
     assert await soon(answering)
@@ -73,6 +74,7 @@ async def test_under_a_lease_that_has_ended_nobody_answers():
     await soon(holding)
     again = leases.attach("a", priority=0)
     assert not await soon(again.may_answer())
+    assert (again.withheld, again.revoked.is_set()) == (True, True)
 
 
 async def test_a_request_without_a_control_call_does_not_answer_and_leaves_nothing_behind():
@@ -191,3 +193,16 @@ async def test_a_lease_can_be_taken_back_until_its_request_answers():
         leases.end(lease_id)
     ends = await soon(asyncio.gather(*holding))
     assert [metered.revoked for metered in ends] == [False, True]
+
+
+async def test_tokens_that_come_after_a_lease_was_taken_back_are_none():
+    leases = LiveLeases()
+    holding = await held(leases, "a")
+    run = leases.attach("a", priority=0)
+    assert leases.revoke("a")
+    run.tokens()
+    assert run.metered.first_token_at_s is None
+    assert not await run.may_answer()
+    assert not leases._news.is_set()
+    leases.end("a")
+    await soon(holding)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -22,7 +23,7 @@ from app.contract import (
 from app.flow.outcome import Outcome
 from app.flow.tenants import RateLimit
 from app.flow.ticket import Ticket, Usage
-from app.serving.frames import MAX_JOINED, Answers, Told, decode_answers, decode_told, encode
+from app.serving.frames import MAX_JOINED, Answers, Told, decode_answers, encode
 from app.serving.scheduler_line import LOOK_INTERVAL_S, SchedulerLine
 from app.serving.scheduler_port import GATEWAY_HEADER, Inbox, SchedulerPort
 from tests.fakes import soon
@@ -38,12 +39,14 @@ class Desk:
     def __init__(self, reply: Reply | None = REFUSAL) -> None:
         self.reply = reply
         self.told: list[str | Closing] = []
+        self.tickets: list[Ticket] = []
         self.inboxes: dict[str, Inbox] = {}
         self.gone: asyncio.Queue[str] = asyncio.Queue()
         self.heard = asyncio.Event()
 
     def submit(self, ticket: Ticket, inbox: Inbox) -> None:
         self.told.append(ticket.ticket_id)
+        self.tickets.append(ticket)
         self.inboxes[ticket.ticket_id] = inbox
         self.heard.set()
         if self.reply is not None:
@@ -62,7 +65,7 @@ class Scheduler:
 
     def __init__(self, reply: Reply | None = REFUSAL, silence_s: float = 10.0) -> None:
         self.desk = Desk(reply)
-        self.port = SchedulerPort(self.desk, "127.0.0.1", silence_s)
+        self.port = SchedulerPort(self.desk, "127.0.0.1", silence_s, absence_s=BRIEF_S)
 
 
 class Leaders:
@@ -113,7 +116,8 @@ async def test_a_ticket_arrives_as_it_was_sent_and_waits_for_as_long_as_it_takes
         assert not done
         scheduler.desk.inboxes["a"].put(("a", REFUSAL))
         assert await soon(waiting) == REFUSAL
-    assert decode_told(encode(Told([], [sent]))).tickets == [sent]
+    # Whose it is its connection says.
+    assert scheduler.desk.tickets == [replace(sent, caller="g1")]
 
 
 async def test_what_is_said_at_the_same_time_counts_with_its_closings_first():
@@ -194,7 +198,7 @@ async def test_a_line_that_is_kept_leaves_a_scheduler_that_does_not_lead_any_mor
         keeping.cancel()
 
 
-async def test_a_gateway_that_goes_is_known_at_once():
+async def test_a_gateway_that_goes_is_known_soon():
     leaders = Leaders(scheduler := Scheduler())
     async with connected(leaders) as line:
         await soon(line.submit(Ticket("a", 0, 0.0)))
@@ -202,14 +206,18 @@ async def test_a_gateway_that_goes_is_known_at_once():
     assert await soon(scheduler.desk.gone.get()) == "g1"
 
 
-async def test_a_gateway_that_has_come_back_is_not_gone_with_its_old_connection():
+@pytest.mark.parametrize("old_ends_first", [True, False])
+async def test_a_gateway_that_comes_back_is_not_gone_with_its_old_connection(old_ends_first):
     scheduler = Scheduler()
     address = await scheduler.port.address()
     headers = {SECRET_HEADER: address.secret, GATEWAY_HEADER: "g1"}
     async with aiohttp.ClientSession() as http:
         old = await http.ws_connect(address.url, headers=headers)
+        if old_ends_first:
+            await old.close()
         new = await http.ws_connect(address.url, headers=headers)
         await old.close()
+        await asyncio.sleep(2 * BRIEF_S)
         await new.send_bytes(encode(Told([], [Ticket("a", 0, 0.0)])))
         assert decode_answers((await soon(new.receive())).data) == Answers({}, {"a": REFUSAL})
         assert scheduler.desk.gone.empty()
@@ -229,15 +237,62 @@ async def test_a_gateway_that_is_silent_is_gone():
     await scheduler.port.close()
 
 
-@pytest.mark.parametrize("secret", [{}, {SECRET_HEADER: ""}, {SECRET_HEADER: "wrong"}, {SECRET_HEADER: "é"}])
-async def test_without_the_secret_nobody_is_heard(secret):
+@pytest.mark.parametrize("secret", [b"", b"wrong", "é".encode(), b"\xff"])
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+@pytest.mark.parametrize("path", [b"/", b"/anything"])
+async def test_without_the_secret_nobody_is_told_anything(method, path, secret):
+    scheduler = Scheduler()
+    address = await scheduler.port.address()
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    heads = [method + b" " + path + b" HTTP/1.1", b"host: x", b"connection: close"]
+    writer.write(b"\r\n".join([*heads, SECRET_HEADER.encode() + b": " + secret, b"", b""]))
+    assert b" 401 " in (await soon(reader.read())).splitlines()[0]
+    writer.close()
+    assert address.secret not in repr(address)
+    await scheduler.port.close()
+
+
+async def test_who_does_not_say_who_it_is_is_not_heard():
     scheduler = Scheduler()
     address = await scheduler.port.address()
     async with aiohttp.ClientSession() as http:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await http.ws_connect(address.url, headers={**secret, GATEWAY_HEADER: "g1"})
-    assert refused.value.status == 401
-    assert secret.get(SECRET_HEADER) or address.secret not in repr(address)
+            await http.ws_connect(address.url, headers={SECRET_HEADER: address.secret})
+    assert refused.value.status == 400
+    await scheduler.port.close()
+
+
+async def test_what_can_not_be_written_ends_the_line_and_whoever_waits_hears_of_it():
+    leaders = Leaders(scheduler := Scheduler(None))
+    async with connected(leaders) as line:
+        [waiting] = submitting(line, "a")
+        await soon(scheduler.desk.heard.wait())
+        with pytest.raises(ConnectionError, match="has gone"):
+            await soon(line.submit(Ticket("b", 2**70, 0.0)))
+        with pytest.raises(ConnectionError, match="has gone"):
+            await soon(waiting)
+        scheduler.desk.reply = REFUSAL
+        assert await soon(line.submit(Ticket("c", 0, 0.0))) == REFUSAL
+
+
+async def test_an_error_of_another_kind_does_not_end_the_looking():
+    scheduler = Scheduler()
+    asked = 0
+
+    async def who_leads() -> SchedulerAddress:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise ValueError("the method's own")
+        return await scheduler.port.address()
+
+    async with aiohttp.ClientSession() as http:
+        line = SchedulerLine(who_leads, http, "g1")
+        keeping = asyncio.create_task(line.keep())
+        await asyncio.sleep(1.5 * LOOK_INTERVAL_S)
+        assert await soon(line.submit(Ticket("a", 0, 0.0))) == REFUSAL
+        assert not keeping.done()
+        keeping.cancel()
     await scheduler.port.close()
 
 
