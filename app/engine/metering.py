@@ -21,11 +21,21 @@ CROWD = 8
 class MeteredEngine(AsyncLLM):
     """vLLM's engine; each generation counts for the run that asked for it, and has its class's priority.
 
-    In a crowd the tokens of `coalesce_s` go out together, the first one at once: what a token costs on its
-    way to the client (JSON, HTTP, two proxies) is then paid once for several.
+    In a crowd the tokens of `coalesce_s` go out together, the first and the last one at once: what a token
+    costs on its way to the client (JSON, HTTP, two proxies) is then paid once for several.
     """
 
     coalesce_s = 0.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Of requests whose tokens are being joined, by vLLM's id.
+        self._joining: dict[str, asyncio.Event] = {}
+
+    def has_finished(self, request_id: str) -> None:
+        """Its last token has been made."""
+        if (joining := self._joining.get(request_id)) is not None:
+            joining.set()
 
     async def generate(
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
@@ -50,11 +60,20 @@ class MeteredEngine(AsyncLLM):
                 if output.finished or not whole:
                     yield output
                 if self.coalesce_s and not output.finished and run.crowd >= CROWD:
-                    # Meanwhile vLLM's collector joins what comes.
-                    await asyncio.sleep(self.coalesce_s)
+                    await self._join(request_id)
         except EngineDeadError:
             run.orphaned = True
             raise
+
+    async def _join(self, request_id: str) -> None:
+        """Meanwhile vLLM's collector joins what comes."""
+        joining = self._joining[request_id] = asyncio.Event()
+        timer = asyncio.get_running_loop().call_later(self.coalesce_s, joining.set)
+        try:
+            await joining.wait()
+        finally:
+            timer.cancel()
+            del self._joining[request_id]
 
 
 class _Meter:

@@ -82,6 +82,7 @@ class EngineServer:
         # Weights, profile and warm-up: the core's own log splits them.
         phases.end("core")
         engine.coalesce_s = config.engine.coalesce_ms / 1000
+        vitals.on_finished = engine.has_finished
         tasks = await engine.get_supported_tasks()
         app = build_app(arguments, tasks, engine.model_config)
         await init_app_state(engine, app.state, arguments, tasks)

@@ -7,6 +7,7 @@ them, and tests/engine/test_vitals.py holds them against the pinned version.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -16,6 +17,10 @@ from app.flow.ticket import EngineMetrics
 
 # An engine with work that has not finished a step for so long has no known state.
 STALE_S = 3.0
+
+
+def _nobody(_request_id: str) -> None:
+    """Wants to know."""
 
 
 class Vitals(StatLoggerBase):
@@ -28,6 +33,8 @@ class Vitals(StatLoggerBase):
         self._gaps_s = 0.0
         self._gaps = 0
         self._recorded_s = time.monotonic()
+        # Hears of each request's end, by the id that vLLM was given.
+        self.on_finished: Callable[[str], None] = _nobody
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
         """vLLM calls it after every step."""
@@ -42,6 +49,8 @@ class Vitals(StatLoggerBase):
             self._preemptions += iteration_stats.num_preempted_reqs
             self._gaps_s += sum(iteration_stats.inter_token_latencies_iter)
             self._gaps += len(iteration_stats.inter_token_latencies_iter)
+            for finished in iteration_stats.finished_requests:
+                self.on_finished(finished.request_id)
 
     @property
     def steps(self) -> int:

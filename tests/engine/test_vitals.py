@@ -53,3 +53,13 @@ def test_an_engine_with_work_that_stands_still_has_no_known_state_and_an_idle_on
     assert one.metrics() is not None
     one._recorded_s -= 2 * vitals.STALE_S
     assert one.metrics() is None
+
+
+def test_whoever_asks_hears_of_each_request_that_has_finished():
+    one, ended = engine(), []
+    one.record(stats.SchedulerStats(), step())
+    one.on_finished = ended.append
+    last = step()
+    last.finished_requests = [stats.FinishedRequestStats(finish_reason=None, request_id=id_) for id_ in "ab"]
+    one.record(stats.SchedulerStats(), last)
+    assert ended == ["a", "b"]
