@@ -77,7 +77,7 @@ class SchedulerReplica:
         self._history = History()
         self._waiting: dict[str, _Waiting] = {}
         self._port = SchedulerPort(self, ray.util.get_node_ip_address(), config.scheduler.gateway_ttl_s)
-        self._ports: dict[str, EnginePort] = {}
+        self._engine_ports: dict[str, EnginePort] = {}
         self._starts: dict[str, float] = {}
         self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
         self._revoking: set[asyncio.Task[None]] = set()
@@ -146,12 +146,12 @@ class SchedulerReplica:
         started_s = self._starts.pop(report.replica_id, None)
         if started_s is not None:
             self._start_s.add(now_s - started_s)
-        self._ports[report.replica_id] = port
+        self._engine_ports[report.replica_id] = port
         self._perform(self._flow.report(report, now_s))
         for ticket_id, tokens in output_tokens.items():
             self._perform(self._flow.progress(ticket_id, tokens, now_s))
         snapshot = self._flow.snapshot(now_s)
-        self._ports = {id_: self._ports[id_] for id_ in snapshot.in_flight_by_replica}
+        self._engine_ports = {id_: self._engine_ports[id_] for id_ in snapshot.in_flight_by_replica}
         self._history.add(snapshot.queued, snapshot.in_flight, now_s)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -185,7 +185,7 @@ class SchedulerReplica:
             queued=snapshot.queued,
             in_flight=snapshot.in_flight,
             metrics=self._metrics.page(snapshot, now_s) if metrics else "",
-            engines=tuple(self._ports[id_] for id_ in sorted(snapshot.in_flight_by_replica)),
+            engines=tuple(self._engine_ports[id_] for id_ in sorted(snapshot.in_flight_by_replica)),
         )
 
     async def status(self) -> StatusView:
@@ -255,7 +255,7 @@ class SchedulerReplica:
         ticket_id = action.lease.ticket_id
         self._metrics.observe_queue_wait(action.class_name, action.queue_wait_s)
         grant = Grant(
-            self._ports[action.lease.replica_id],
+            self._engine_ports[action.lease.replica_id],
             action.queue_wait_s,
             action.class_name,
             self._ranks.get(action.class_name, 0),
@@ -277,7 +277,7 @@ class SchedulerReplica:
 
     async def _revoke(self, action: Revoke) -> None:
         """Ask the engine to take the lease back; if it does not, its first token gives the lease again."""
-        port = self._ports[action.replica_id]
+        port = self._engine_ports[action.replica_id]
         timeout = aiohttp.ClientTimeout(total=REVOKE_TIMEOUT_S)
         url, headers = port.url(LEASES_PATH + action.ticket_id), {SECRET_HEADER: port.secret}
         try:
