@@ -33,8 +33,8 @@ SCHEDULER_HEALTH_TIMEOUT_S = 3.0
 # Of what gateways say to schedulers and engines a line each would cost more than what is decided; what users
 # ask has its line in the gateway's log.
 NO_ACCESS_LOG = LoggingConfig(enable_access_log=False)
-# A frozen one is ended after it: until then gateways wait for its answers.
-SCHEDULER_STOP_S = 1.0
+# Nothing that Serve counts holds a scheduler up.
+SCHEDULER_STOP_LOOK_S = 0.1
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -82,9 +82,9 @@ def scheduler_deployment(config: ApplicationConfig) -> serve.Deployment:
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=SCHEDULER_HEALTH_PERIOD_S,
         health_check_timeout_s=SCHEDULER_HEALTH_TIMEOUT_S,
-        # What waits goes to its successor at once, with its age.
-        graceful_shutdown_timeout_s=SCHEDULER_STOP_S,
-        graceful_shutdown_wait_loop_s=SCHEDULER_STOP_S / 10,
+        # It goes at once where there is a successor, else after the gateways.
+        graceful_shutdown_timeout_s=config.replicas.drain_s,
+        graceful_shutdown_wait_loop_s=SCHEDULER_STOP_LOOK_S,
         logging_config=NO_ACCESS_LOG,
         # Always as many; that they can't change is what lets their policy hand on the word for the engines.
         autoscaling_config=_autoscaling(schedulers, schedulers, "HandOnPolicy"),

@@ -1,19 +1,11 @@
-"""Whether Serve is taking an application away: app/serving/withdraw.py, or any `serve.delete`."""
+"""Whether Serve takes the whole application away: app/serving/withdraw.py, or any `serve.delete`."""
 
 from __future__ import annotations
-
-import logging
 
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
-
-logger = logging.getLogger("ray.serve")
-
-# Streams take seconds to end: a few more in which leases are granted are no harm, and each look costs the
-# controller and the scheduler 20 ms (Serve pickles every router of the application for it).
-DELETION_CHECK_INTERVAL_S = 3.0
 
 
 def is_being_deleted() -> bool:

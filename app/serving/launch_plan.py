@@ -64,6 +64,8 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",
+        # What is frozen ends nothing in order: its clients would wait for `replicas.drain_s` more.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # The controller looks at everything ten times a second by itself, which takes 4 % of a processor.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -32,7 +32,7 @@ from app.flow.controller import FlowController, Limits
 from app.flow.estimate import RunningMean
 from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket
 from app.serving.autoscaling import DESIRED
-from app.serving.deletion import DELETION_CHECK_INTERVAL_S, is_being_deleted
+from app.serving.deletion import is_being_deleted
 from app.serving.engine_scaling import EngineScaling
 from app.serving.leader_router import STARTED_S
 from app.serving.scheduler_metrics import SchedulerMetrics
@@ -87,7 +87,6 @@ class SchedulerReplica:
         self._scaling = EngineScaling(config, self._load)
         # Time begins with the first call: a spare that has waited for long is as new as any.
         self._ticking: list[asyncio.Task[None]] = []
-        self._watching: asyncio.Task[None] | None = None
 
     async def record_replica_metadata(self) -> dict[str, float]:
         """Serve's hook: by it `LeaderRouter` knows who leads."""
@@ -99,7 +98,6 @@ class SchedulerReplica:
         self._born_s = time.time()
         loop = asyncio.get_running_loop()
         self._ticking = [loop.create_task(self._tick_for_ever()), loop.create_task(self._scaling.run())]
-        self._watching = loop.create_task(self._drain_when_deleted())
 
     async def address(self) -> SchedulerAddress:
         """Where gateways submit and close; Serve's router asks the one that leads."""
@@ -201,7 +199,12 @@ class SchedulerReplica:
         )
 
     async def __del__(self) -> None:
-        """Serve calls it when the replica stops: gateways go on with its successor."""
+        """Serve calls it when the replica stops. Gateways go on with its successor; where there will be none,
+        what waits and what comes is refused until the last of them has gone."""
+        if await asyncio.to_thread(is_being_deleted):
+            logger.info("The application is being deleted: no new leases")
+            self._perform(self._flow.drain(time.time()))
+            await self._port.left()
         await self._port.close()
 
     async def check_health(self) -> None:
@@ -229,16 +232,6 @@ class SchedulerReplica:
             if self._waiting:
                 self._wake(now_s)
             self._perform(self._flow.tick(now_s))
-
-    async def _drain_when_deleted(self) -> None:
-        """Serve tells a replica nothing of its application's end before that replica's own turn comes, which
-        is after all streams: what waits until then would be granted."""
-        deleted = False
-        while not deleted:
-            await asyncio.sleep(DELETION_CHECK_INTERVAL_S)
-            deleted = await asyncio.to_thread(is_being_deleted)
-        logger.info("The application is being deleted: no new leases")
-        self._perform(self._flow.drain(time.time()))
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:

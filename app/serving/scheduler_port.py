@@ -68,6 +68,8 @@ class SchedulerPort:
         self._runner: web.AppRunner | None = None
         # The last connection of each gateway: one that comes back is not gone when its old one ends.
         self._sockets: dict[str, web.WebSocketResponse] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     async def address(self) -> SchedulerAddress:
         async with self._opening:
@@ -84,6 +86,10 @@ class SchedulerPort:
         listener = socket.create_server((self._host, 0))
         await web.SockSite(self._runner, listener).start()
         return SchedulerAddress(self._host, listener.getsockname()[1], self._secret)
+
+    async def left(self) -> None:
+        """Until no gateway is connected."""
+        await self._empty.wait()
 
     async def close(self) -> None:
         """Every gateway asks who leads now."""
@@ -103,12 +109,15 @@ class SchedulerPort:
         )
         await connection.prepare(request)
         self._sockets[gateway_id] = connection
+        self._empty.clear()
         try:
             await self._read(connection, gateway_id)
         finally:
             if self._sockets.get(gateway_id) is connection:
                 del self._sockets[gateway_id]
                 asyncio.get_running_loop().call_later(self._absence_s, self._miss, gateway_id)
+                if not self._sockets:
+                    self._empty.set()
         return connection
 
     def _miss(self, gateway_id: str) -> None:

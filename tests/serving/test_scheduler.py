@@ -452,8 +452,24 @@ async def test_a_replica_that_stops_lets_its_gateways_go():
     async with aiohttp.ClientSession() as http:
         headers = {SECRET_HEADER: address.secret, GATEWAY_HEADER: "gateway-1"}
         line = await http.ws_connect(address.url, headers=headers)
-        await SchedulerReplica.__del__(replica)
+        await soon(SchedulerReplica.__del__(replica))
         assert (await soon(line.receive())).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+
+
+async def test_one_that_stops_with_its_application_refuses_until_the_last_gateway_has_gone(monkeypatch):
+    monkeypatch.setattr("app.serving.scheduler.is_being_deleted", lambda: True)
+    replica = scheduler()
+    [queued] = waiting(replica, ticket("a"))
+    address = await replica.address()
+    async with aiohttp.ClientSession() as http:
+        headers = {SECRET_HEADER: address.secret, GATEWAY_HEADER: "gateway-1"}
+        line = await http.ws_connect(address.url, headers=headers)
+        stopping = asyncio.create_task(SchedulerReplica.__del__(replica))
+        assert (await soon(queued)).outcome is Outcome.EVICTED_DRAINING
+        assert (await soon(acquire(replica, ticket("b")))).outcome is Outcome.REJECTED_DRAINING
+        assert not stopping.done()
+        await line.close()
+        await soon(stopping)
 
 
 async def test_the_status_crosses_process_borders_and_says_who_waits():
