@@ -128,7 +128,7 @@ class EngineConfig(_Strict):
         ge=0,
         le=1000,
         description="While eight or more requests run, the tokens of a stream that come within this time go "
-        "out together, the first one at once: a token may be this late, and costs less. 0: never.",
+        "out together, the first and the last at once: a token may be this late, and costs less. 0: never.",
     )
     # A step takes at most seconds, and a busy engine makes steps however slow it is: this is no step at all.
     stall_s: float = Field(
@@ -214,7 +214,10 @@ class SchedulerConfig(_Strict):
     # For one that is frozen or cut off: a death ends the connection at once. What it has in the queue must
     # not take places; one that lives after all submits it again, with its age.
     gateway_ttl_s: float = Field(
-        default=6.0, gt=0, description="A gateway that answers no ping for so long is gone."
+        default=6.0,
+        gt=0,
+        description="The connection of a gateway that answers no ping for so long is broken; two seconds "
+        "later, without a new one, the gateway is gone.",
     )
     engine_start_s: float = Field(
         default=120.0,

@@ -10,8 +10,8 @@ from app.flow.tenants import RateLimit
 from app.flow.ticket import Ticket, Usage
 from app.status.view import StatusView
 
-# Headers of an engine's private port (lower case, as ASGI gives them).
-SECRET_HEADER = "x-engine-secret"
+# Headers of the private ports, an engine's and, the secret, the scheduler's (lower case, as ASGI gives them).
+SECRET_HEADER = "x-private-secret"
 LEASE_HEADER = "x-engine-lease"
 # vLLM's `priority` of the request: the rank of the class that is served, whatever the body asks for.
 PRIORITY_HEADER = "x-engine-priority"
@@ -141,14 +141,14 @@ class ReplicaDiedError(ConnectionError):
 
 
 class ControlPlane(Protocol):
-    """What a gateway asks of the scheduler and of engine replicas: Serve's handles, or a test's fake."""
+    """What a gateway asks of the scheduler and of engine replicas."""
 
     async def acquire(self, ticket: Ticket) -> Reply:
         """Waits for a place. Raises ConnectionError when the scheduler can't be reached, or has gone."""
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
         """The ticket has ended (see Closing): said before whatever is said next. Raises ConnectionError when
-        the scheduler can't be reached; one that dies hears of it from its engines' reports."""
+        the scheduler can't be reached; the successor of one that dies hears of it from the engines."""
 
     async def hold(self, replica_id: str, ticket_id: str) -> Metered:
         """The open call of a running request. Raises ReplicaDiedError when the replica dies under it, another

@@ -17,7 +17,7 @@ from benchmarks.lease_parts import Asked, AskingGateway, Connect, EmptyScheduler
 from benchmarks.servers import serve_ports
 
 NAME = "leases"
-# What scripts/serve sets that concerns a call from gateway to scheduler.
+# What scripts/serve sets that concerns a call over Serve's handle.
 SETTINGS = (
     "RAY_SERVE_THROUGHPUT_OPTIMIZED",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",

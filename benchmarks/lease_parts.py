@@ -60,7 +60,7 @@ class AskingGateway:
     """One gateway's share of the streams. `connect` gives the handle of what it asks.
 
     `by_calls`: with a call each, instead of the application's own control plane. `first_tokens`: the engine's
-    word of each first token too, which an engine sends once a request.
+    word of each first token too, which an engine sends in batches, and here goes in a call each.
     """
 
     def __init__(self, connect: Connect, by_calls: bool = False, first_tokens: bool = False) -> None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from app.contract import EnginePort, Grant, Metered, Refusal, ReplicaDiedError, SchedulerView
+from app.contract import SECRET_HEADER, EnginePort, Grant, Metered, Refusal, ReplicaDiedError, SchedulerView
 from app.flow.config import FlowConfig
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
@@ -260,12 +260,12 @@ class FakeEngine:
         return web.Response(status=self.health)
 
     async def _show_ranks(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("x-engine-secret") != SECRET:
+        if request.headers.get(SECRET_HEADER) != SECRET:
             return web.json_response({"error": {"message": "this port is private"}}, status=401)
         return web.json_response({"ranks": self.ranks})
 
     async def _show_metrics(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("x-engine-secret") != SECRET:
+        if request.headers.get(SECRET_HEADER) != SECRET:
             return web.json_response({"error": {"message": "this port is private"}}, status=401)
         return web.Response(text=self.metrics)
 

@@ -1,4 +1,4 @@
-"""The door of an engine's private port: the replica's secret, and a live lease for whatever computes.
+"""The door of an engine's private port: the replica's secret, and a live lease for whatever is answered.
 
 An engine that dies says so in one way only: before the head of an answer by a status of its own, after it by
 a connection that breaks. vLLM's own word for it, an event in a stream that ends in order, never leaves.

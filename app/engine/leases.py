@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from app.contract import Metered
 
 # The later of the two is at most a little late.
-ATTACH_TIMEOUT_S = 10.0
+MEET_TIMEOUT_S = 10.0
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Run:
         """Waits for a control call that is late; where none comes the request ends, as if its client left."""
         if not self._entry.held.is_set() and not self.unheld:
             try:
-                await asyncio.wait_for(self._entry.held.wait(), self._leases.attach_timeout_s)
+                await asyncio.wait_for(self._entry.held.wait(), self._leases.meet_timeout_s)
             except TimeoutError:
                 self.unheld = True
                 self.revoked.set()
@@ -84,12 +84,12 @@ class Run:
 class LiveLeases:
     """One event loop, no locks.
 
-    A lease admits one request: it is live from `hold` until that request has ended, and a second request
-    with the same id is turned away.
+    A lease admits one request: it is live from the first of the two until that request has ended, and a
+    second request with the same id is turned away.
     """
 
-    def __init__(self, attach_timeout_s: float = ATTACH_TIMEOUT_S) -> None:
-        self.attach_timeout_s = attach_timeout_s
+    def __init__(self, meet_timeout_s: float = MEET_TIMEOUT_S) -> None:
+        self.meet_timeout_s = meet_timeout_s
         self._entries: dict[str, _Entry] = {}
         self._first_tokens: list[tuple[str, float]] = []
         self._news = asyncio.Event()
@@ -127,7 +127,7 @@ class LiveLeases:
             raise ValueError(f"lease: {lease_id} is held already")
         entry.held.set()
         try:
-            async with asyncio.timeout(self.attach_timeout_s):
+            async with asyncio.timeout(self.meet_timeout_s):
                 await entry.attached.wait()
             await entry.ended.wait()
             return entry.metered
@@ -158,7 +158,7 @@ class LiveLeases:
             return
         entry.ended.set()
         if not entry.live:
-            asyncio.get_running_loop().call_later(self.attach_timeout_s, self._forget, lease_id, entry)
+            asyncio.get_running_loop().call_later(self.meet_timeout_s, self._forget, lease_id, entry)
 
     def _forget(self, lease_id: str, entry: _Entry) -> None:
         if not entry.live and self._entries.get(lease_id) is entry:

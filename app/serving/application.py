@@ -18,7 +18,7 @@ from app.serving.gateway import GatewayReplica, key_ring
 from app.serving.scheduler import SchedulerReplica
 from placement.hardware import parse_cluster
 
-# Control calls wait in the scheduler by design: never in Serve's own queues.
+# A hold is open for as long as its request runs, by design: none waits in Serve's own queues.
 UNBOUNDED_CALLS = 100_000
 # Serve replaces a replica whose process has ended when it next asks; one that does not answer after three
 # timeouts. Ten seconds: a replica whose machine is busy answers late, and must not be ended for it.
@@ -30,8 +30,8 @@ GATEWAY_HEALTH_TIMEOUT_S = 5.0
 # less patience.
 SCHEDULER_HEALTH_PERIOD_S = 0.25
 SCHEDULER_HEALTH_TIMEOUT_S = 3.0
-# Of what gateways say to schedulers and engines a line each would cost more than what is decided; what users
-# ask has its line in the gateway's log.
+# A line for each hold and report would cost more than what is said in it; what users ask has its line in the
+# gateway's log.
 NO_ACCESS_LOG = LoggingConfig(enable_access_log=False)
 # Nothing that Serve counts holds a scheduler up.
 SCHEDULER_STOP_LOOK_S = 0.1

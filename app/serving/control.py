@@ -17,7 +17,10 @@ from app.status.view import StatusView
 
 
 class ServeControlPlane:
-    """Raises ConnectionError where Serve says that a replica is gone. `http` is the gateway's connections."""
+    """Raises ConnectionError where Serve says that a replica is gone, or the line to the scheduler has ended.
+
+    `http` is the gateway's connections.
+    """
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class _Waiting:
 
 
 class SchedulerReplica:
-    """Turns calls into events and the core's actions into answers."""
+    """Turns what gateways and engines say into events, and the core's actions into answers."""
 
     def __init__(self, config: ApplicationConfig) -> None:
         tracing.configure(config.tracing, "promiseserve-scheduler")

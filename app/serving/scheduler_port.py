@@ -1,7 +1,7 @@
 """Where gateways talk to the scheduler that leads: one WebSocket each, behind a secret.
 
 A call over Serve's handles costs more than what is decided in it. A gateway learns of this port by such a
-call and then writes to it; the end of its connection is its own end.
+call and then writes to it; one whose connection has ended and that does not come back is gone.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Application:
         """Every process is there."""
         processes = self.processes()
         counts = {"engine-core": self.engines, "engine-replica": self.engines, "gateway": self.gateways}
-        counts |= {"scheduler": 1, "controller": 1, "proxy": 1}
+        counts |= {"scheduler": 2, "controller": 1, "proxy": 1}
         return all(len(named(processes, part)) >= count for part, count in counts.items())
 
 

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from ray import serve
 from schemathesis import GenerationMode
 
+from app.contract import SECRET_HEADER
 from app.gateway.errors import ApiError
 from app.gateway.key_sources import RELOAD_AFTER_S
 from tests.integration.cluster import Cluster, wait_until
@@ -251,11 +252,11 @@ def listening(name: str) -> set[tuple[str, int]]:
 
 def test_an_engines_port_answers_nobody_without_its_secret(app: Cluster):
     (port,) = serve.get_deployment_handle("Scheduler", "llm").view.remote().result().engines
-    for headers in ({}, BLUE, {"x-engine-secret": "guess", "x-engine-lease": "guess"}):
+    for headers in ({}, BLUE, {SECRET_HEADER: "guess", "x-engine-lease": "guess"}):
         for path in ("/metrics", "/health", "/docs", COMPLETIONS):
             answer = httpx.request("POST" if path == COMPLETIONS else "GET", port.url(path), headers=headers)
             assert answer.status_code == 401
-    known = {"x-engine-secret": port.secret}
+    known = {SECRET_HEADER: port.secret}
     for path in ("/docs", "/openapi.json", "/v1/models", "/server_info"):
         assert httpx.get(port.url(path), headers=known).status_code == 404
     assert httpx.post(port.url(COMPLETIONS), content=GOOD, headers=known).status_code == 403

@@ -582,10 +582,10 @@ ODD_SCHEMAS: dict[str, Any] = {
 
 # Headers that claim what is not the client's to say.
 HEADERS: dict[str, dict[str, str]] = {
-    "an engine's secret": {"x-engine-secret": "guess"},
+    "an engine's secret": {"x-private-secret": "guess"},
     "a lease": {"x-engine-lease": "0" * 32},
     "a rank": {"x-engine-priority": "0"},
-    "all of an engine's headers": {"x-engine-secret": "a", "x-engine-lease": "b", "x-engine-priority": "0"},
+    "all of an engine's headers": {"x-private-secret": "a", "x-engine-lease": "b", "x-engine-priority": "0"},
     "another tenant": {"x-tenant": "blue", "x-tenant-id": "blue", "x-user": "root"},
     "a class": {"x-service-class": "interactive"},
     "an administrator": {"x-admin": "1", "x-role": "admin"},
