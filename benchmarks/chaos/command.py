@@ -1,6 +1,6 @@
 """`python -m benchmarks chaos`: kills and freezes each part of a real application under load, and accounts.
 
-A cell is PART:kill|freeze:PHASE. One cluster, of one node or two, serves all runs: Ray, HAProxy, two gateways,
+A cell is PART:kill|freeze:PHASE. One cluster of one node or two serves all runs: Ray, HAProxy, two gateways,
 a scheduler and its spare, two engines of the tiny Llama. Every run starts from a whole application, sends
 streams and whole greedy requests whose answers are known, applies one signal to one process, waits for the
 outcome of each request, for all leases to be back, for orphans, and for the application to be whole again.
