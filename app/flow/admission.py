@@ -70,11 +70,6 @@ class Predictor:
     def served(self, service_s: float) -> None:
         self._service_s.add(max(service_s, MIN_SERVICE_S))
 
-    @property
-    def service_s(self) -> float:
-        """Mean time that a request holds its place."""
-        return self._service_s.value
-
     def itl(self, running: int, itl_s: float) -> None:
         if running > 0 and itl_s > 0:
             self._itl_s.add(running, itl_s)

@@ -58,10 +58,11 @@ class ScalePolicy:
     # Only the queue's depth asks for more.
     queue_only: bool = False
     # Share of its places that an engine uses on end, above which one is added: chance needs the rest.
-    use_high: float = 0.85
+    use_high: float = 0.9
     # One is given up when the others would stay below this: the distance keeps it from coming back.
-    use_low: float = 0.75
-    # Latency rises steeply where engines are full: at this share of the promise it is about to.
+    use_low: float = 0.8
+    # Latency rises steeply where engines are full: at this share of the promise it is about to. It must last
+    # as long as a start.
     latency_high: float = 0.6
     # vLLM preempts when its cache is full.
     kv_high: float = 0.9
@@ -71,8 +72,8 @@ class ScalePolicy:
     downscale_delay_s: float = 600.0
     # The engines do what arrives for this share of that time; twelve seconds of it are absorbed or refused.
     need_share: float = 0.98
-    # A trend is what lasts longer than this.
-    trend_s: float = 30.0
+    # A trend is what lasts longer than this, the order of a start: shorter ones are over when an engine comes.
+    trend_s: float = 90.0
     # Look ahead this many starts: what is asked for now comes after one.
     lookahead: float = 1.0
     # A step shows in the queue only after a while.
@@ -119,6 +120,11 @@ class Load:
         return self.offered_per_s * self.service_s / self.places_per_replica
 
     @property
+    def over_slo(self) -> float:
+        """The later of the two: to the first token, and from one to the next."""
+        return max(self.ttft_over_slo or 0.0, self.tpot_over_slo or 0.0)
+
+    @property
     def idle(self) -> bool:
         return not self.queued and not self.in_flight
 
@@ -143,6 +149,7 @@ class Autoscaler:
         self._need = SlidingQuantile(policy.downscale_delay_s, policy.need_share)
         self._trend = Trend(policy.trend_s)
         self._deep_since_s: float | None = None
+        self._slow_since_s: float | None = None
         self._busy_s = 0.0
         self._born_s: float | None = None
         self._up_s = self._down_s = -math.inf
@@ -171,10 +178,8 @@ class Autoscaler:
         if not load.idle:
             self._busy_s = now_s
         deep = load.queued > self._policy.target_queue_depth * load.running
-        if not deep:
-            self._deep_since_s = None
-        elif self._deep_since_s is None:
-            self._deep_since_s = now_s
+        self._deep_since_s = _since(deep, self._deep_since_s, now_s)
+        self._slow_since_s = _since(load.over_slo > self._policy.latency_high, self._slow_since_s, now_s)
 
     def _wanted(self, load: Load, now_s: float, target: int) -> tuple[int, Reason]:
         if target == 0:
@@ -203,9 +208,8 @@ class Autoscaler:
         late = max((share for _, share in load.drain_over_budget), default=0.0)
         if late > 1.0 and lasts:
             asked.append((_up(load.running * min(late, 2.0)), Reason.DRAIN))
-        slow = max(load.ttft_over_slo or 0.0, load.tpot_over_slo or 0.0)
-        if slow > policy.latency_high:
-            asked.append((_up(load.running * min(slow / policy.latency_high, 2.0)), Reason.LATENCY))
+        if self._slow_since_s is not None and now_s - self._slow_since_s >= load.start_s:
+            asked.append((_up(load.running * min(load.over_slo / policy.latency_high, 2.0)), Reason.LATENCY))
         if load.kv_use is not None and load.kv_use > policy.kv_high:
             asked.append((_up(load.running * load.kv_use / policy.use_high), Reason.KV_CACHE))
         return asked
@@ -258,6 +262,13 @@ class Autoscaler:
         elif self._target is not None and target < self._target:
             self._down_s = now_s
         self._target = target
+
+
+def _since(is_so: bool, since_s: float | None, now_s: float) -> float | None:
+    """When it began to be so, if it is."""
+    if not is_so:
+        return None
+    return now_s if since_s is None else since_s
 
 
 def _up(replicas: float) -> int:

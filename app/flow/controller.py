@@ -417,6 +417,7 @@ class FlowController:
         if outcome is not Outcome.COMPLETED:
             return
         self._predictor.served(now_s - held.granted_s)
+        self._meter.served(now_s - held.granted_s)
         self._leases.completed(held, now_s)
         if held.entry is None or usage is None:
             return

@@ -57,4 +57,5 @@ class Trend:
     def ahead(self, span_s: float) -> float:
         """Where a rise leads within `span_s`; a fall leads nowhere."""
         rise_per_s = (self._fast - self._slow) / self._horizon_s
-        return self._fast + max(0.0, rise_per_s) * span_s
+        # On a straight line the smoothed figure is as old as the horizon.
+        return self._fast + max(0.0, rise_per_s) * (self._horizon_s + span_s)

@@ -128,33 +128,46 @@ class TestLoad:
         assert Reason.USE in {reason for _, _, reason in run.changes}
 
     def test_a_rise_is_answered_before_it_is_there(self):
-        """A start takes a minute; the load grows by one engine in a hundred seconds."""
-        runs = {start_s: settled(2, 1.2) for start_s in (0.0, 60.0)}
-        for start_s, run in runs.items():
-            for second in range(100):
-                run.see(1.2 + 0.01 * second, start_s=start_s)
-        late, early = runs[0.0].changes[0], runs[60.0].changes[0]
-        assert (late[2], early[2]) == (Reason.USE, Reason.TREND)
-        assert late[0] - early[0] > 10
+        """A start takes a minute or none; the load grows by one engine in two hundred seconds, for long."""
+        fifth = []
+        for start_s in (0.0, 60.0):
+            run = settled(2, 1.2)
+            for second in range(700):
+                run.see(1.2 + 0.005 * second, start_s=start_s)
+            fifth += [change for change in run.changes if change[1] == 5]
+        late, early = fifth
+        assert early[2] is Reason.TREND
+        assert late[0] - early[0] > 30
 
     def test_a_fall_leads_nowhere(self):
         run = settled(4, 3.0)
         assert run.see(0.1, 30).target == 4
 
-    def test_latency_over_its_promise_asks_for_more(self):
+    def test_latency_over_its_promise_asks_for_more_once_it_has_lasted_a_start(self):
         run = settled(4, 3.0)
+        assert run.see(3.0, IDLE.start_s, ttft_over_slo=1.08).target == 4
         decision = run.see(3.0, ttft_over_slo=1.08)
         assert (decision.target, decision.reason) == (5, Reason.LATENCY)
 
     def test_slow_tokens_are_latency_too(self):
-        assert settled(4, 3.0).see(3.0, tpot_over_slo=9.0).target == 8
+        assert settled(4, 3.0).see(3.0, IDLE.start_s + 1, tpot_over_slo=9.0).target == 8
+
+    def test_a_burst_that_is_over_before_an_engine_could_come_asks_for_none(self):
+        run = settled(4, 3.0)
+        for _ in range(5):
+            run.see(3.0, IDLE.start_s - 1, ttft_over_slo=9.0)
+            run.see(3.0, ttft_over_slo=0.1)
+        assert not run.changes
 
     def test_latency_within_its_promise_asks_for_nothing(self):
-        assert settled(4, 3.0).see(3.0, ttft_over_slo=0.9, tpot_over_slo=0.1).reason is Reason.STEADY
+        within = {"ttft_over_slo": 0.9, "tpot_over_slo": 0.1}
+        assert settled(4, 3.0).see(3.0, 2 * IDLE.start_s, **within).reason is Reason.STEADY
 
     def test_latency_of_those_that_run_is_answered_once(self):
         run = settled(5, 3.9)
-        decision = run.autoscaler.decide(load(3.9, 4, starting=1, ttft_over_slo=1.08), run.now_s + 1)
+        for _ in range(round(2 * IDLE.start_s)):
+            run.now_s += 1.0
+            decision = run.autoscaler.decide(load(3.9, 4, starting=1, ttft_over_slo=1.08), run.now_s)
         assert decision.target == 5
 
     def test_a_queue_that_outlasts_a_budget_asks_for_more(self):
@@ -170,10 +183,10 @@ class TestLoad:
 
 class TestSteps:
     def test_a_step_at_most_doubles_and_the_next_one_waits(self):
-        run = settled(2, 1.2)
+        run = settled(2, 1.2, replace(POLICY, lookahead=0.0))
         run.see(80.0, 61)
         at_s = [at_s for at_s, _, _ in run.changes]
-        assert [target for _, target, _ in run.changes][-2:] == [32, 64]
+        assert run.replicas == 64
         assert all(2 * a >= b for (_, a, _), (_, b, _) in pairwise(run.changes))
         assert all(after - before >= POLICY.step_s for before, after in pairwise(at_s))
         assert Reason.STEP_LIMIT in {reason for _, _, reason in run.changes}

@@ -58,8 +58,7 @@ class TestTrend:
         trend = Trend(60.0)
         for second in range(1200):
             trend.add(0.01 * second, float(second))
-        # Smoothing is a minute behind.
-        assert trend.ahead(120.0) == pytest.approx(12.0 - 0.6 + 1.2, abs=0.05)
+        assert trend.ahead(120.0) == pytest.approx(12.0 + 1.2, abs=0.05)
 
     def test_a_fall_leads_nowhere(self):
         trend = Trend(60.0)
