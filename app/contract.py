@@ -16,7 +16,8 @@ LEASE_HEADER = "x-engine-lease"
 # vLLM's `priority` of the request: the rank of the class that is served, whatever the body asks for.
 PRIORITY_HEADER = "x-engine-priority"
 
-# Where the scheduler takes a lease back from a request without a first token: DELETE, with the ticket's id.
+# With a ticket's id. DELETE: the scheduler takes a lease back from a request without a first token; GET: a
+# gateway that has broken off an answer asks what it used.
 LEASES_PATH = "/leases/"
 # What each rank of an engine holds and how busy it is; also the gateway's path for all engines together.
 RANKS_PATH = "/ranks"
@@ -150,15 +151,15 @@ class ControlPlane(Protocol):
         """The ticket has ended (see Closing): said before whatever is said next. Raises ConnectionError when
         the scheduler can't be reached; the successor of one that dies hears of it from the engines."""
 
-    async def hold(self, replica_id: str, ticket_id: str) -> Metered:
-        """The open call of a running request. Raises ReplicaDiedError when the replica dies under it, another
+    async def probe(self, replica_id: str) -> None:
+        """Returns when the replica has answered. Raises ReplicaDiedError when its process has ended, another
         ConnectionError when it can't be reached."""
 
     async def replica_gone(self, replica_id: str) -> None:
         """The replica has died."""
 
     async def replica_unroutable(self, replica_id: str) -> None:
-        """A call could not reach the replica: Serve is starting or stopping it, or has yet to see its end."""
+        """A request could not reach the replica: it is stopping, it hangs, or its end has yet to be seen."""
 
     async def view(self, metrics: bool = True) -> SchedulerView:
         """Without `metrics` it costs little. Raises ConnectionError when the scheduler can't be reached."""

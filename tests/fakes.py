@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from app import used
 from app.contract import SECRET_HEADER, EnginePort, Grant, Metered, Refusal, ReplicaDiedError, SchedulerView
 from app.flow.config import FlowConfig
 from app.flow.outcome import Outcome
@@ -60,25 +61,22 @@ class Closed:
 class FakeControlPlane:
     """`app.contract.ControlPlane`: answers from a script, queues a ticket when the script has ended.
 
-    Holds end with `metered` at once, or when `engine_settled` is set, where a test has cleared it; those of a
-    replica in `dead` or `unreachable` fail.
+    Probes of a replica in `dead` or `unreachable` fail, those of one in `silent` never return.
     """
 
     def __init__(self, *script: Grant | Refusal | Exception) -> None:
         self.script = deque(script)
         self.state: SchedulerView | None = SchedulerView(0, 0, 0, "", ())
         self.status_view: StatusView | None = None
-        self.metered = Metered()
         self.dead: set[str] = set()
         self.unreachable: set[str] = set()
+        self.silent: set[str] = set()
         self.scheduler_forgets = False
         self.tickets: list[Ticket] = []
-        self.held: list[tuple[str, str]] = []
+        self.probed: list[str] = []
         self.gone: list[str] = []
         self.unroutable: list[str] = []
         self.queued = asyncio.Event()
-        self.engine_settled = asyncio.Event()
-        self.engine_settled.set()
         self._closes: asyncio.Queue[Closed] = asyncio.Queue()
 
     async def acquire(self, ticket: Ticket) -> Grant | Refusal:
@@ -94,14 +92,14 @@ class FakeControlPlane:
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
         self._closes.put_nowait(Closed(ticket_id, outcome, usage))
 
-    async def hold(self, replica_id: str, ticket_id: str) -> Metered:
-        self.held.append((replica_id, ticket_id))
+    async def probe(self, replica_id: str) -> None:
+        self.probed.append(replica_id)
         if replica_id in self.dead:
             raise ReplicaDiedError(f"{replica_id} is dead")
         if replica_id in self.unreachable:
             raise ConnectionError(f"{replica_id} can't be reached")
-        await self.engine_settled.wait()
-        return self.metered
+        if replica_id in self.silent:
+            await asyncio.Event().wait()
 
     async def replica_gone(self, replica_id: str) -> None:
         self.gone.append(replica_id)
@@ -156,17 +154,21 @@ class EngineRequest:
 
         self._then(write)
 
-    def end(self) -> None:
+    def end(self, metered: Metered | None = None) -> None:
+        """The end of a stream, which says what was used."""
+
         async def end(request: web.Request) -> web.StreamResponse:
+            await self._response.write(used.comment(metered or Metered()))
             return self._response
 
         self._then(end)
 
-    def answer(self, status: int, body: bytes) -> None:
-        """A whole answer."""
+    def answer(self, status: int, body: bytes, metered: Metered | None = None, *, tells: bool = True) -> None:
+        """A whole answer, which tells what was used."""
+        headers = {used.USED_HEADER: used.to_text(metered or Metered())} if tells else {}
 
         async def respond(request: web.Request) -> web.StreamResponse:
-            return web.Response(status=status, body=body, content_type="application/json")
+            return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
         self._then(respond)
 
@@ -209,6 +211,10 @@ class FakeEngine:
         # What it says when it is asked for its health; None: nothing, as a frozen one.
         self.health: int | None = 200
         self.ranks: list[dict[str, object]] = []
+        # What requests used whose answers did not tell it, by lease.
+        self.untold: dict[str, Metered] = {}
+        # Asked for that, it says nothing, as a frozen one, or breaks the connection, as a dead one.
+        self.freezes = self.dies = False
         # Leases that were asked back.
         self.revoked: asyncio.Queue[str] = asyncio.Queue()
         self.arrived: asyncio.Queue[EngineRequest] = asyncio.Queue()
@@ -224,6 +230,7 @@ class FakeEngine:
         application.router.add_get("/health", engine._show_health)
         application.router.add_get("/ranks", engine._show_ranks)
         application.router.add_delete("/leases/{lease}", engine._revoke)
+        application.router.add_get("/leases/{lease}", engine._tell_used)
         application.router.add_post("/{path:.*}", engine._receive)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -253,6 +260,15 @@ class FakeEngine:
     async def _revoke(self, request: web.Request) -> web.StreamResponse:
         self.revoked.put_nowait(request.match_info["lease"])
         return web.json_response({"revoked": True})
+
+    async def _tell_used(self, request: web.Request) -> web.StreamResponse:
+        if self.freezes:
+            await asyncio.Event().wait()
+        if self.dies:
+            assert request.transport is not None
+            request.transport.abort()
+        metered = self.untold.get(request.match_info["lease"])
+        return web.Response(status=404) if metered is None else web.Response(text=used.to_text(metered))
 
     async def _show_health(self, request: web.Request) -> web.StreamResponse:
         if self.health is None:

@@ -1,4 +1,6 @@
-"""The door of an engine's private port: the replica's secret, and a live lease for whatever is answered.
+"""The door of an engine's private port: the replica's secret, and a lease for whatever computes.
+
+A lease runs one request at a time; what that used is told with the end of its answer (app/used.py).
 
 An engine that dies says so in one way only: before the head of an answer by a status of its own, after it by
 a connection that breaks. vLLM's own word for it, an event in a stream that ends in order, never leaves.
@@ -15,6 +17,7 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import used
 from app.contract import (
     ENGINE_DIED_STATUS,
     HEALTH_PATH,
@@ -32,7 +35,7 @@ from app.tracing import TRACEPARENT, record
 
 # Paths behind the door that only read, and take no lease.
 OBSERVED_PATHS = frozenset({"/metrics", RANKS_PATH})
-NO_LEASE = "no live lease"
+_USED = used.USED_HEADER.encode()
 # The rank of a class: there are never a thousand.
 MAX_PRIORITY_DIGITS = 3
 # The request that the current task serves (app/engine/metering.py counts for it).
@@ -70,14 +73,25 @@ class Guard:
             await self._app(scope, receive, send)
         elif path in LEASED_PATHS and method == "POST":
             await self._run(headers, scope, receive, send)
-        elif path is not None and path.startswith(LEASES_PATH) and method == "DELETE":
-            revoked = self._leases.revoke(path.removeprefix(LEASES_PATH))
-            await _respond(send, 200 if revoked else 404, {"revoked": revoked})
+        elif path is not None and path.startswith(LEASES_PATH) and method in ("DELETE", "GET"):
+            await self._tell(method, path.removeprefix(LEASES_PATH), send)
         else:
             await _refuse(send, 404, "no such path")
 
     def _knows(self, secret: bytes) -> bool:
         return hmac.compare_digest(secret, self._secret)
+
+    async def _tell(self, method: str, lease_id: str, send: Send) -> None:
+        """Takes a lease back, or waits for its end and tells what it used."""
+        if method == "DELETE":
+            revoked = self._leases.revoke(lease_id)
+            await _respond(send, 200 if revoked else 404, {"revoked": revoked})
+            return
+        metered = await self._leases.used(lease_id)
+        if metered is None:
+            await _refuse(send, 404, "no such lease")
+        else:
+            await _send_whole(send, 200, used.to_text(metered).encode())
 
     async def _run(self, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
         lease_id = headers.get(LEASE_HEADER.encode(), b"").decode("latin-1")
@@ -88,7 +102,7 @@ class Guard:
         arrived_s = time.time()
         run = self._leases.attach(lease_id, int(priority)) if lease_id else None
         if run is None:
-            await _refuse(send, 403, NO_LEASE)
+            await _refuse(send, 403, "no lease, or one that runs a request already")
             return
         token = current_run.set(run)
         revocable = _Revocable(run, receive, send)
@@ -100,15 +114,13 @@ class Guard:
                 raise
         finally:
             current_run.reset(token)
-            self._leases.end(lease_id)
+            self._leases.end(lease_id, told=revocable.told)
             traceparent = headers.get(TRACEPARENT.encode(), b"").decode("latin-1")
             _record_run(traceparent, run.metered, arrived_s)
         if run.metered.revoked:
             await _refuse(send, REVOKED_STATUS, "the lease was taken back")
         elif run.orphaned and not revocable.begun:
             await _refuse(send, ENGINE_DIED_STATUS, "the engine has died")
-        elif run.unheld:
-            await _refuse(send, 403, NO_LEASE)
         # An answer that has begun stays without an end: the server breaks the connection.
 
 
@@ -123,7 +135,10 @@ class _Revocable:
         self._receive = receive
         self._send = send
         self._head: Message | None = None
+        self._streams = False
         self.begun = False
+        # The answer has said what it used.
+        self.told = False
 
     async def receive(self) -> Message:
         message = asyncio.ensure_future(self._receive())
@@ -141,14 +156,25 @@ class _Revocable:
         if message["type"] == "http.response.start":
             self._head = message
             return
+        last = not message.get("more_body", False)
         if self._head is not None:
-            if not await self._run.may_answer():
-                return
             self._run.answers()
             head, self._head = self._head, None
             self.begun = True
+            self._streams = _is_stream(head)
+            if last and not self._streams:
+                self.told = True
+                head["headers"] = [*head["headers"], (_USED, used.to_text(self._run.metered).encode())]
             await self._send(head)
+        if last and self._streams:
+            self.told = True
+            message = {**message, "body": message.get("body", b"") + used.comment(self._run.metered)}
         await self._send(message)
+
+
+def _is_stream(head: Message) -> bool:
+    kind: bytes = dict(head["headers"]).get(b"content-type", b"")
+    return kind.startswith(b"text/event-stream")
 
 
 def _path(scope: Scope) -> str | None:
@@ -170,7 +196,10 @@ async def _refuse(send: Send, status: int, reason: str) -> None:
 
 
 async def _respond(send: Send, status: int, content: dict[str, object]) -> None:
-    body = json.dumps(content).encode()
+    await _send_whole(send, status, json.dumps(content).encode())
+
+
+async def _send_whole(send: Send, status: int, body: bytes) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,8 +1,4 @@
-"""The leases that an engine replica answers for: each pairs a control call with an HTTP request.
-
-The two leave the gateway together and arrive as they come: a request begins at once, and nothing of its
-answer leaves before its control call is there. Who has none is ended at its first token.
-"""
+"""The leases that an engine replica runs requests under, and what became of them."""
 
 from __future__ import annotations
 
@@ -12,23 +8,17 @@ from dataclasses import dataclass, field
 
 from app.contract import Metered
 
-# The later of the two is at most a little late.
-MEET_TIMEOUT_S = 10.0
+# A gateway that has broken off an answer asks at once what it used; one that has died never does.
+KEPT_S = 10.0
 
 
 @dataclass(slots=True)
 class _Entry:
-    held: asyncio.Event = field(default_factory=asyncio.Event)
-    attached: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
     metered: Metered = field(default_factory=Metered)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     # Set to end the request before it answers.
     revoked: asyncio.Event = field(default_factory=asyncio.Event)
     answering: bool = False
-
-    @property
-    def live(self) -> bool:
-        return self.held.is_set() or not self.ended.is_set()
 
 
 class Run:
@@ -40,8 +30,6 @@ class Run:
         self.revoked = entry.revoked
         # The engine has died under it.
         self.orphaned = False
-        # No control call has come for it.
-        self.unheld = False
         self._lease_id = lease_id
         self._entry = entry
         self._leases = leases
@@ -54,17 +42,7 @@ class Run:
     @property
     def withheld(self) -> bool:
         """Whatever is said now does not leave."""
-        return self.metered.revoked or self.orphaned or self.unheld
-
-    async def may_answer(self) -> bool:
-        """Waits for a control call that is late; where none comes the request ends, as if its client left."""
-        if not self._entry.held.is_set() and not self.unheld:
-            try:
-                await asyncio.wait_for(self._entry.held.wait(), self._leases.meet_timeout_s)
-            except TimeoutError:
-                self.unheld = True
-                self.revoked.set()
-        return not self.withheld
+        return self.metered.revoked or self.orphaned
 
     def answers(self) -> None:
         """Something of the answer is on its way: from now on the lease can't be taken back."""
@@ -84,26 +62,29 @@ class Run:
 class LiveLeases:
     """One event loop, no locks.
 
-    A lease admits one request: it is live from the first of the two until that request has ended, and a
-    second request with the same id is turned away.
+    A lease is live while its request runs; meanwhile a second request with the same id is turned away.
     """
 
-    def __init__(self, meet_timeout_s: float = MEET_TIMEOUT_S) -> None:
-        self.meet_timeout_s = meet_timeout_s
-        self._entries: dict[str, _Entry] = {}
+    def __init__(self, kept_s: float = KEPT_S) -> None:
+        self._kept_s = kept_s
+        self._live: dict[str, _Entry] = {}
+        # Set while no request runs.
+        self.idle = asyncio.Event()
+        self.idle.set()
+        # What requests used that ended without telling it.
+        self._untold: dict[str, Metered] = {}
         self._first_tokens: list[tuple[str, float]] = []
         self._news = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._live)
 
     def ids(self) -> frozenset[str]:
-        """Leases that a control call holds or a request runs under."""
-        return frozenset(id_ for id_, entry in self._entries.items() if entry.live)
+        return frozenset(self._live)
 
     def output_tokens(self) -> dict[str, int]:
         """Tokens made so far, of those that have begun to answer."""
-        made = ((id_, entry.metered.output_tokens) for id_, entry in self._entries.items())
+        made = ((id_, entry.metered.output_tokens) for id_, entry in self._live.items())
         return {id_: tokens for id_, tokens in made if tokens}
 
     async def first_tokens(self) -> list[tuple[str, float]]:
@@ -117,49 +98,43 @@ class LiveLeases:
         self._first_tokens.append((lease_id, at_s))
         self._news.set()
 
-    async def hold(self, lease_id: str) -> Metered:
-        """The control call: returns what the request used, once it has ended.
-
-        Raises TimeoutError when no request comes, ValueError when the lease is held already.
-        """
-        entry = self._entries.setdefault(lease_id, _Entry())
-        if entry.held.is_set():
-            raise ValueError(f"lease: {lease_id} is held already")
-        entry.held.set()
-        try:
-            async with asyncio.timeout(self.meet_timeout_s):
-                await entry.attached.wait()
-            await entry.ended.wait()
-            return entry.metered
-        finally:
-            self._entries.pop(lease_id, None)
-
     def attach(self, lease_id: str, priority: int) -> Run | None:
-        """The HTTP request: None where the lease has one already."""
-        entry = self._entries.setdefault(lease_id, _Entry())
-        if entry.attached.is_set():
+        """A request begins: None where one runs under the lease already."""
+        if lease_id in self._live:
             return None
-        entry.attached.set()
+        entry = self._live[lease_id] = _Entry()
+        self.idle.clear()
         return Run(lease_id, priority, entry, self)
 
     def revoke(self, lease_id: str) -> bool:
         """Take the lease back from a request that has not begun to answer; False when it is too late."""
-        entry = self._entries.get(lease_id)
+        entry = self._live.get(lease_id)
         if entry is None or entry.answering:
             return False
         entry.metered.revoked = True
         entry.revoked.set()
         return True
 
-    def end(self, lease_id: str) -> None:
-        """The HTTP request is over, however it ended; its control call may still come."""
-        entry = self._entries.get(lease_id)
+    async def used(self, lease_id: str) -> Metered | None:
+        """What the request used, once it has ended; None where nothing is known of it (any more)."""
+        entry = self._live.get(lease_id)
+        if entry is None:
+            return self._untold.pop(lease_id, None)
+        await entry.ended.wait()
+        return entry.metered
+
+    def end(self, lease_id: str, *, told: bool) -> None:
+        """The request is over, however it ended; `told`: its answer said what it used."""
+        entry = self._live.pop(lease_id, None)
         if entry is None:
             return
         entry.ended.set()
-        if not entry.live:
-            asyncio.get_running_loop().call_later(self.meet_timeout_s, self._forget, lease_id, entry)
+        if not self._live:
+            self.idle.set()
+        if not told:
+            self._untold[lease_id] = entry.metered
+            asyncio.get_running_loop().call_later(self._kept_s, self._forget, lease_id, entry.metered)
 
-    def _forget(self, lease_id: str, entry: _Entry) -> None:
-        if not entry.live and self._entries.get(lease_id) is entry:
-            del self._entries[lease_id]
+    def _forget(self, lease_id: str, metered: Metered) -> None:
+        if self._untold.get(lease_id) is metered:
+            del self._untold[lease_id]

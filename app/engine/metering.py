@@ -55,7 +55,7 @@ class MeteredEngine(AsyncLLM):
         try:
             async for output in super().generate(prompt, sampling_params, request_id, **options):
                 meter.add(output)
-                if not await run.may_answer():
+                if run.withheld:
                     return
                 if output.finished or not whole:
                     yield output

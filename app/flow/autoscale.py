@@ -72,7 +72,7 @@ class ScalePolicy:
     downscale_delay_s: float = 600.0
     # The engines do what arrives for this share of that time; twelve seconds of it are absorbed or refused.
     need_share: float = 0.98
-    # A trend is what lasts longer than this, the order of a start: shorter ones are over when an engine comes.
+    # A trend is what lasts longer than this, the order of a start: others are over when an engine comes.
     trend_s: float = 90.0
     # Look ahead this many starts: what is asked for now comes after one.
     lookahead: float = 1.0

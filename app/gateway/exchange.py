@@ -15,14 +15,16 @@ import uuid
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 from opentelemetry.trace import INVALID_SPAN, Span
 
+from app import used
 from app.contract import (
     ENGINE_DIED_STATUS,
     LEASE_HEADER,
+    LEASES_PATH,
     PRIORITY_HEADER,
     REVOKED_STATUS,
     SECRET_HEADER,
@@ -42,8 +44,6 @@ from app.gateway.spans import describe_grant
 from app.gateway.tiers import Tiers, with_tier
 from app.tracing import TRACEPARENT, child, traceparent_of
 
-T = TypeVar("T")
-
 logger = logging.getLogger("ray.serve")
 
 # A request that has produced nothing may move to another engine this often, its engine lost or its lease
@@ -54,10 +54,10 @@ SCHEDULER_ATTEMPTS = 8
 SCHEDULER_RETRY_S = 0.25
 # Answers that tell the tier in their body, as OpenAI's do.
 TIER_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
-# How long an engine may take to say that a finished or aborted request has ended.
+# How long an engine may take to end a request that was broken off, and to say what it used.
 SETTLE_TIMEOUT_S = 10.0
 # A call to a dead replica fails sooner than this; one that waits longer never reached a replica.
-LOST_TIMEOUT_S = 1.0
+PROBE_TIMEOUT_S = 1.0
 # A living engine answers a question about its health in milliseconds; five seconds are no hiccup any more.
 HEARTBEAT_S = 5.0
 # When an engine was lost: another, or its successor, takes about this long.
@@ -80,11 +80,12 @@ class _Run:
 
     ticket: Ticket
     grant: Grant
-    held: asyncio.Future[Metered]
     # Ends whatever waits for the engine when that gives no sign of life.
     lifeline: Lifeline
     span: Span
     response: aiohttp.ClientResponse | None = None
+    # What the engine has said with the end of its answer; None where that did not come.
+    metered: Metered | None = None
     # What the ticket is closed with; a client that leaves is the rule until the answer is complete.
     outcome: Outcome = Outcome.CANCELLED
     # The engine could not be reached, or has broken off before it answered.
@@ -142,8 +143,7 @@ class Exchange:
                 self._chunks(run, request),
             )
         finally:
-            # A lost engine says no more of what it did.
-            self._finish(run, LOST_TIMEOUT_S if run.lost else SETTLE_TIMEOUT_S)
+            self._finish(run)
 
     async def _start(self, request: Request, span: Span) -> _Run:
         """A run that has begun to answer: engines send the head of an answer with its first token."""
@@ -151,38 +151,30 @@ class Exchange:
         ticket = replace(request.ticket, ticket_id=first_id, arrived_s=time.time())
         for attempt in range(1, ENGINE_ATTEMPTS + 1):
             grant = await self._lease(ticket, span)
-            held = self._task(self._control.hold(grant.engine.replica_id, ticket.ticket_id))
             lifeline = self._heartbeats.watch(grant.engine)
-            run = _Run(ticket, grant, held, lifeline, child(span, "network"))
+            run = _Run(ticket, grant, lifeline, child(span, "network"))
             try:
                 await self._send(run, request)
                 return run
             except _RevokedError:
-                await self._let_go(run)
+                self._let_go(run)
             except _EngineLostError:
                 run.outcome, run.lost = Outcome.FAILED, True
                 # The scheduler must know what became of the engine before another is asked for.
-                await asyncio.wait({self._finish(run, LOST_TIMEOUT_S)})
+                await asyncio.wait({self._finish(run)})
                 ticket = replace(ticket, ticket_id=f"{first_id}-{attempt}")
             except BaseException:
                 self._finish(run)
                 raise
         raise engine_lost(ENGINE_LOST_RETRY_AFTER_S)
 
-    async def _let_go(self, run: _Run) -> None:
-        """Until the engine has ended the hold it would turn the same ticket away."""
+    def _let_go(self, run: _Run) -> None:
+        """The lease was taken back: the same ticket waits again."""
         assert run.response is not None
         run.span.set_attribute("error.type", "revoked")
         run.span.end()
         run.response.release()
         self._heartbeats.leave(run.grant.engine, run.lifeline)
-        try:
-            await asyncio.wait_for(run.held, SETTLE_TIMEOUT_S)
-        except (ConnectionError, TimeoutError):
-            pass
-        except BaseException:
-            self._in_background(self._control.close(run.ticket.ticket_id, Outcome.CANCELLED, None))
-            raise
 
     async def _lease(self, ticket: Ticket, parent: Span) -> Grant:
         span = child(parent, "lease")
@@ -222,6 +214,8 @@ class Exchange:
                 )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _EngineLostError from error
+        if (told := run.response.headers.get(used.USED_HEADER)) is not None:
+            run.metered = used.from_text(told)
         if run.response.status in (403, ENGINE_DIED_STATUS):
             raise _EngineLostError
         if run.response.status == REVOKED_STATUS:
@@ -240,10 +234,12 @@ class Exchange:
         tier = self._tiers.served(request.service_tier, run.grant.class_name)
         try:
             if request.stream:
-                first = request.path in TIER_PATHS
+                first, end = request.path in TIER_PATHS, used.StreamEnd()
                 while chunk := await self._next(run):
-                    yield with_tier(chunk, tier) if first else chunk
-                    first = False
+                    if events := end.events(chunk):
+                        yield with_tier(events, tier) if first else events
+                        first = False
+                run.metered = end.used or run.metered
             else:
                 async with run.lifeline:
                     body = await run.response.read()
@@ -263,7 +259,7 @@ class Exchange:
         async with run.lifeline:
             return await run.response.content.readany()
 
-    def _finish(self, run: _Run, settle_timeout_s: float = SETTLE_TIMEOUT_S) -> asyncio.Task[None]:
+    def _finish(self, run: _Run) -> asyncio.Task[None]:
         """Lets go of the engine now and closes the ticket in the background."""
         self._heartbeats.leave(run.grant.engine, run.lifeline)
         if run.outcome is not Outcome.COMPLETED:
@@ -275,31 +271,49 @@ class Exchange:
             else:
                 # Breaking the connection is what makes the engine abort.
                 run.response.close()
-        return self._in_background(self._close(run, settle_timeout_s))
+        return self._in_background(self._close(run))
 
-    async def _close(self, run: _Run, settle_timeout_s: float) -> None:
-        usage, replica_id = None, run.grant.engine.replica_id
+    async def _close(self, run: _Run) -> None:
         try:
-            usage = _used(await asyncio.wait_for(run.held, settle_timeout_s), run.ticket)
-        except ReplicaDiedError:
-            run.lost = False
-            await self._control.replica_gone(replica_id)
-        except ConnectionError:
-            run.lost = True
-        except TimeoutError:
-            logger.warning("No usage for %s: its engine did not answer.", run.ticket.ticket_id)
-        finally:
+            if run.metered is None and not run.lost:
+                run.metered = await self._ask_used(run)
             if run.lost:
                 # Advice only: a scheduler that restarts hears of its replicas anew.
                 with contextlib.suppress(ConnectionError):
-                    await self._control.replica_unroutable(replica_id)
+                    await self._tell_lost(run.grant.engine.replica_id)
+        finally:
+            usage = None if run.metered is None else _usage(run.metered, run.ticket)
             await self._control.close(run.ticket.ticket_id, run.outcome, usage)
 
-    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        return asyncio.get_running_loop().create_task(work, context=self._context)
+    async def _ask_used(self, run: _Run) -> Metered | None:
+        """Of a request that was broken off: waits until the engine has ended it."""
+        engine = run.grant.engine
+        try:
+            async with self.http.get(
+                engine.url(LEASES_PATH + run.ticket.ticket_id),
+                headers={SECRET_HEADER: engine.secret},
+                timeout=aiohttp.ClientTimeout(total=SETTLE_TIMEOUT_S),
+            ) as answer:
+                return used.from_text(await answer.read()) if answer.status == 200 else None
+        except aiohttp.ClientConnectionError:
+            run.lost = True
+        except (aiohttp.ClientError, TimeoutError):
+            logger.warning("No usage for %s: its engine did not answer.", run.ticket.ticket_id)
+        return None
+
+    async def _tell_lost(self, replica_id: str) -> None:
+        """Has the replica died, or was it only not to be reached?"""
+        try:
+            await asyncio.wait_for(self._control.probe(replica_id), PROBE_TIMEOUT_S)
+        except ReplicaDiedError:
+            await self._control.replica_gone(replica_id)
+            return
+        except (ConnectionError, TimeoutError):
+            pass
+        await self._control.replica_unroutable(replica_id)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._task(work)
+        task = asyncio.get_running_loop().create_task(work, context=self._context)
         self._closing.add(task)
         task.add_done_callback(self._done)
         return task
@@ -326,7 +340,7 @@ def _headers(run: _Run) -> dict[str, str]:
     return headers
 
 
-def _used(metered: Metered, ticket: Ticket) -> Usage:
+def _usage(metered: Metered, ticket: Ticket) -> Usage:
     first_s, last_s = metered.first_token_at_s, metered.last_token_at_s
     ttft_s = None if first_s is None else first_s - ticket.arrived_s
     decode_s = None if first_s is None or last_s is None else last_s - first_s

@@ -18,7 +18,7 @@ from app.serving.gateway import GatewayReplica, key_ring
 from app.serving.scheduler import SchedulerReplica
 from placement.hardware import parse_cluster
 
-# A hold is open for as long as its request runs, by design: none waits in Serve's own queues.
+# Calls between deployments are short and few: none waits in Serve's own queues.
 UNBOUNDED_CALLS = 100_000
 # Serve replaces a replica whose process has ended when it next asks; one that does not answer after three
 # timeouts. Ten seconds: a replica whose machine is busy answers late, and must not be ended for it.
@@ -30,11 +30,11 @@ GATEWAY_HEALTH_TIMEOUT_S = 5.0
 # less patience.
 SCHEDULER_HEALTH_PERIOD_S = 0.25
 SCHEDULER_HEALTH_TIMEOUT_S = 3.0
-# A line for each hold and report would cost more than what is said in it; what users ask has its line in the
-# gateway's log.
+# A line for each report would cost more than what is said in it; what users ask has its line in the gateway's
+# log.
 NO_ACCESS_LOG = LoggingConfig(enable_access_log=False)
-# Nothing that Serve counts holds a scheduler up.
-SCHEDULER_STOP_LOOK_S = 0.1
+# A scheduler and an engine know themselves when they have drained; nothing that Serve counts holds them up.
+STOP_LOOK_S = 0.1
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -84,7 +84,7 @@ def scheduler_deployment(config: ApplicationConfig) -> serve.Deployment:
         health_check_timeout_s=SCHEDULER_HEALTH_TIMEOUT_S,
         # It goes at once where there is a successor, else after the gateways.
         graceful_shutdown_timeout_s=config.replicas.drain_s,
-        graceful_shutdown_wait_loop_s=SCHEDULER_STOP_LOOK_S,
+        graceful_shutdown_wait_loop_s=STOP_LOOK_S,
         logging_config=NO_ACCESS_LOG,
         # Always as many; that they can't change is what lets their policy hand on the word for the engines.
         autoscaling_config=_autoscaling(schedulers, schedulers, "HandOnPolicy"),
@@ -99,11 +99,12 @@ def _engine(config: ApplicationConfig) -> serve.Deployment:
         max_ongoing_requests=UNBOUNDED_CALLS,
         autoscaling_config=_autoscaling(replicas.min, replicas.max, "EnginePolicy"),
         request_router_config=RequestRouterConfig(
-            request_router_class="app.serving.lease_router:LeaseRouter"
+            request_router_class="app.serving.replica_router:ReplicaRouter"
         ),
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=replicas.drain_s,
+        graceful_shutdown_wait_loop_s=STOP_LOOK_S,
         logging_config=NO_ACCESS_LOG,
         **engine_placement(config),
     )

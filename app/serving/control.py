@@ -9,7 +9,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from app.contract import Closing, Metered, ReplicaDiedError, Reply, SchedulerAddress, SchedulerView
+from app.contract import Closing, ReplicaDiedError, Reply, SchedulerAddress, SchedulerView
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
 from app.serving.scheduler_line import SchedulerLine
@@ -30,8 +30,7 @@ class ServeControlPlane:
         http: aiohttp.ClientSession,
     ) -> None:
         self._scheduler = scheduler
-        # Looking a method up makes a new handle: once is enough for what each request calls.
-        self._hold = engine.hold
+        self._engine = engine
         self._line = SchedulerLine(self._who_leads, http, gateway_id)
 
     async def keep_line(self) -> None:
@@ -47,8 +46,8 @@ class ServeControlPlane:
     async def _who_leads(self) -> SchedulerAddress:
         return await _answer(self._scheduler.address.remote())
 
-    async def hold(self, replica_id: str, ticket_id: str) -> Metered:
-        return await _answer(self._hold.remote(replica_id, ticket_id))
+    async def probe(self, replica_id: str) -> None:
+        await _answer(self._engine.probe.remote(replica_id))
 
     async def replica_gone(self, replica_id: str) -> None:
         await _answer(self._scheduler.replica_gone.remote(replica_id))

@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.util import get_current_placement_group
 
 from app.config import ApplicationConfig
-from app.contract import EnginePort, Metered
+from app.contract import EnginePort
 from app.engine import models
 from app.engine.server import EngineServer, point_at_cluster
 from app.flow.ticket import ReplicaReport
@@ -28,17 +28,20 @@ RETRY_INTERVAL_S = 0.1
 NEWS_INTERVAL_S = 0.02
 # A scheduler that is restarting answers none of them; the next report tells it all.
 REPORT_TIMEOUT_S = 3.0
+# A lease that was granted just before the last one reaches the engine within this.
+LAST_LEASE_S = 0.5
 SCHEDULER_RESTARTS = (RayError, RayServeException, TimeoutError)
 
 
 class EngineReplica:
-    """Starts the engine, reports to the scheduler, and answers for its leases."""
+    """Starts the engine, reports to the scheduler, and drains when it is to stop."""
 
     async def __init__(  # type: ignore[misc]
         self, config: ApplicationConfig, scheduler: DeploymentHandle
     ) -> None:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._scheduler = scheduler
+        self._draining = False
         with contextlib.suppress(*SCHEDULER_RESTARTS):
             await asyncio.wait_for(self._scheduler.starting.remote(self._replica_id), REPORT_TIMEOUT_S)
         point_at_cluster(ray.get_runtime_context().gcs_address)
@@ -51,9 +54,9 @@ class EngineReplica:
         self._reporting = asyncio.create_task(self._report_for_ever())
         self._telling = asyncio.create_task(self._tell_first_tokens())
 
-    async def hold(self, replica_id: str, lease_id: str) -> Metered:
-        """The open call of a running request; `replica_id` is for the router."""
-        return await self._server.leases.hold(lease_id)
+    async def probe(self, replica_id: str) -> None:
+        """Answers: a gateway has lost a connection, and asks whether the process lives. `replica_id` is for
+        the router."""
 
     async def check_health(self) -> None:
         """Raises when the engine core or a worker is dead; being busy is not being ill."""
@@ -82,9 +85,17 @@ class EngineReplica:
 
     async def _report(self) -> None:
         server = self._server
-        report = ReplicaReport(self._replica_id, server.leases.ids(), metrics=server.vitals.metrics())
+        report = ReplicaReport(self._replica_id, server.leases.ids(), self._draining, server.vitals.metrics())
         port = EnginePort(self._replica_id, server.host, server.port, server.secret)
         await self._scheduler.report.remote(report, port, server.leases.output_tokens())
+
+    async def _drain(self) -> None:
+        """No more leases; what runs goes on until it has ended."""
+        self._draining = True
+        with contextlib.suppress(*SCHEDULER_RESTARTS):
+            await asyncio.wait_for(self._report(), REPORT_TIMEOUT_S)
+        await asyncio.sleep(LAST_LEASE_S)
+        await self._server.leases.idle.wait()
 
     async def _tell_first_tokens(self) -> None:
         while True:
@@ -94,9 +105,10 @@ class EngineReplica:
             await asyncio.sleep(NEWS_INTERVAL_S)
 
     async def __del__(self) -> None:
-        """Serve calls it when the replica has drained."""
+        """Serve calls it when the replica is to stop, and ends the process `drain_s` later at the latest."""
         if not hasattr(self, "_telling"):
             return  # It did not start.
+        await self._drain()
         self._reporting.cancel()
         self._telling.cancel()
         try:

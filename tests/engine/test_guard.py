@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from app import used
 from app.contract import (
     ENGINE_DIED_STATUS,
     HEALTH_PATH,
@@ -17,6 +18,7 @@ from app.contract import (
     PRIORITY_HEADER,
     REVOKED_STATUS,
     SECRET_HEADER,
+    Metered,
 )
 from app.engine.guard import OBSERVED_PATHS, Guard, current_run
 from app.engine.leases import LiveLeases
@@ -25,8 +27,6 @@ from tests.fakes import SECRET, soon
 
 KEY = {SECRET_HEADER: SECRET}
 PATH = "/v1/completions"
-# Long enough to be waited for, short enough to be waited out.
-BRIEF_S = 0.05
 
 
 class Inside:
@@ -35,7 +35,7 @@ class Inside:
     def __init__(self) -> None:
         self.reached: list[str] = []
         self.priorities: list[int] = []
-        self.fails = self.stumbles = False
+        self.fails = self.stumbles = self.streams = False
         # As vLLM does when its core dies: an event that says so, and a stream that ends in order.
         self.dies_after: int | None = None
         # As vLLM does, it says the head of a stream before it has a token, and stops when its client leaves.
@@ -51,8 +51,13 @@ class Inside:
             run.metered.output_tokens += 5
             self.priorities.append(run.priority)
         if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            if self.dies_after is not None:
+            kind = [(b"content-type", b"text/event-stream; charset=utf-8")] if self.streams else []
+            await send({"type": "http.response.start", "status": 200, "headers": kind})
+            if self.streams:
+                for event in (b"data: 1\n\n", b"data: 2\n\n"):
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                await send({"type": "http.response.body"})
+            elif self.dies_after is not None:
                 await self._die(run, send)
             elif self.token is None or await self._has_token(receive):
                 await send({"type": "http.response.body", "body": b"inside"})
@@ -65,7 +70,8 @@ class Inside:
 
     async def _has_token(self, receive) -> bool:
         """False when the client has left first."""
-        assert (await receive())["type"] == "http.request"
+        while (await receive())["more_body"]:
+            pass
         self.waits.set()
         token, left = asyncio.ensure_future(self.token.wait()), asyncio.ensure_future(receive())
         await soon(asyncio.wait({token, left}, return_when=asyncio.FIRST_COMPLETED))
@@ -85,7 +91,7 @@ class Answered:
 class Door:
     def __init__(self) -> None:
         self.inside = Inside()
-        self.leases = LiveLeases(BRIEF_S)
+        self.leases = LiveLeases()
         self.guard = Guard(self.inside, self.leases, SECRET)
 
     async def knock(self, method: str, path: str, **headers: str) -> httpx.Response:
@@ -111,12 +117,32 @@ def door() -> Door:
     return Door()
 
 
-async def test_a_request_with_the_secret_and_a_live_lease_runs_and_fills_its_usage(door):
-    holding = asyncio.create_task(door.leases.hold("a"))
+async def test_a_request_with_the_secret_and_a_lease_runs_and_tells_what_it_used(door):
     response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
     assert (response.status_code, response.content) == (200, b"inside")
-    assert (await soon(holding)).output_tokens == 5
+    assert used.from_text(response.headers[used.USED_HEADER]).output_tokens == 5
+    assert await door.leases.used("a") is None
     assert current_run.get() is None
+
+
+async def test_a_stream_tells_what_it_used_after_its_last_event(door):
+    door.inside.streams = True
+    response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    end = used.StreamEnd()
+    assert end.events(response.content) == b"data: 1\n\ndata: 2\n\n"
+    assert end.used.output_tokens == 5
+    assert used.USED_HEADER not in response.headers
+    assert await door.leases.used("a") is None
+
+
+async def test_what_a_request_used_that_fails_can_be_asked_for(door):
+    door.inside.fails = True
+    with pytest.raises(RuntimeError, match="the engine is dead"):
+        await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    assert (await door.knock("GET", LEASES_PATH + "a")).status_code == 401
+    asked = await door.knock("GET", LEASES_PATH + "a", **KEY)
+    assert (asked.status_code, used.from_text(asked.content)) == (200, Metered())
+    assert (await door.knock("GET", LEASES_PATH + "a", **KEY)).status_code == 404
 
 
 @pytest.mark.parametrize("path", sorted(LEASED_PATHS | OBSERVED_PATHS | {"/docs"}))
@@ -133,26 +159,6 @@ async def test_what_computes_needs_a_lease(door, path):
     assert (await door.knock("POST", path, **KEY)).status_code == 403
     assert (await door.knock("POST", path, **KEY, **{LEASE_HEADER: ""})).status_code == 403
     assert door.inside.reached == []
-    unknown = await door.knock("POST", path, **KEY, **{LEASE_HEADER: "unknown"})
-    assert (unknown.status_code, unknown.json()["error"]["message"]) == (403, "no live lease")
-
-
-async def test_a_request_for_which_no_control_call_comes_is_aborted_at_its_first_token():
-    seen: list[str] = []
-
-    async def streaming(scope, receive, send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"token", "more_body": True})
-        while not seen or seen[-1] != "http.disconnect":
-            seen.append((await receive())["type"])
-        raise ConnectionError("the client has left")
-
-    door = Door()
-    door.guard = Guard(streaming, door.leases, SECRET)
-    response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
-    assert (response.status_code, response.json()["error"]["message"]) == (403, "no live lease")
-    assert seen[-1] == "http.disconnect"
-    assert current_run.get() is None
 
 
 @pytest.mark.parametrize("path", sorted(OBSERVED_PATHS))
@@ -182,60 +188,36 @@ async def test_what_only_reads_needs_no_lease(door, path):
     ],
 )
 async def test_all_else_does_not_exist_whatever_the_lease(door, method, path):
-    holding = asyncio.create_task(door.leases.hold("a"))
     response = await door.knock(method, path, **KEY, **{LEASE_HEADER: "a"})
     assert (response.status_code, door.inside.reached) == (404, [])
-    with pytest.raises(TimeoutError):
-        await soon(holding)
 
 
-async def test_a_lease_runs_one_request(door):
-    holding = asyncio.create_task(door.leases.hold("a"))
+async def test_a_lease_runs_one_request_at_a_time(door):
+    door.inside.token = asyncio.Event()
     headers = {**KEY, LEASE_HEADER: "a"}
-    responses = await asyncio.gather(*(door.knock("POST", PATH, **headers) for _ in range(3)))
-    assert sorted(response.status_code for response in responses) == [200, 403, 403]
-    await soon(holding)
-    assert door.inside.reached == [PATH]
-    assert (await door.knock("POST", PATH, **headers)).status_code == 403
-
-
-async def test_a_control_call_that_is_late_is_waited_for():
-    door = Door()
-    door.guard = Guard(door.inside, leases := LiveLeases(), SECRET)
-    knocking = asyncio.create_task(door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"}))
-    done, _ = await asyncio.wait({knocking}, timeout=BRIEF_S)
-    assert not done
-    holding = asyncio.create_task(leases.hold("a"))
+    knocking = asyncio.create_task(door.knock("POST", PATH, **headers))
+    await soon(door.inside.waits.wait())
+    second = await door.knock("POST", PATH, **headers)
+    assert (second.status_code, door.inside.reached) == (403, [PATH])
+    door.inside.token.set()
     assert (await soon(knocking)).status_code == 200
-    await soon(holding)
-
-
-async def test_an_expired_lease_answers_nothing(door):
-    with pytest.raises(TimeoutError):
-        await soon(door.leases.hold("a"))
-    assert (await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})).status_code == 403
 
 
 async def test_a_request_that_fails_ends_its_lease(door):
     door.inside.fails = True
-    holding = asyncio.create_task(door.leases.hold("a"))
     with pytest.raises(RuntimeError, match="the engine is dead"):
         await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
-    await soon(holding)
     assert current_run.get() is None
 
 
 async def test_a_request_whose_engine_dies_before_the_answer_may_run_elsewhere(door):
     door.inside.dies_after = 0
-    holding = asyncio.create_task(door.leases.hold("a"))
     response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
     assert response.status_code == ENGINE_DIED_STATUS
-    await soon(holding)
 
 
 async def test_an_answer_whose_engine_dies_has_no_end(door):
     door.inside.dies_after = 2
-    holding = asyncio.create_task(door.leases.hold("a"))
     headers = {**KEY, LEASE_HEADER: "a"}
     scope = {"type": "http", "method": "POST", "path": PATH}
     scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -250,7 +232,6 @@ async def test_an_answer_whose_engine_dies_has_no_end(door):
     await soon(door.guard(scope, receive, send))
     assert [message.get("body") for message in sent] == [None, b"token", b"token"]
     assert sent[-1]["more_body"]
-    await soon(holding)
 
 
 @pytest.mark.parametrize(("healthy", "status"), [(True, 200), (False, 503)])
@@ -263,43 +244,36 @@ async def test_the_engine_gives_a_sign_of_life_without_a_lease(door, healthy, st
 
 async def test_a_request_runs_with_the_priority_of_its_lease(door):
     for lease_id, priority in (("a", {PRIORITY_HEADER: "2"}), ("b", {})):
-        holding = asyncio.create_task(door.leases.hold(lease_id))
         await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: lease_id}, **priority)
-        await soon(holding)
     assert door.inside.priorities == [2, 0]
 
 
 async def test_a_lease_is_taken_back_before_the_answer_begins_and_nothing_of_it_is_sent(door):
     door.inside.token = asyncio.Event()
-    holding = asyncio.create_task(door.leases.hold("a"))
     knocking = asyncio.create_task(door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"}))
     await soon(door.inside.waits.wait())
     taken = await door.knock("DELETE", LEASES_PATH + "a", **KEY)
     assert (taken.status_code, taken.json()) == (200, {"revoked": True})
     assert (await soon(knocking)).status_code == REVOKED_STATUS
-    assert (await soon(holding)).revoked
     assert door.leases.ids() == frozenset()
 
 
 async def test_an_application_that_fails_because_its_lease_was_taken_back_is_not_at_fault(door):
     door.inside.token = asyncio.Event()
     door.inside.stumbles = True
-    holding = asyncio.create_task(door.leases.hold("a"))
     knocking = asyncio.create_task(door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"}))
     await soon(door.inside.waits.wait())
     await door.knock("DELETE", LEASES_PATH + "a", **KEY)
     assert (await soon(knocking)).status_code == REVOKED_STATUS
-    assert (await soon(holding)).revoked
+    assert door.leases.ids() == frozenset()
 
 
 async def test_a_lease_is_not_taken_back_once_the_answer_has_begun(door):
-    holding = asyncio.create_task(door.leases.hold("a"))
     run = door.leases.attach("a", priority=0)
     run.tokens()
     taken = await door.knock("DELETE", LEASES_PATH + "a", **KEY)
     assert (taken.status_code, taken.json()) == (404, {"revoked": False})
-    door.leases.end("a")
-    assert not (await soon(holding)).revoked
+    assert not run.metered.revoked
 
 
 async def test_nobody_takes_a_lease_back_without_the_secret_or_one_that_is_not_there(door):

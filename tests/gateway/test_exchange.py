@@ -86,14 +86,13 @@ async def drained(exchange: Exchange, request: Request, first: asyncio.Event | N
 
 async def test_a_lease_lets_the_bytes_through_and_the_ticket_is_closed_with_its_usage(engine):
     control = FakeControlPlane(engine.grant)
-    control.metered = Metered(prompt_tokens=3, output_tokens=5)
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, STREAM))
         request = await engine.next_request()
         request.begin()
         request.send(b"data: 1\n\n")
         request.send(b"data: 2\n\n")
-        request.end()
+        request.end(Metered(prompt_tokens=3, output_tokens=5))
         assert await soon(answering) == b"data: 1\n\ndata: 2\n\n"
         ticket = control.tickets[0]
         assert (request.path, request.body) == (STREAM.path, STREAM.body)
@@ -103,7 +102,6 @@ async def test_a_lease_lets_the_bytes_through_and_the_ticket_is_closed_with_its_
         assert ticket == replace(TICKET, ticket_id=ticket.ticket_id, arrived_s=ticket.arrived_s)
         assert ticket.ticket_id
         assert time.time() - 60 < ticket.arrived_s <= time.time()
-        assert control.held == [("engine-1", ticket.ticket_id)]
         assert await control.next_close() == Closed(ticket.ticket_id, Outcome.COMPLETED, Usage(3, 5))
     assert control.all_closes_seen
     assert not request.abandoned.is_set()
@@ -127,18 +125,6 @@ async def _read(exchange: Exchange):
         return answer, b"".join([chunk async for chunk in answer.chunks])
 
 
-async def test_the_ticket_is_closed_only_after_the_engine_has_let_go(engine):
-    control = FakeControlPlane(engine.grant)
-    control.engine_settled.clear()
-    async with exchange_over(control) as exchange:
-        answering = asyncio.create_task(drained(exchange, WHOLE))
-        (await engine.next_request()).answer(200, b"{}")
-        await soon(answering)
-        assert control.all_closes_seen
-        control.engine_settled.set()
-        assert (await control.next_close()).outcome is Outcome.COMPLETED
-
-
 class NotingControlPlane(FakeControlPlane):
     """Notes in which context each call for a request was made."""
 
@@ -146,9 +132,9 @@ class NotingControlPlane(FakeControlPlane):
         super().__init__(*script)
         self.seen: list[str | None] = []
 
-    async def hold(self, replica_id, ticket_id):
+    async def probe(self, replica_id):
         self.seen.append(client.get())
-        return await super().hold(replica_id, ticket_id)
+        await super().probe(replica_id)
 
     async def close(self, ticket_id, outcome, usage):
         self.seen.append(client.get())
@@ -156,14 +142,16 @@ class NotingControlPlane(FakeControlPlane):
 
 
 async def test_what_outlives_a_request_is_called_outside_the_context_of_the_client(engine):
-    control = NotingControlPlane(engine.grant)
+    control = NotingControlPlane(engine.grant, engine.grant)
     async with exchange_over(control) as exchange:
         client.set("somebody")
         answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).break_connection()
         (await engine.next_request()).answer(200, b"{}")
         await soon(answering)
-        await control.next_close()
-    assert control.seen == [None, None]
+        for _ in range(2):
+            await control.next_close()
+    assert control.seen == [None, None, None]
 
 
 async def test_a_refusal_has_its_status_and_the_time_to_come_back():
@@ -172,7 +160,6 @@ async def test_a_refusal_has_its_status_and_the_time_to_come_back():
         with pytest.raises(ApiError) as caught:
             await drained(exchange, WHOLE)
     assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (429, "rejected_full", 7)
-    assert control.held == []
     assert control.all_closes_seen
 
 
@@ -183,7 +170,6 @@ async def test_a_client_that_leaves_the_queue_closes_its_ticket():
         await soon(control.queued.wait())
         await _leave(answering)
         assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.CANCELLED, None)
-    assert control.held == []
 
 
 @pytest.mark.parametrize("request_", [STREAM, WHOLE], ids=["stream", "whole"])
@@ -200,16 +186,16 @@ async def test_a_client_that_leaves_before_the_first_token_breaks_the_engines_co
 
 async def test_a_client_that_leaves_mid_stream_breaks_the_engines_connection_and_pays_what_was_made(engine):
     control, first = FakeControlPlane(engine.grant), asyncio.Event()
-    control.metered = Metered(prompt_tokens=3, output_tokens=1)
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, STREAM, first))
         request = await engine.next_request()
         request.begin()
         request.send(b"data: 1\n\n")
         await soon(first.wait())
+        ticket_id = control.tickets[0].ticket_id
+        engine.untold[ticket_id] = Metered(prompt_tokens=3, output_tokens=1)
         await _leave(answering)
         await soon(request.abandoned.wait())
-        ticket_id = control.tickets[0].ticket_id
         assert await control.next_close() == Closed(ticket_id, Outcome.CANCELLED, Usage(3, 1))
 
 
@@ -253,7 +239,7 @@ async def test_an_engine_that_dies_before_it_answers_is_replaced_and_the_request
         assert control.unroutable == ["engine-1"]
         closes = {await control.next_close(), await control.next_close()}
     assert closes == {
-        Closed(first.ticket_id, Outcome.FAILED, Usage(0, 0)),
+        Closed(first.ticket_id, Outcome.FAILED, None),
         Closed(second.ticket_id, Outcome.COMPLETED, Usage(0, 0)),
     }
 
@@ -354,12 +340,10 @@ async def test_an_engine_without_a_sign_of_life_is_left_by_a_request_without_an_
     async with FakeEngine.started("frozen") as frozen:
         frozen.health = health
         control = FakeControlPlane(frozen.grant, engine.grant)
-        control.engine_settled.clear()
         async with exchange_over(control, heartbeat_s=BRIEF_S) as exchange:
             answering = asyncio.create_task(drained(exchange, WHOLE))
             await frozen.next_request()
             request = await engine.next_request()
-            control.engine_settled.set()
             request.answer(200, b"{}")
             assert await soon(answering) == b"{}"
             assert control.unroutable == ["frozen"]
@@ -407,17 +391,64 @@ async def test_an_engine_that_falls_silent_mid_stream_is_lost(engine):
 
 
 @pytest.mark.parametrize(
-    ("dead", "gone", "unroutable"), [(True, ["engine-1"], []), (False, [], ["engine-1"])]
+    ("fate", "gone", "unroutable"),
+    [
+        ("dead", ["engine-1"], []),
+        ("unreachable", [], ["engine-1"]),
+        ("silent", [], ["engine-1"]),
+        ("alive", [], ["engine-1"]),
+    ],
 )
-async def test_a_replica_whose_control_call_fails_is_gone_or_unroutable(engine, dead, gone, unroutable):
-    control = FakeControlPlane(engine.grant)
-    (control.dead if dead else control.unreachable).add("engine-1")
+async def test_a_replica_that_was_lost_is_gone_or_unroutable(engine, monkeypatch, fate, gone, unroutable):
+    monkeypatch.setattr("app.gateway.exchange.PROBE_TIMEOUT_S", BRIEF_S)
+    control = FakeControlPlane(engine.grant, engine.grant)
+    if fate != "alive":
+        getattr(control, fate).add("engine-1")
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).break_connection()
         (await engine.next_request()).answer(200, b"{}")
         await soon(answering)
-        assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.COMPLETED, None)
     assert (control.gone, control.unroutable) == (gone, unroutable)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_an_answer_that_ends_without_what_it_used_is_asked_for_it(engine, tells):
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        request = await engine.next_request()
+        ticket_id = control.tickets[0].ticket_id
+        if tells:
+            engine.untold[ticket_id] = Metered(3, 5)
+        request.answer(200, b"{}", tells=False)
+        assert await soon(answering) == b"{}"
+        usage = Usage(3, 5) if tells else None
+        assert await control.next_close() == Closed(ticket_id, Outcome.COMPLETED, usage)
+    assert control.probed == []
+
+
+async def test_an_engine_that_does_not_say_what_was_used_is_waited_for_within_a_bound(engine, monkeypatch):
+    monkeypatch.setattr("app.gateway.exchange.SETTLE_TIMEOUT_S", BRIEF_S)
+    control = FakeControlPlane(engine.grant)
+    engine.freezes = True
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        await engine.next_request()
+        await _leave(answering)
+        assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.CANCELLED, None)
+    assert control.probed == []
+
+
+async def test_an_engine_that_dies_before_it_has_said_what_was_used_is_lost(engine):
+    control = FakeControlPlane(engine.grant)
+    engine.dies = True
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(200, b"{}", tells=False)
+        assert await soon(answering) == b"{}"
+        assert (await control.next_close()).usage is None
+    assert control.unroutable == ["engine-1"]
 
 
 async def test_the_scheduler_knows_that_an_engine_has_died_before_another_is_asked_for(engine):
@@ -493,40 +524,14 @@ async def test_a_lease_that_is_taken_back_is_waited_for_again_by_the_same_ticket
     assert control.unroutable == []
 
 
-async def test_the_engine_lets_go_of_a_lease_that_is_taken_back_before_it_is_asked_for_again(engine):
-    control = FakeControlPlane(engine.grant, engine.grant)
-    control.engine_settled.clear()
-    async with exchange_over(control) as exchange:
-        answering = asyncio.create_task(drained(exchange, WHOLE))
-        (await engine.next_request()).answer(REVOKED_STATUS, b"{}")
-        await asyncio.wait({answering}, timeout=0.05)
-        assert len(control.tickets) == 1
-        control.engine_settled.set()
-        (await engine.next_request()).answer(200, b"{}")
-        await soon(answering)
-
-
-async def test_a_client_that_leaves_while_its_lease_is_taken_back_closes_its_ticket(engine):
-    control = FakeControlPlane(engine.grant)
-    control.engine_settled.clear()
-    async with exchange_over(control) as exchange:
-        answering = asyncio.create_task(drained(exchange, WHOLE))
-        (await engine.next_request()).answer(REVOKED_STATUS, b"{}")
-        await asyncio.wait({answering}, timeout=0.05)
-        await _leave(answering)
-        assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.CANCELLED, None)
-
-
 async def test_the_time_to_the_first_token_counts_from_the_arrival(engine):
     control = FakeControlPlane(engine.grant)
-    control.engine_settled.clear()
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, WHOLE))
         request = await engine.next_request()
-        control.metered = Metered(3, 5, first_token_at_s=control.tickets[0].arrived_s + 0.5)
-        request.answer(200, b"{}")
+        first_s = control.tickets[0].arrived_s + 0.5
+        request.answer(200, b"{}", Metered(3, 5, first_token_at_s=first_s))
         await soon(answering)
-        control.engine_settled.set()
         assert (await control.next_close()).usage.ttft_s == pytest.approx(0.5)
 
 

@@ -1,14 +1,14 @@
-"""Serve's request router for engines: the scheduler has chosen the replica, the lease names it."""
+"""Serve's request router for engines: a call is for one replica."""
 
 from __future__ import annotations
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 
-class LeaseRouter(RequestRouter):
+class ReplicaRouter(RequestRouter):
     """Routes a call to the replica whose id is its first argument; to none when that one is gone.
 
-    Calls go out as `handle.hold.remote(replica_id, lease_id)`. While the replica is missing Serve asks
+    Calls go out as `handle.probe.remote(replica_id)`. While the replica is missing Serve asks
     again with a growing delay, so the caller bounds its wait.
     """
 
