@@ -94,7 +94,8 @@ def in_background(*arguments, **named) -> concurrent.futures.Future[list[str]]:
 def test_1_the_first_request_wakes_an_engine_and_waits_for_it(app: Cluster):
     assert engines("RUNNING", "STARTING") == 0
     assert asyncio.run(ask_many(app.url, 1, 1, 8)) == ["complete"]
-    assert engines("RUNNING") == 1
+    # It may have answered before Serve has looked at it.
+    wait_until(lambda: engines("RUNNING") == 1, 5, "an engine that runs")
     assert app.metric("promiseserve_replicas_desired") == 1
 
 
