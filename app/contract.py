@@ -137,12 +137,8 @@ class SchedulerView:
     wakes: bool = False
 
 
-class ReplicaDiedError(ConnectionError):
-    """The engine replica's process has ended; its id does not come back."""
-
-
 class ControlPlane(Protocol):
-    """What a gateway asks of the scheduler and of engine replicas."""
+    """What a gateway asks of the scheduler."""
 
     async def acquire(self, ticket: Ticket) -> Reply:
         """Waits for a place. Raises ConnectionError when the scheduler can't be reached, or has gone."""
@@ -151,12 +147,8 @@ class ControlPlane(Protocol):
         """The ticket has ended (see Closing): said before whatever is said next. Raises ConnectionError when
         the scheduler can't be reached; the successor of one that dies hears of it from the engines."""
 
-    async def probe(self, replica_id: str) -> None:
-        """Returns when the replica has answered. Raises ReplicaDiedError when its process has ended, another
-        ConnectionError when it can't be reached."""
-
     async def replica_gone(self, replica_id: str) -> None:
-        """The replica has died."""
+        """The replica's process has ended; its id does not come back."""
 
     async def replica_unroutable(self, replica_id: str) -> None:
         """A request could not reach the replica: it is stopping, it hangs, or its end has yet to be seen."""

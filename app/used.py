@@ -1,7 +1,7 @@
 """What a request used, told by the engine with the end of its answer: nothing else need be asked.
 
 A whole answer tells it in a header; a stream in a comment after its last event, which goes no further than
-the gateway. Whoever breaks off an answer asks for it (LEASES_PATH).
+the gateway. Who has not heard it, for it broke the answer off, asks for it (LEASES_PATH).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class StreamEnd:
     """Takes the comment off a stream that comes in pieces, wherever these were cut."""
 
     def __init__(self) -> None:
-        self._last = b""
+        self._last = _EVENT_END
         self._comment: bytes | None = None
 
     def events(self, chunk: bytes) -> bytes:

@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -69,8 +68,7 @@ class AskingGateway:
         self._control = CallControl(self._scheduler) if by_calls else self._application_control()
 
     def _application_control(self) -> ServeControlPlane:
-        no_engine = SimpleNamespace(hold=None)
-        return ServeControlPlane(self._scheduler, no_engine, uuid.uuid4().hex, aiohttp.ClientSession())
+        return ServeControlPlane(self._scheduler, uuid.uuid4().hex, aiohttp.ClientSession())
 
     async def pid(self) -> int:
         """It is there."""

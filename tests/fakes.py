@@ -16,7 +16,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from app import used
-from app.contract import SECRET_HEADER, EnginePort, Grant, Metered, Refusal, ReplicaDiedError, SchedulerView
+from app.contract import SECRET_HEADER, EnginePort, Grant, Metered, Refusal, SchedulerView
 from app.flow.config import FlowConfig
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
@@ -59,21 +59,14 @@ class Closed:
 
 
 class FakeControlPlane:
-    """`app.contract.ControlPlane`: answers from a script, queues a ticket when the script has ended.
-
-    Probes of a replica in `dead` or `unreachable` fail, those of one in `silent` never return.
-    """
+    """`app.contract.ControlPlane`: answers from a script, queues a ticket when the script has ended."""
 
     def __init__(self, *script: Grant | Refusal | Exception) -> None:
         self.script = deque(script)
         self.state: SchedulerView | None = SchedulerView(0, 0, 0, "", ())
         self.status_view: StatusView | None = None
-        self.dead: set[str] = set()
-        self.unreachable: set[str] = set()
-        self.silent: set[str] = set()
         self.scheduler_forgets = False
         self.tickets: list[Ticket] = []
-        self.probed: list[str] = []
         self.gone: list[str] = []
         self.unroutable: list[str] = []
         self.queued = asyncio.Event()
@@ -91,15 +84,6 @@ class FakeControlPlane:
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
         self._closes.put_nowait(Closed(ticket_id, outcome, usage))
-
-    async def probe(self, replica_id: str) -> None:
-        self.probed.append(replica_id)
-        if replica_id in self.dead:
-            raise ReplicaDiedError(f"{replica_id} is dead")
-        if replica_id in self.unreachable:
-            raise ConnectionError(f"{replica_id} can't be reached")
-        if replica_id in self.silent:
-            await asyncio.Event().wait()
 
     async def replica_gone(self, replica_id: str) -> None:
         self.gone.append(replica_id)

@@ -42,3 +42,8 @@ def test_a_stream_that_breaks_off_has_not_said_it_and_loses_no_event(cuts, missi
     end = used.StreamEnd()
     passed = b"".join(end.events(one) for one in pieces(whole[:-missing], cuts))
     assert (passed, end.used) == (EVENTS, None)
+
+
+def test_a_stream_without_an_event_may_end_with_the_comment():
+    end = used.StreamEnd()
+    assert (end.events(used.comment(METERED)), end.used) == (b"", METERED)

@@ -102,7 +102,7 @@ class Guard:
         arrived_s = time.time()
         run = self._leases.attach(lease_id, int(priority)) if lease_id else None
         if run is None:
-            await _refuse(send, 403, "no lease, or one that runs a request already")
+            await _refuse(send, 403, "no lease, or one under which nothing may begin")
             return
         token = current_run.set(run)
         revocable = _Revocable(run, receive, send)
@@ -114,7 +114,7 @@ class Guard:
                 raise
         finally:
             current_run.reset(token)
-            self._leases.end(lease_id, told=revocable.told)
+            self._leases.end(lease_id)
             traceparent = headers.get(TRACEPARENT.encode(), b"").decode("latin-1")
             _record_run(traceparent, run.metered, arrived_s)
         if run.metered.revoked:
@@ -137,8 +137,6 @@ class _Revocable:
         self._head: Message | None = None
         self._streams = False
         self.begun = False
-        # The answer has said what it used.
-        self.told = False
 
     async def receive(self) -> Message:
         message = asyncio.ensure_future(self._receive())
@@ -163,11 +161,9 @@ class _Revocable:
             self.begun = True
             self._streams = _is_stream(head)
             if last and not self._streams:
-                self.told = True
                 head["headers"] = [*head["headers"], (_USED, used.to_text(self._run.metered).encode())]
             await self._send(head)
         if last and self._streams:
-            self.told = True
             message = {**message, "body": message.get("body", b"") + used.comment(self._run.metered)}
         await self._send(message)
 

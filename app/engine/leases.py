@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from app.contract import Metered
 
-# A gateway that has broken off an answer asks at once what it used; one that has died never does.
+# A gateway that has broken off an answer asks at once what it used. What was said at an answer's end may not
+# have reached it, so that is kept too.
 KEPT_S = 10.0
 
 
@@ -71,8 +73,9 @@ class LiveLeases:
         # Set while no request runs.
         self.idle = asyncio.Event()
         self.idle.set()
-        # What requests used that ended without telling it.
-        self._untold: dict[str, Metered] = {}
+        self._closed = False
+        # What requests used that have ended lately, and when they did, oldest first.
+        self._ended: OrderedDict[str, tuple[float, Metered]] = OrderedDict()
         self._first_tokens: list[tuple[str, float]] = []
         self._news = asyncio.Event()
 
@@ -99,9 +102,10 @@ class LiveLeases:
         self._news.set()
 
     def attach(self, lease_id: str, priority: int) -> Run | None:
-        """A request begins: None where one runs under the lease already."""
-        if lease_id in self._live:
+        """A request begins: None where one runs under the lease already, or nothing may begin any more."""
+        if self._closed or lease_id in self._live:
             return None
+        self._ended.pop(lease_id, None)
         entry = self._live[lease_id] = _Entry()
         self.idle.clear()
         return Run(lease_id, priority, entry, self)
@@ -119,22 +123,26 @@ class LiveLeases:
         """What the request used, once it has ended; None where nothing is known of it (any more)."""
         entry = self._live.get(lease_id)
         if entry is None:
-            return self._untold.pop(lease_id, None)
+            return self._ended[lease_id][1] if lease_id in self._ended else None
         await entry.ended.wait()
         return entry.metered
 
-    def end(self, lease_id: str, *, told: bool) -> None:
-        """The request is over, however it ended; `told`: its answer said what it used."""
+    def end(self, lease_id: str) -> None:
+        """The request is over, however it ended."""
         entry = self._live.pop(lease_id, None)
         if entry is None:
             return
         entry.ended.set()
         if not self._live:
             self.idle.set()
-        if not told:
-            self._untold[lease_id] = entry.metered
-            asyncio.get_running_loop().call_later(self._kept_s, self._forget, lease_id, entry.metered)
+        now_s = time.monotonic()
+        self._ended[lease_id] = now_s, entry.metered
+        while now_s - next(iter(self._ended.values()))[0] > self._kept_s:
+            self._ended.popitem(last=False)
 
-    def _forget(self, lease_id: str, metered: Metered) -> None:
-        if self._untold.get(lease_id) is metered:
-            del self._untold[lease_id]
+    async def close(self, quiet_s: float) -> None:
+        """Returns when nothing has run for so long; from then on nothing begins."""
+        while not self._closed:
+            await self.idle.wait()
+            await asyncio.sleep(quiet_s)
+            self._closed = self.idle.is_set()

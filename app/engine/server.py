@@ -28,6 +28,8 @@ logger = logging.getLogger("ray.serve")
 # Connections that a gateway keeps open; it holds one a running request.
 LISTEN_BACKLOG = 2048
 KEEP_ALIVE_S = 120
+# As long as a gateway waits for a client that reads nothing (`gateway.reader_stall_s`).
+FLUSH_TIMEOUT_S = 30.0
 
 
 class EngineServer:
@@ -100,9 +102,10 @@ class EngineServer:
         stalled = self._stall.stalled(unfinished, self.vitals.steps, time.monotonic())
         return not stalled and not self._engine.errored and not self._serving.done()
 
-    def stop(self) -> None:
-        """Ends the listener, the engine core and its workers."""
+    async def stop(self) -> None:
+        """Ends the listener, the engine core and its workers; what a slow reader has yet to take is sent before."""
         self._server.should_exit = True
+        await asyncio.wait({self._serving}, timeout=FLUSH_TIMEOUT_S)
         self._engine.shutdown(timeout=0)
 
     def kill(self) -> None:

@@ -220,7 +220,7 @@ class FlowController:
 
     def asleep(self, now_s: float) -> bool:
         """No engine is there and none comes."""
-        return self._pool.without_engine(now_s)
+        return self._pool.asleep(now_s)
 
     def _predict_placed(self, entry: Entry) -> None:
         """It had a place at once: the prediction is that of its engine."""

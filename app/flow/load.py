@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from app.flow.admission import Predictor
-from app.flow.autoscale import Load
+from app.flow.autoscale import LATENCY_WINDOW_S, Load
 from app.flow.config import FlowConfig
 from app.flow.estimate import DecayedRate, RunningMean
 from app.flow.queue import FlowQueue
 from app.flow.recent import SlidingQuantile
 from app.flow.replicas import ReplicaPool
 
-WINDOW_S = 60.0
 # Of the time on an engine: half of the memory is in the last 170 requests. With the predictor's 35, chance in
-# the lengths of outputs looked like load: 5.4 instead of 5.7 replica-hours (conversation), 4.1 instead of 5.4
-# (code; docs/autoscaling.md).
+# the lengths of outputs looked like load.
 SERVICE_SMOOTHING = 0.004
 # A 90 % quantile of fewer says nothing; of more it changes too late and costs memory.
 MIN_SAMPLES = 10
@@ -32,8 +30,8 @@ class LoadMeter:
         self._arrivals = [DecayedRate(one.ttft_budget_s) for one in config.classes]
         self._service_s = RunningMean(config.admission.initial_service_s, SERVICE_SMOOTHING)
         # Actual / budget of the last answers.
-        self._ttft = SlidingQuantile(WINDOW_S, HIGH_SHARE, least=MIN_SAMPLES, most=MAX_SAMPLES)
-        self._tpot = SlidingQuantile(WINDOW_S, HIGH_SHARE, least=MIN_SAMPLES, most=MAX_SAMPLES)
+        self._ttft = SlidingQuantile(LATENCY_WINDOW_S, HIGH_SHARE, least=MIN_SAMPLES, most=MAX_SAMPLES)
+        self._tpot = SlidingQuantile(LATENCY_WINDOW_S, HIGH_SHARE, least=MIN_SAMPLES, most=MAX_SAMPLES)
 
     def arrived(self, rank: int, now_s: float) -> None:
         """A request that may be served, whether it finds a place or not."""

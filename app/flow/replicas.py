@@ -112,7 +112,7 @@ class ReplicaPool:
     def is_usable(self, replica: Replica, now_s: float) -> bool:
         return not replica.gone and not replica.report.draining and self.fresh(replica, now_s)
 
-    def without_engine(self, now_s: float) -> bool:
+    def asleep(self, now_s: float) -> bool:
         """True when no replica can take a lease or is starting, and there was time to hear of one."""
         if self._born_s is None:
             self._born_s = now_s
@@ -121,6 +121,12 @@ class ReplicaPool:
                 return False
         old = now_s - self._born_s > self._limits.replica_ttl_s
         return not self.starting and (old or bool(self.replicas))
+
+    def without_engine(self, now_s: float) -> bool:
+        """Nobody may wait: it sleeps, and none is there that drains, which has a successor."""
+        if not self.asleep(now_s):
+            return False
+        return not any(not one.gone and self.fresh(one, now_s) for one in self.replicas.values())
 
     def fresh(self, replica: Replica, now_s: float) -> bool:
         return now_s - replica.seen_s <= self._limits.replica_ttl_s

@@ -90,7 +90,7 @@ class ReplicaReport:
     """What an engine replica says of itself, about once a second."""
 
     replica_id: str
-    # Leases whose request is in the engine or about to be.
+    # Leases under which a request runs.
     live_leases: frozenset[str]
     # A draining replica keeps its leases and gets no new ones.
     draining: bool = False

@@ -29,10 +29,10 @@ from app.contract import (
     REVOKED_STATUS,
     SECRET_HEADER,
     ControlPlane,
+    EnginePort,
     Grant,
     Metered,
     Refusal,
-    ReplicaDiedError,
 )
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
@@ -56,8 +56,8 @@ SCHEDULER_RETRY_S = 0.25
 TIER_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 # How long an engine may take to end a request that was broken off, and to say what it used.
 SETTLE_TIMEOUT_S = 10.0
-# A call to a dead replica fails sooner than this; one that waits longer never reached a replica.
-PROBE_TIMEOUT_S = 1.0
+# A machine that is there takes or refuses a connection within this.
+CONNECT_TIMEOUT_S = 1.0
 # A living engine answers a question about its health in milliseconds; five seconds are no hiccup any more.
 HEARTBEAT_S = 5.0
 # When an engine was lost: another, or its successor, takes about this long.
@@ -158,6 +158,8 @@ class Exchange:
                 return run
             except _RevokedError:
                 self._let_go(run)
+                if attempt == ENGINE_ATTEMPTS:
+                    self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, None))
             except _EngineLostError:
                 run.outcome, run.lost = Outcome.FAILED, True
                 # The scheduler must know what became of the engine before another is asked for.
@@ -280,7 +282,7 @@ class Exchange:
             if run.lost:
                 # Advice only: a scheduler that restarts hears of its replicas anew.
                 with contextlib.suppress(ConnectionError):
-                    await self._tell_lost(run.grant.engine.replica_id)
+                    await self._tell_lost(run.grant.engine)
         finally:
             usage = None if run.metered is None else _usage(run.metered, run.ticket)
             await self._control.close(run.ticket.ticket_id, run.outcome, usage)
@@ -301,16 +303,12 @@ class Exchange:
             logger.warning("No usage for %s: its engine did not answer.", run.ticket.ticket_id)
         return None
 
-    async def _tell_lost(self, replica_id: str) -> None:
-        """Has the replica died, or was it only not to be reached?"""
-        try:
-            await asyncio.wait_for(self._control.probe(replica_id), PROBE_TIMEOUT_S)
-        except ReplicaDiedError:
-            await self._control.replica_gone(replica_id)
-            return
-        except (ConnectionError, TimeoutError):
-            pass
-        await self._control.replica_unroutable(replica_id)
+    async def _tell_lost(self, engine: EnginePort) -> None:
+        """Has the engine's process ended, or was it only not to be reached?"""
+        if await _nobody_listens(engine):
+            await self._control.replica_gone(engine.replica_id)
+        else:
+            await self._control.replica_unroutable(engine.replica_id)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, context=self._context)
@@ -326,6 +324,19 @@ class Exchange:
             logger.warning("A ticket was not closed: %s", error)
         elif error is not None:
             logger.error("A ticket was not closed.", exc_info=error)
+
+
+async def _nobody_listens(engine: EnginePort) -> bool:
+    """A port is one process's for as long as that lives: refused there, it has ended."""
+    try:
+        connecting = asyncio.open_connection(engine.host, engine.port)
+        _, writer = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)
+    except ConnectionRefusedError:
+        return True
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return False
 
 
 def _headers(run: _Run) -> dict[str, str]:

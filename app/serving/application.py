@@ -98,9 +98,6 @@ def _engine(config: ApplicationConfig) -> serve.Deployment:
         name="Engine",
         max_ongoing_requests=UNBOUNDED_CALLS,
         autoscaling_config=_autoscaling(replicas.min, replicas.max, "EnginePolicy"),
-        request_router_config=RequestRouterConfig(
-            request_router_class="app.serving.replica_router:ReplicaRouter"
-        ),
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=replicas.drain_s,

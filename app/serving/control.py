@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import aiohttp
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from app.contract import Closing, ReplicaDiedError, Reply, SchedulerAddress, SchedulerView
+from app.contract import Closing, Reply, SchedulerAddress, SchedulerView
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
 from app.serving.scheduler_line import SchedulerLine
@@ -25,12 +25,10 @@ class ServeControlPlane:
     def __init__(
         self,
         scheduler: DeploymentHandle,
-        engine: DeploymentHandle,
         gateway_id: str,
         http: aiohttp.ClientSession,
     ) -> None:
         self._scheduler = scheduler
-        self._engine = engine
         self._line = SchedulerLine(self._who_leads, http, gateway_id)
 
     async def keep_line(self) -> None:
@@ -45,9 +43,6 @@ class ServeControlPlane:
 
     async def _who_leads(self) -> SchedulerAddress:
         return await _answer(self._scheduler.address.remote())
-
-    async def probe(self, replica_id: str) -> None:
-        await _answer(self._engine.probe.remote(replica_id))
 
     async def replica_gone(self, replica_id: str) -> None:
         await _answer(self._scheduler.replica_gone.remote(replica_id))
@@ -67,7 +62,5 @@ async def _answer(call: Any) -> Any:
         return await call
     except RayTaskError:
         raise  # The replica lives and has raised: the method's own error.
-    except ActorDiedError as error:
-        raise ReplicaDiedError(str(error)) from error
     except (RayError, RayServeException) as error:
         raise ConnectionError(str(error)) from error

@@ -28,8 +28,9 @@ RETRY_INTERVAL_S = 0.1
 NEWS_INTERVAL_S = 0.02
 # A scheduler that is restarting answers none of them; the next report tells it all.
 REPORT_TIMEOUT_S = 3.0
-# A lease that was granted just before the last one reaches the engine within this.
-LAST_LEASE_S = 0.5
+# Before a drained engine goes: a lease that was granted before its report may still come, and gateways may
+# have yet to read the end of the last answers and to close their tickets.
+QUIET_S = 2.0
 SCHEDULER_RESTARTS = (RayError, RayServeException, TimeoutError)
 
 
@@ -53,10 +54,6 @@ class EngineReplica:
         )
         self._reporting = asyncio.create_task(self._report_for_ever())
         self._telling = asyncio.create_task(self._tell_first_tokens())
-
-    async def probe(self, replica_id: str) -> None:
-        """Answers: a gateway has lost a connection, and asks whether the process lives. `replica_id` is for
-        the router."""
 
     async def check_health(self) -> None:
         """Raises when the engine core or a worker is dead; being busy is not being ill."""
@@ -94,8 +91,7 @@ class EngineReplica:
         self._draining = True
         with contextlib.suppress(*SCHEDULER_RESTARTS):
             await asyncio.wait_for(self._report(), REPORT_TIMEOUT_S)
-        await asyncio.sleep(LAST_LEASE_S)
-        await self._server.leases.idle.wait()
+        await self._server.leases.close(QUIET_S)
 
     async def _tell_first_tokens(self) -> None:
         while True:
@@ -116,4 +112,4 @@ class EngineReplica:
                 farewell = self._scheduler.replica_gone.remote(self._replica_id)
                 await asyncio.wait_for(farewell, REPORT_TIMEOUT_S)
         finally:
-            self._server.stop()
+            await self._server.stop()

@@ -39,6 +39,7 @@ class GatewayReplica:
     async def __init__(  # type: ignore[misc]
         self, config: ApplicationConfig, scheduler: DeploymentHandle, engine: DeploymentHandle
     ) -> None:
+        """`engine` is not called: Serve deploys what the ingress is bound to."""
         if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
             logger.warning(
                 "RAY_SERVE_ENABLE_HA_PROXY is not 1: every token passes Serve's Python proxy, which costs "
@@ -48,7 +49,7 @@ class GatewayReplica:
         gateway_id = serve.get_replica_context().replica_id.unique_id
         # One connection a running request: the scheduler bounds them.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
-        self._control = ServeControlPlane(scheduler, engine, gateway_id, self._http)
+        self._control = ServeControlPlane(scheduler, gateway_id, self._http)
         self._line = asyncio.create_task(self._control.keep_line())
         tiers = Tiers(config.flow)
         self._exchange = Exchange(

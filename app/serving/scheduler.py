@@ -169,7 +169,7 @@ class SchedulerReplica:
         self._perform(self._flow.replica_gone(replica_id, time.time()))
 
     async def replica_unroutable(self, replica_id: str) -> None:
-        """A gateway can't reach an engine that still reports: Serve is stopping or starting it."""
+        """A gateway can't reach an engine whose process has not ended."""
         self._flow.replica_unroutable(replica_id, time.time())
 
     async def view(self, metrics: bool = True) -> SchedulerView:

@@ -17,7 +17,7 @@ def test_a_lease_is_live_while_its_request_runs():
     assert (leases.ids(), len(leases)) == (frozenset(), 0)
     run = leases.attach("a", priority=2)
     assert (leases.ids(), len(leases), run.crowd, run.priority) == ({"a"}, 1, 1, 2)
-    leases.end("a", told=True)
+    leases.end("a")
     assert (leases.ids(), len(leases)) == (frozenset(), 0)
 
 
@@ -25,7 +25,7 @@ def test_a_second_request_with_the_same_lease_is_turned_away_while_the_first_run
     leases = LiveLeases()
     assert leases.attach("a", priority=0) is not None
     assert leases.attach("a", priority=0) is None
-    leases.end("a", told=True)
+    leases.end("a")
     assert leases.attach("a", priority=0) is not None
 
 
@@ -33,10 +33,10 @@ def test_leases_do_not_touch_each_other_and_an_unknown_one_can_end():
     leases = LiveLeases()
     leases.attach("a", priority=0)
     leases.attach("b", priority=0)
-    leases.end("a", told=True)
-    leases.end("never seen", told=True)
+    leases.end("a")
+    leases.end("never seen")
     assert (leases.ids(), leases.idle.is_set()) == ({"b"}, False)
-    leases.end("b", told=True)
+    leases.end("b")
     assert leases.idle.is_set()
 
 
@@ -47,31 +47,49 @@ async def test_what_a_request_used_is_told_to_who_asks_before_its_end():
     await asyncio.sleep(0)
     assert not any(one.done() for one in asking)
     run.metered.output_tokens = 5
-    leases.end("a", told=False)
+    leases.end("a")
     assert await soon(asyncio.gather(*asking)) == [run.metered, run.metered]
 
 
-async def test_what_was_not_told_with_the_answer_is_kept_for_a_while_and_told_once():
+async def test_what_was_used_is_kept_for_a_while_and_told_to_who_asks_later():
     leases = LiveLeases(BRIEF_S)
-    runs = {name: leases.attach(name, priority=0) for name in "abc"}
-    for name, told in (("a", False), ("b", True), ("c", False)):
-        leases.end(name, told=told)
-    assert await leases.used("a") is runs["a"].metered
-    assert await leases.used("a") is None
-    assert await leases.used("b") is None
-    await asyncio.sleep(2 * BRIEF_S)
-    assert await leases.used("c") is None
+    old, new = leases.attach("old", priority=0), leases.attach("new", priority=0)
+    leases.end("old")
+    assert await leases.used("old") is old.metered
+    assert await leases.used("never seen") is None
+    await asyncio.sleep(1.5 * BRIEF_S)
+    leases.end("new")
+    assert (await leases.used("old"), await leases.used("new")) == (None, new.metered)
 
 
-async def test_a_lease_that_is_used_again_is_not_forgotten_for_its_last_user():
-    leases = LiveLeases(BRIEF_S)
+async def test_what_the_last_request_under_a_lease_used_is_not_that_of_the_next():
+    leases = LiveLeases()
     leases.attach("a", priority=0)
-    leases.end("a", told=False)
-    await asyncio.sleep(BRIEF_S / 2)
+    leases.end("a")
     again = leases.attach("a", priority=0)
-    leases.end("a", told=False)
-    await asyncio.sleep(0.8 * BRIEF_S)
-    assert await leases.used("a") is again.metered
+    asking = asyncio.create_task(leases.used("a"))
+    await asyncio.sleep(0)
+    assert not asking.done()
+    leases.end("a")
+    assert await soon(asking) is again.metered
+
+
+async def test_what_drains_runs_until_nothing_has_come_for_a_while_and_then_begins_nothing():
+    leases = LiveLeases()
+    leases.attach("a", priority=0)
+    closing = asyncio.create_task(leases.close(BRIEF_S))
+    await asyncio.sleep(0)
+    assert leases.attach("b", priority=0) is not None
+    for lease_id in "ab":
+        leases.end(lease_id)
+    await asyncio.sleep(BRIEF_S / 2)
+    # It was granted before the others had ended.
+    assert leases.attach("c", priority=0) is not None
+    await asyncio.sleep(BRIEF_S)
+    assert not closing.done()
+    leases.end("c")
+    await soon(closing)
+    assert leases.attach("d", priority=0) is None
 
 
 async def test_first_tokens_are_told_once_together_and_in_order():

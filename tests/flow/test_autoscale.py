@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.flow.autoscale import Autoscaler, Decision, Load, Reason, ScalePolicy
+from app.flow.autoscale import (
+    LATENCY_WINDOW_S,
+    Autoscaler,
+    Decision,
+    Load,
+    Reason,
+    ScalePolicy,
+)
 from tests.loads import IDLE
 
+# What is late shows for the whole window, however short it was.
+LASTING_S = IDLE.start_s + LATENCY_WINDOW_S
 POLICY = ScalePolicy(
     min_replicas=1,
     max_replicas=64,
@@ -145,27 +154,27 @@ class TestLoad:
 
     def test_latency_over_its_promise_asks_for_more_once_it_has_lasted_a_start(self):
         run = settled(4, 3.0)
-        assert run.see(3.0, IDLE.start_s, ttft_over_slo=1.08).target == 4
+        assert run.see(3.0, LASTING_S, ttft_over_slo=1.08).target == 4
         decision = run.see(3.0, ttft_over_slo=1.08)
         assert (decision.target, decision.reason) == (5, Reason.LATENCY)
 
     def test_slow_tokens_are_latency_too(self):
-        assert settled(4, 3.0).see(3.0, IDLE.start_s + 1, tpot_over_slo=9.0).target == 8
+        assert settled(4, 3.0).see(3.0, LASTING_S + 1, tpot_over_slo=9.0).target == 8
 
     def test_a_burst_that_is_over_before_an_engine_could_come_asks_for_none(self):
         run = settled(4, 3.0)
         for _ in range(5):
-            run.see(3.0, IDLE.start_s - 1, ttft_over_slo=9.0)
+            run.see(3.0, LASTING_S - 1, ttft_over_slo=9.0)
             run.see(3.0, ttft_over_slo=0.1)
         assert not run.changes
 
     def test_latency_within_its_promise_asks_for_nothing(self):
         within = {"ttft_over_slo": 0.9, "tpot_over_slo": 0.1}
-        assert settled(4, 3.0).see(3.0, 2 * IDLE.start_s, **within).reason is Reason.STEADY
+        assert settled(4, 3.0).see(3.0, 2 * LASTING_S, **within).reason is Reason.STEADY
 
     def test_latency_of_those_that_run_is_answered_once(self):
         run = settled(5, 3.9)
-        for _ in range(round(2 * IDLE.start_s)):
+        for _ in range(round(2 * LASTING_S)):
             run.now_s += 1.0
             decision = run.autoscaler.decide(load(3.9, 4, starting=1, ttft_over_slo=1.08), run.now_s)
         assert decision.target == 5

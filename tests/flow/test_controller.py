@@ -177,6 +177,18 @@ def test_a_draining_replica_keeps_its_leases_and_gets_no_new_ones():
     assert flow.snapshot(1.0).in_flight_by_replica == {"r": 1, "s": 2}
 
 
+def test_what_waits_for_the_successor_of_an_engine_that_drains_waits_on():
+    flow = controller("r")
+    submit(flow, "a")
+    submit(flow, "b", at_s=1.0)
+    report(flow, "r", "a", at_s=1.0, draining=True)
+    assert submit(flow, "c", at_s=1.5) == []
+    assert flow.tick(2.0) == []
+    # An application that sleeps otherwise has to be woken by what waits.
+    assert flow.asleep(2.0)
+    assert report(flow, "s", at_s=2.5) == [granted("b", "s", queue_wait_s=1.5)]
+
+
 def test_the_death_of_a_replica_ends_its_leases_and_leaves_the_queue_to_the_others():
     flow = controller("r", "s")
     for name in "abc":

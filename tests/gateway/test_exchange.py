@@ -132,9 +132,9 @@ class NotingControlPlane(FakeControlPlane):
         super().__init__(*script)
         self.seen: list[str | None] = []
 
-    async def probe(self, replica_id):
+    async def replica_unroutable(self, replica_id):
         self.seen.append(client.get())
-        await super().probe(replica_id)
+        await super().replica_unroutable(replica_id)
 
     async def close(self, ticket_id, outcome, usage):
         self.seen.append(client.get())
@@ -250,7 +250,7 @@ async def test_a_port_where_nobody_listens_is_a_lost_engine(engine):
         answering = asyncio.create_task(drained(exchange, WHOLE))
         (await engine.next_request()).answer(200, b"{}")
         assert await soon(answering) == b"{}"
-        assert control.unroutable == ["dead"]
+        assert (control.gone, control.unroutable) == (["dead"], [])
 
 
 async def test_an_engine_without_the_lease_is_unroutable_and_another_is_asked(engine):
@@ -390,26 +390,27 @@ async def test_an_engine_that_falls_silent_mid_stream_is_lost(engine):
         assert (await control.next_close()).outcome is Outcome.FAILED
 
 
-@pytest.mark.parametrize(
-    ("fate", "gone", "unroutable"),
-    [
-        ("dead", ["engine-1"], []),
-        ("unreachable", [], ["engine-1"]),
-        ("silent", [], ["engine-1"]),
-        ("alive", [], ["engine-1"]),
-    ],
-)
-async def test_a_replica_that_was_lost_is_gone_or_unroutable(engine, monkeypatch, fate, gone, unroutable):
-    monkeypatch.setattr("app.gateway.exchange.PROBE_TIMEOUT_S", BRIEF_S)
+async def test_an_engine_that_still_listens_when_it_was_lost_is_unroutable(engine):
     control = FakeControlPlane(engine.grant, engine.grant)
-    if fate != "alive":
-        getattr(control, fate).add("engine-1")
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, WHOLE))
         (await engine.next_request()).break_connection()
         (await engine.next_request()).answer(200, b"{}")
         await soon(answering)
-    assert (control.gone, control.unroutable) == (gone, unroutable)
+    assert (control.gone, control.unroutable) == ([], ["engine-1"])
+
+
+@pytest.mark.parametrize("error", [OSError("no route to host"), TimeoutError()])
+async def test_an_engine_whose_machine_does_not_answer_is_unroutable(monkeypatch, error):
+    async def connect(host, port):
+        raise error
+
+    monkeypatch.setattr("asyncio.open_connection", connect)
+    control = FakeControlPlane(NOBODY_THERE, FULL)
+    async with exchange_over(control) as exchange:
+        with pytest.raises(ApiError, match="429"):
+            await soon(drained(exchange, WHOLE))
+    assert (control.gone, control.unroutable) == ([], ["dead"])
 
 
 @pytest.mark.parametrize("tells", [True, False])
@@ -425,7 +426,7 @@ async def test_an_answer_that_ends_without_what_it_used_is_asked_for_it(engine, 
         assert await soon(answering) == b"{}"
         usage = Usage(3, 5) if tells else None
         assert await control.next_close() == Closed(ticket_id, Outcome.COMPLETED, usage)
-    assert control.probed == []
+    assert control.unroutable == []
 
 
 async def test_an_engine_that_does_not_say_what_was_used_is_waited_for_within_a_bound(engine, monkeypatch):
@@ -437,7 +438,7 @@ async def test_an_engine_that_does_not_say_what_was_used_is_waited_for_within_a_
         await engine.next_request()
         await _leave(answering)
         assert await control.next_close() == Closed(control.tickets[0].ticket_id, Outcome.CANCELLED, None)
-    assert control.probed == []
+    assert control.unroutable == []
 
 
 async def test_an_engine_that_dies_before_it_has_said_what_was_used_is_lost(engine):
@@ -451,15 +452,23 @@ async def test_an_engine_that_dies_before_it_has_said_what_was_used_is_lost(engi
     assert control.unroutable == ["engine-1"]
 
 
-async def test_the_scheduler_knows_that_an_engine_has_died_before_another_is_asked_for(engine):
-    control = FakeControlPlane(engine.grant, Refusal(Outcome.EVICTED_NO_ENGINE, 3))
-    control.dead = {"engine-1"}
+async def test_the_scheduler_knows_that_an_engine_has_died_before_another_is_asked_for():
+    control = FakeControlPlane(NOBODY_THERE, Refusal(Outcome.EVICTED_NO_ENGINE, 3))
+    async with exchange_over(control) as exchange:
+        with pytest.raises(ApiError, match="503 evicted_no_engine"):
+            await soon(drained(exchange, WHOLE))
+        assert control.gone == ["dead"]
+
+
+async def test_a_lease_that_is_taken_back_at_the_last_attempt_leaves_no_ticket_behind(engine):
+    control = FakeControlPlane(*[NOBODY_THERE] * (ENGINE_ATTEMPTS - 1), engine.grant)
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, WHOLE))
-        (await engine.next_request()).break_connection()
-        with pytest.raises(ApiError, match="503 evicted_no_engine"):
+        (await engine.next_request()).answer(REVOKED_STATUS, b"{}")
+        with pytest.raises(ApiError, match="503 engine_lost"):
             await soon(answering)
-    assert (control.gone, control.unroutable) == (["engine-1"], [])
+        closes = [await control.next_close() for _ in range(ENGINE_ATTEMPTS)]
+    assert closes[-1] == Closed(control.tickets[-1].ticket_id, Outcome.CANCELLED, None)
 
 
 async def test_the_engines_refusal_is_retold_and_counts_as_an_answer(engine):
