@@ -103,7 +103,7 @@ class EngineServer:
         return not stalled and not self._engine.errored and not self._serving.done()
 
     async def stop(self) -> None:
-        """Ends the listener, the engine core and its workers; what a slow reader has yet to take is sent before."""
+        """Ends the listener, once slow readers have taken what is theirs, the engine core and its workers."""
         self._server.should_exit = True
         await asyncio.wait({self._serving}, timeout=FLUSH_TIMEOUT_S)
         self._engine.shutdown(timeout=0)
