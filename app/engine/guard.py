@@ -73,20 +73,19 @@ class Guard:
             await self._app(scope, receive, send)
         elif path in LEASED_PATHS and method == "POST":
             await self._run(headers, scope, receive, send)
-        elif path is not None and path.startswith(LEASES_PATH) and method in ("DELETE", "GET"):
-            await self._tell(method, path.removeprefix(LEASES_PATH), send)
+        elif path is not None and path.startswith(LEASES_PATH) and method == "DELETE":
+            revoked = self._leases.revoke(path.removeprefix(LEASES_PATH))
+            await _respond(send, 200 if revoked else 404, {"revoked": revoked})
+        elif path is not None and path.startswith(LEASES_PATH) and method == "GET":
+            await self._tell_used(path.removeprefix(LEASES_PATH), send)
         else:
             await _refuse(send, 404, "no such path")
 
     def _knows(self, secret: bytes) -> bool:
         return hmac.compare_digest(secret, self._secret)
 
-    async def _tell(self, method: str, lease_id: str, send: Send) -> None:
-        """Takes a lease back, or waits for its end and tells what it used."""
-        if method == "DELETE":
-            revoked = self._leases.revoke(lease_id)
-            await _respond(send, 200 if revoked else 404, {"revoked": revoked})
-            return
+    async def _tell_used(self, lease_id: str, send: Send) -> None:
+        """Waits for the end of the request."""
         metered = await self._leases.used(lease_id)
         if metered is None:
             await _refuse(send, 404, "no such lease")

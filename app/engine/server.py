@@ -28,15 +28,17 @@ logger = logging.getLogger("ray.serve")
 # Connections that a gateway keeps open; it holds one a running request.
 LISTEN_BACKLOG = 2048
 KEEP_ALIVE_S = 120
-# As long as a gateway waits for a client that reads nothing (`gateway.reader_stall_s`).
-FLUSH_TIMEOUT_S = 30.0
 
 
 class EngineServer:
     """A started engine. `port` listens on `host`, `secret` opens it, `vitals` tell its state."""
 
-    def __init__(self, engine: Any, app: Any, vitals: Any, host: str, stall_s: float) -> None:
+    def __init__(
+        self, engine: Any, app: Any, vitals: Any, host: str, stall_s: float, reader_stall_s: float
+    ) -> None:
         self._engine = engine
+        # As long as a gateway waits for a client that reads nothing.
+        self._flush_timeout_s = reader_stall_s
         self.vitals = vitals
         self._stall = StallWatch(stall_s)
         self.leases = LiveLeases()
@@ -93,7 +95,7 @@ class EngineServer:
         app.add_route(RANKS_PATH, RankStates(engine).answer)
         phases.end("application")
         logger.info("The engine has started in %s.", phases)
-        return cls(engine, app, vitals, host, config.engine.stall_s)
+        return cls(engine, app, vitals, host, config.engine.stall_s, config.gateway.reader_stall_s)
 
     @property
     def healthy(self) -> bool:
@@ -105,7 +107,7 @@ class EngineServer:
     async def stop(self) -> None:
         """Ends the listener, once slow readers have taken what is theirs, the engine core and its workers."""
         self._server.should_exit = True
-        await asyncio.wait({self._serving}, timeout=FLUSH_TIMEOUT_S)
+        await asyncio.wait({self._serving}, timeout=self._flush_timeout_s)
         self._engine.shutdown(timeout=0)
 
     def kill(self) -> None:

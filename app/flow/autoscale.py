@@ -210,8 +210,8 @@ class Autoscaler:
         late = max((share for _, share in load.drain_over_budget), default=0.0)
         if late > 1.0 and lasts:
             asked.append((_up(load.running * min(late, 2.0)), Reason.DRAIN))
-        slow_s = 0.0 if self._slow_since_s is None else now_s - self._slow_since_s - LATENCY_WINDOW_S
-        if slow_s >= max(load.start_s, SLACK):
+        slow_s = self._slow_since_s
+        if slow_s is not None and now_s - slow_s >= LATENCY_WINDOW_S + load.start_s:
             asked.append((_up(load.running * min(load.over_slo / policy.latency_high, 2.0)), Reason.LATENCY))
         if load.kv_use is not None and load.kv_use > policy.kv_high:
             asked.append((_up(load.running * load.kv_use / policy.use_high), Reason.KV_CACHE))

@@ -124,9 +124,9 @@ class ReplicaPool:
 
     def without_engine(self, now_s: float) -> bool:
         """Nobody may wait: it sleeps, and none is there that drains, which has a successor."""
-        if not self.asleep(now_s):
-            return False
-        return not any(not one.gone and self.fresh(one, now_s) for one in self.replicas.values())
+        return self.asleep(now_s) and all(
+            one.gone or not self.fresh(one, now_s) for one in self.replicas.values()
+        )
 
     def fresh(self, replica: Replica, now_s: float) -> bool:
         return now_s - replica.seen_s <= self._limits.replica_ttl_s
