@@ -2,6 +2,9 @@
 
 A lease runs one request at a time; what that used is told with the end of its answer (app/used.py).
 
+A request that vLLM refuses once its stream has begun gets the status of that refusal: nothing of the answer
+has been said yet.
+
 An engine that dies says so in one way only: before the head of an answer by a status of its own, after it by
 a connection that breaks. vLLM's own word for it, an event in a stream that ends in order, never leaves.
 """
@@ -36,6 +39,9 @@ from app.tracing import TRACEPARENT, record
 # Paths behind the door that only read, and take no lease.
 OBSERVED_PATHS = frozenset({"/metrics", RANKS_PATH})
 _USED = used.USED_HEADER.encode()
+# How vLLM begins the events of chats and completions, and the one that says that it can't go on.
+_EVENT = b"data: "
+_ERROR_EVENT = _EVENT + b'{"error": '
 # The rank of a class: there are never a thousand.
 MAX_PRIORITY_DIGITS = 3
 # The request that the current task serves (app/engine/metering.py counts for it).
@@ -134,7 +140,7 @@ class _Revocable:
         self._receive = receive
         self._send = send
         self._head: Message | None = None
-        self._streams = False
+        self._streams = self._refused = False
         self.begun = False
 
     async def receive(self) -> Message:
@@ -148,15 +154,19 @@ class _Revocable:
             revoked.cancel()
 
     async def send(self, message: Message) -> None:
-        if self._run.withheld:
+        # After a refusal vLLM says that its stream has ended.
+        if self._run.withheld or self._refused:
             return
         if message["type"] == "http.response.start":
             self._head = message
             return
+        head, self._head = self._head, None
+        if head is not None and (refusal := _refusal(head, message)) is not None:
+            self._refused = True
+            head, message = refusal
         last = not message.get("more_body", False)
-        if self._head is not None:
+        if head is not None:
             self._run.answers()
-            head, self._head = self._head, None
             self.begun = True
             self._streams = _is_stream(head)
             if last and not self._streams:
@@ -170,6 +180,16 @@ class _Revocable:
 def _is_stream(head: Message) -> bool:
     kind: bytes = dict(head["headers"]).get(b"content-type", b"")
     return kind.startswith(b"text/event-stream")
+
+
+def _refusal(head: Message, first: Message) -> tuple[Message, Message] | None:
+    """Head and body of a whole answer, where the first event of a stream is an error."""
+    event: bytes = first.get("body", b"")
+    if not (_is_stream(head) and event.startswith(_ERROR_EVENT)):
+        return None
+    body = event.removeprefix(_EVENT).partition(b"\n")[0]
+    status = json.loads(body)["error"].get("code")
+    return _whole(status if status in range(400, 600) else 500, body)
 
 
 def _path(scope: Scope) -> str | None:
@@ -195,6 +215,11 @@ async def _respond(send: Send, status: int, content: dict[str, object]) -> None:
 
 
 async def _send_whole(send: Send, status: int, body: bytes) -> None:
+    for message in _whole(status, body):
+        await send(message)
+
+
+def _whole(status: int, body: bytes) -> tuple[Message, Message]:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    head = {"type": "http.response.start", "status": status, "headers": headers}
+    return head, {"type": "http.response.body", "body": body}

@@ -31,6 +31,14 @@ _ERROR = {
 }
 # What a client may be answered instead; which code means what is in README.md.
 _REFUSALS = ("400", "401", "403", "404", "405", "408", "413", "429", "431", "500", "503")
+# Fields that may hold token ids.
+_PROMPTS = {"prompt", "input"}
+# What a client reads of each event; only responses name theirs.
+_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
+}
 _STREAMED = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
 
 
@@ -79,6 +87,18 @@ def _bound(schema: dict[str, Any], window: Window) -> None:
         strings = _kind(properties["stop"], "array")
         strings["maxItems"], strings["items"]["maxLength"] = limits.max_stop_strings, limits.max_stop_chars
     _kind(properties["n"], "integer")["maximum"] = limits.max_choices
+    if window.counter is not None:
+        for name in _PROMPTS & properties.keys():
+            _bound_tokens(properties[name], window.counter.vocabulary - 1)
+
+
+def _bound_tokens(schema: dict[str, Any], greatest: int) -> None:
+    """The integers of a prompt, however deep, are token ids."""
+    if schema.get("type") == "integer":
+        schema["maximum"] = greatest
+    inner = [schema["items"]] if "items" in schema else schema.get("anyOf", [])
+    for one in inner:
+        _bound_tokens(one, greatest)
 
 
 def _kind(property_: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -90,7 +110,7 @@ def _kind(property_: dict[str, Any], kind: str) -> dict[str, Any]:
 def _operation(path: str, model: type[Fields]) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if path in _STREAMED:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": _EVENT}
     body = {"required": True, "content": {"application/json": {"schema": {"$ref": _REF + model.__name__}}}}
     return {
         "operationId": path.strip("/").replace("/", "_"),

@@ -165,7 +165,9 @@ def _output_bound(fields: Fields) -> int:
 def _parts(fields: Fields, window: Window) -> list[Part]:
     """All texts of a prompt, counted, in order."""
     field, values = _prompt(fields)
-    return [part_of(_encodable(field, value), window.counter, window.max_model_len) for value in values]
+    for value in values:
+        _check_encodable(field, value, window.counter)
+    return [part_of(value, window.counter, window.max_model_len) for value in values]
 
 
 def _prompt(fields: Fields) -> tuple[str, list[str | list[int]]]:
@@ -192,14 +194,22 @@ def _texts(content: object) -> Iterator[str]:
                 yield from _texts(part.get("text") or part.get("content"))
 
 
-def _encodable(field: str, prompt: str | list[int]) -> str | list[int]:
+def _check_encodable(field: str, prompt: str | list[int], counter: TokenCounter | None) -> None:
+    if isinstance(prompt, list):
+        _check_tokens(field, prompt, counter)
+        return
     try:
-        if isinstance(prompt, str):
-            prompt.encode()
+        prompt.encode()
     except UnicodeEncodeError as error:
         character = prompt[error.start : error.end]
         raise invalid(field, character, "is half of a surrogate pair, not a character") from None
-    return prompt
+
+
+def _check_tokens(field: str, ids: list[int], counter: TokenCounter | None) -> None:
+    if min(ids) < 0:
+        raise invalid(field, min(ids), "is no token id: the least is 0")
+    if counter is not None and max(ids) >= counter.vocabulary:
+        raise invalid(field, max(ids), f"is no token id: the greatest is {counter.vocabulary - 1}")
 
 
 def _decoded(body: bytes, limits: RequestLimits) -> dict[str, Any]:
@@ -275,8 +285,6 @@ def _prompts(field: str, value: object) -> list[str | list[int]]:
             raise invalid(field, prompt, "is neither a text nor a list of token ids", "invalid_type")
         if not prompt:
             raise invalid(field, prompt, "is empty")
-        if not isinstance(prompt, str) and min(prompt) < 0:
-            raise invalid(field, min(prompt), "is no token id: the least is 0")
     return prompts
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -14,18 +16,25 @@ COUNTED_BYTES_PER_TOKEN = 16
 class TokenCounter:
     """Counts without special tokens: never more than the engine will count."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, model_vocabulary: int = 0) -> None:
         self._tokenizer = tokenizer
+        # Token ids are less. A model may have more of them than texts have, and the other way about.
+        self.vocabulary = max(tokenizer.get_vocab_size(), model_vocabulary)
 
     @classmethod
-    def from_file(cls, path: Path) -> TokenCounter:
-        """Reads a `tokenizer.json`. OSError when there is none."""
-        if not path.is_file():
-            raise FileNotFoundError(path)
-        return cls(Tokenizer.from_file(str(path)))
+    def from_files(cls, tokenizer: Path, config: Path) -> TokenCounter:
+        """Reads a `tokenizer.json` and a `config.json`. OSError when there is none."""
+        if not tokenizer.is_file():
+            raise FileNotFoundError(tokenizer)
+        return cls(Tokenizer.from_file(str(tokenizer)), _vocabulary(json.loads(config.read_text())))
 
     def ids(self, text: str, window: int) -> list[int]:
         """The tokens of `text`, all of them up to about twice the window."""
         counted = text[: window * COUNTED_BYTES_PER_TOKEN]
         ids: list[int] = self._tokenizer.encode(counted, add_special_tokens=False).ids
         return ids
+
+
+def _vocabulary(config: dict[str, Any]) -> int:
+    """Models of more than text keep what is of the text apart."""
+    return int(config.get("text_config", config).get("vocab_size", 0))

@@ -120,7 +120,9 @@ def key_ring(config: ApplicationConfig) -> KeyRing:
 def _token_counter(source: str) -> TokenCounter | None:
     """None where the tokenizer can't be had here: then only the engine checks the length of a prompt."""
     try:
-        return TokenCounter.from_file(models.tokenizer_file(source))
+        return TokenCounter.from_files(
+            models.model_file(source, "tokenizer.json"), models.model_file(source, "config.json")
+        )
     except OSError as error:
         logger.warning("Prompts are not counted before the engine: %s", error)
         return None

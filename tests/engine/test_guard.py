@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 
 import httpx
@@ -35,7 +36,9 @@ class Inside:
     def __init__(self) -> None:
         self.reached: list[str] = []
         self.priorities: list[int] = []
-        self.fails = self.stumbles = self.streams = False
+        self.fails = self.stumbles = False
+        # The events of a stream.
+        self.streams: tuple[bytes, ...] = ()
         # As vLLM does when its core dies: an event that says so, and a stream that ends in order.
         self.dies_after: int | None = None
         # As vLLM does, it says the head of a stream before it has a token, and stops when its client leaves.
@@ -54,7 +57,7 @@ class Inside:
             kind = [(b"content-type", b"text/event-stream; charset=utf-8")] if self.streams else []
             await send({"type": "http.response.start", "status": 200, "headers": kind})
             if self.streams:
-                for event in (b"data: 1\n\n", b"data: 2\n\n"):
+                for event in self.streams:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
                 await send({"type": "http.response.body"})
             elif self.dies_after is not None:
@@ -126,12 +129,32 @@ async def test_a_request_with_the_secret_and_a_lease_runs_and_tells_what_it_used
 
 
 async def test_a_stream_tells_what_it_used_after_its_last_event(door):
-    door.inside.streams = True
+    door.inside.streams = (b"data: 1\n\n", b"data: 2\n\n")
     response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
     end = used.StreamEnd()
     assert end.events(response.content) == b"data: 1\n\ndata: 2\n\n"
     assert end.used.output_tokens == 5
     assert used.USED_HEADER not in response.headers
+
+
+def error_event(code: object) -> bytes:
+    return b"data: " + json.dumps({"error": {"message": "no", "code": code}}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(("code", "status"), [(400, 400), (501, 501), (200, 500), ("x", 500), (None, 500)])
+async def test_a_stream_that_begins_with_an_error_is_a_refusal(door, code, status):
+    door.inside.streams = (error_event(code), b"data: [DONE]\n\n")
+    response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    assert (response.status_code, response.json()) == (status, {"error": {"message": "no", "code": code}})
+    assert response.headers["content-type"] == "application/json"
+    assert used.from_text(response.headers[used.USED_HEADER]).output_tokens == 5
+
+
+async def test_an_error_in_mid_stream_stays_an_event(door):
+    door.inside.streams = (b"data: 1\n\n", error_event(500))
+    response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    assert response.status_code == 200
+    assert response.content.startswith(b"data: 1\n\n" + error_event(500))
 
 
 async def test_what_a_request_used_that_fails_can_be_asked_for(door):

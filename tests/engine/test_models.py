@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from app.engine.models import prepare, smollm2, tiny, tokenizer_file
+from app.engine.models import model_file, prepare, smollm2, tiny
 from app.engine.models.cache import MANIFEST, Recipe, make_once, sha256
 
 TINY = "embedded:tiny-llama"
@@ -53,7 +53,7 @@ def test_tiny_llama_is_the_same_to_the_byte_each_time(tiny_folder: Path, tmp_pat
 
 
 def test_tiny_llama_encodes_any_text_and_forbids_what_a_stream_would_not_show(tiny_folder: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(tokenizer_file(TINY, cache=tiny_folder.parent)))
+    tokenizer = Tokenizer.from_file(str(model_file(TINY, "tokenizer.json", cache=tiny_folder.parent)))
     text = "Was kostet das? 東京 🚆\n"
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
     invisible = set(tiny.invisible_tokens(tokenizer))

@@ -33,14 +33,11 @@ MINIMAL = {
 }
 
 
-def words() -> TokenCounter:
-    """A tokenizer whose tokens are words: a text of 40 words has 40 tokens."""
-    tokenizer = Tokenizer(models.WordLevel({"word": 0, "?": 1}, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return TokenCounter(tokenizer)
-
-
-COUNTING = window(words())
+VOCABULARY = 100
+# Its tokens are words: a text of 40 words has 40 tokens.
+TOKENIZER = Tokenizer(models.WordLevel({"word": 0, "?": 1}, unk_token="?"))
+TOKENIZER.pre_tokenizer = pre_tokenizers.Whitespace()
+COUNTING = window(TokenCounter(TOKENIZER, VOCABULARY))
 
 
 def parse(path: str, body: bytes, window: Window) -> Request:
@@ -136,6 +133,15 @@ def test_a_token_id_is_not_negative(path, field, value):
     error = refusal(path, encoded(path, **{field: value}))
     assert (error.status, error.param) == (400, field)
     assert error.message.endswith("is no token id: the least is 0")
+
+
+@pytest.mark.parametrize(("value", "shown"), [([VOCABULARY], VOCABULARY), ([[0], [1, 436527743]], 436527743)])
+@pytest.mark.parametrize(("path", "field"), [(COMPLETIONS, "prompt"), (EMBEDDINGS, "input")])
+def test_a_token_id_is_in_the_vocabulary_where_that_is_known(path, field, value, shown):
+    error = refusal(path, encoded(path, **{field: value}), COUNTING)
+    assert (error.status, error.param) == (400, field)
+    assert error.message == f"{field}: {shown} is no token id: the greatest is 99"
+    assert parse(path, encoded(path, **{field: value}), WINDOW)
 
 
 @pytest.mark.parametrize("value", [3, None, True, {"a": 1}, [1, True], [1, "Hi"], [[]], [[1], [None]]])
@@ -311,7 +317,18 @@ def test_a_text_far_beyond_the_window_is_refused_by_its_first_part():
 
 def test_a_tokenizer_that_is_not_there_is_an_oserror(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
-        TokenCounter.from_file(tmp_path / "tokenizer.json")
+        TokenCounter.from_files(tmp_path / "tokenizer.json", tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("config", "vocabulary"),
+    [({"vocab_size": 1}, 2), ({"vocab_size": 9}, 9), ({"text_config": {"vocab_size": 9}}, 9), ({}, 2)],
+)
+def test_the_vocabulary_is_the_larger_of_the_models_and_the_tokenizers(tmp_path, config, vocabulary):
+    tokenizer, settings = tmp_path / "tokenizer.json", tmp_path / "config.json"
+    TOKENIZER.save(str(tokenizer))
+    settings.write_text(json.dumps(config))
+    assert TokenCounter.from_files(tokenizer, settings).vocabulary == vocabulary
 
 
 def ticket_of(path: str, window: Window = COUNTING, **fields: object) -> Ticket:

@@ -376,6 +376,8 @@ class TestDeath:
                 seen += text
         last = [line for line in seen.splitlines() if line.startswith("data: ")][-1]
         assert "error" in json.loads(last.removeprefix("data: "))
+        # The client hears of it first.
+        wait_until(lambda: app.metric("promiseserve_replicas_ready") == 0, 10, "dead engines out of service")
 
     def test_killed_replicas_leave_no_process_and_come_back(self, app: Cluster):
         wait_until(lambda: app.is_ready(), 180, "ready again", 0.5)

@@ -37,11 +37,12 @@ def prepare(
     return str(make_once(EMBEDDED[source], cache or cache_root(), verify=verify, progress=progress))
 
 
-def tokenizer_file(source: str, *, cache: Path | None = None) -> Path:
-    """The model's `tokenizer.json`, downloaded for a Hugging Face id. Raises OSError where there is none."""
+def model_file(source: str, name: str, *, cache: Path | None = None) -> Path:
+    """One of the model's files, as `tokenizer.json`; downloaded for a Hugging Face id. Raises OSError where
+    it can't be had."""
     folder = Path(prepare(source, cache=cache))
     if folder.is_dir():
-        return folder / "tokenizer.json"
+        return folder / name
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(source, "tokenizer.json"))
+    return Path(hf_hub_download(source, name))
