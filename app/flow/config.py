@@ -44,8 +44,8 @@ class ClassPolicy:
     # Promise for the last token, if there is one.
     deadline_s: float | None = None
     # Places that it leaves free for more urgent classes, in square roots of the places that these hold on
-    # average: chance takes so many more (square-root staffing, Halfin and Whitt, 1981). Nothing while they
-    # ask for nothing.
+    # average: chance takes so many more (square-root staffing, Halfin and Whitt, 1981). Fewer while places
+    # fall free in time for them and no queue stands; nothing while they ask for nothing.
     reserve_roots: float = 0.0
     # Share of requests for which its promises are to be kept: they are stated as P99s.
     objective: float = 0.99

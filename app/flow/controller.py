@@ -176,9 +176,7 @@ class FlowController:
         self._doors.standing.update(now_s)
         self._pool.forget(now_s)
         self._pool.count(now_s)
-        for queue in self._queue.classes:
-            urgent_places = self._predictor.urgent_places(queue.rank, now_s)
-            queue.reserve = queue.policy.reserve(self._pool.places, urgent_places)
+        self._doors.keep_free(now_s)
         for held in self._leases.unseen_since(now_s - self._limits.lease_ttl_s):
             self._end_lease(held, Outcome.LEASE_EXPIRED, None, now_s)
         actions = self._dispatch(now_s)

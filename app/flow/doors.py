@@ -10,6 +10,9 @@ Then nobody waits whom the fair order could choose, so the tenant's counter deci
 the level of those that were refused needs one place more than its class leaves to others, and each typical
 request by which it is ahead of (behind) that level takes one place more (less).
 
+A class leaves places free for more urgent ones. Until a queue stands it need not leave what falls free in time
+for them: else a load just below the capacity would wait beside empty engines.
+
 Where not all can be served, more are if the short go first (Smith's rule: least work for each promise). A
 request dearer than its own tenant's mean needs more places, a cheaper one fewer: no tenant gains a share by
 it, and a tenant of long requests alone is served as ever. A dear one that is refused may still be given a
@@ -19,6 +22,7 @@ time to return.
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 from app.flow.admission import Predictor
 from app.flow.config import AdmissionPolicy, FlowConfig
@@ -28,6 +32,8 @@ from app.flow.replicas import ReplicaPool
 
 # A class, or tenant, that was refused this recently still wants.
 WANTED_S = 10.0
+# Of a budget: the engine needs the rest, and a longer wait is hard to predict.
+WAIT_SHARE = 0.1
 # However far behind a tenant is, this part of what its class leaves to others is not touched.
 UNTOUCHED_SHARE = 0.5
 
@@ -65,6 +71,20 @@ class Doors:
         self._weight = config.admission.standing_weight
         self._thrift_roots = config.admission.thrift_roots
         self._predictor = predictor
+        # By rank: the shortest promise of the more urgent classes.
+        self._urgent_budget_s = [math.inf, *accumulate((one.ttft_budget_s for one in config.classes), min)]
+
+    def keep_free(self, now_s: float) -> None:
+        """How many places each class leaves to more urgent ones, until the next tick."""
+        for queue in self._queue.classes:
+            urgent_places = self._predictor.urgent_places(queue.rank, now_s)
+            reserve = queue.policy.reserve(self._pool.places, urgent_places)
+            queue.reserve = max(0.0, reserve - self._free_soon(queue.rank))
+
+    def _free_soon(self, rank: int) -> float:
+        """Places that fall free in time for more urgent requests, while nothing stands in their way."""
+        wait_s = WAIT_SHARE * self._urgent_budget_s[rank] - self.standing.value_s
+        return max(0.0, wait_s) * self._predictor.total_rate_per_s()
 
     def arrived(self, entry: Entry, now_s: float) -> bool:
         """Takes note of a newcomer; whether it has a place without waiting."""

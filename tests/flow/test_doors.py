@@ -22,13 +22,23 @@ STANDARD_LEAVES, BATCH_LEAVES = 14, 21
 
 
 class Load:
-    """One engine of a hundred places under a stream of requests; the demand of urgent ones is given."""
+    """One engine of a hundred places under a stream of requests; the demand of urgent ones is given.
 
-    def __init__(self, urgent_places: tuple[float, ...] | None = URGENT_PLACES, **changes: object) -> None:
+    Unless `turnover` nothing counts that falls free in time for them.
+    """
+
+    def __init__(
+        self,
+        urgent_places: tuple[float, ...] | None = URGENT_PLACES,
+        turnover: bool = False,
+        **changes: object,
+    ) -> None:
         config = FlowConfig(admission=replace(AdmissionPolicy(), **changes))
         self.flow = FlowController(LIMITS, config, lambda: 0.0)
         if urgent_places is not None:
             self.flow._predictor.urgent_places = lambda rank, now_s: urgent_places[rank]
+        if not turnover:
+            self.flow._doors._free_soon = lambda rank: 0.0
         self.now_s = 0.0
         self.flow.report(ReplicaReport("r", frozenset()), 0.0)
         self.flow.tick(0.0)
@@ -102,6 +112,27 @@ def test_what_is_left_follows_what_the_urgent_hold():
         if tick == 50:
             assert 2.0 * 10 > load.flow._queue.classes[1].reserve > 1
     assert load.flow._queue.classes[1].reserve == 0
+
+
+def test_less_is_left_where_places_fall_free_in_time():
+    """A tenth of interactive's two seconds; of the hundred places five fall free in it."""
+    load = Load(turnover=True, initial_service_s=4.0)
+    assert [queue.reserve for queue in load.flow._queue.classes] == [
+        0.0,
+        pytest.approx(2.0 * 49.5**0.5 - 5.0),
+        pytest.approx(2.3 * 84.0**0.5 - 5.0),
+    ]
+
+
+def test_all_is_left_once_a_queue_stands():
+    load = Load(turnover=True, initial_service_s=4.0)
+    load.overload(5.0)
+    assert load.flow._queue.classes[2].reserve == pytest.approx(2.3 * 84.0**0.5)
+
+
+def test_nothing_is_left_where_more_falls_free_in_time():
+    load = Load(turnover=True, initial_service_s=0.5)
+    assert [queue.reserve for queue in load.flow._queue.classes] == [0.0, 0.0, 0.0]
 
 
 def test_batch_leaves_more_than_standard():

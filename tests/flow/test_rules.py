@@ -18,7 +18,7 @@ from app.flow.config import AdmissionPolicy, ClassPolicy, FlowConfig, Limits, Te
 from app.flow.controller import FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
-from app.flow.replicas import FIRST_BAR_S
+from app.flow.replicas import FIRST_BAR_S, MAX_BAR_S
 from app.flow.ticket import (
     Action,
     EngineMetrics,
@@ -208,9 +208,16 @@ class FlowRules(RuleBasedStateMachine):
 
     @rule(replica_id=REPLICAS)
     def unroutable(self, replica_id: str) -> None:
-        if replica_id in self.replicas:
-            self.replicas[replica_id].barred_until_s = self.now_s + FIRST_BAR_S
         self.flow.replica_unroutable(replica_id, self.now_s)
+        replica = self.replicas.get(replica_id)
+        if replica is None:
+            return
+        before_s = replica.barred_until_s
+        replica.barred_until_s = self.flow._pool.replicas[replica_id].barred_until_s
+        if self.now_s < before_s:
+            assert replica.barred_until_s == before_s, "calls that fail together count once"
+        else:
+            assert FIRST_BAR_S - 1e-6 <= replica.barred_until_s - self.now_s <= MAX_BAR_S + 1e-6
 
     @rule(replica_id=REPLICAS, delay_s=st.sampled_from([-1.0, 1.0, 20.0]))
     def starting(self, replica_id: str, delay_s: float) -> None:
