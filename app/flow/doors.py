@@ -10,8 +10,8 @@ Then nobody waits whom the fair order could choose, so the tenant's counter deci
 the level of those that were refused needs one place more than its class leaves to others, and each typical
 request by which it is ahead of (behind) that level takes one place more (less).
 
-A class leaves places free for more urgent ones. Until a queue stands it need not leave what falls free in time
-for them: else a load just below the capacity would wait beside empty engines.
+A class leaves places free for more urgent ones. Until a queue stands it need not leave what falls free in
+time for them: else a load just below the capacity would wait beside empty engines.
 
 Where not all can be served, more are if the short go first (Smith's rule: least work for each promise). A
 request dearer than its own tenant's mean needs more places, a cheaper one fewer: no tenant gains a share by
