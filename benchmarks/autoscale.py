@@ -42,7 +42,7 @@ SHIFT_S = 20.0
 FIRST_USE = 0.7
 OURS = ScalePolicy(max_replicas=MAX_REPLICAS, target_queue_depth=PLACES / 2)
 # The same with less in reserve.
-LEAN = replace(OURS, use_high=1.0, use_low=0.9)
+LEAN = replace(OURS, use_high=1.0, use_low=0.95)
 # Serve's `target_ongoing_requests`: its default, and tuned by hand to half and three quarters of the places.
 SERVE_TARGETS = (2, PLACES // 2, 3 * PLACES // 4)
 

@@ -3,7 +3,8 @@
 Rules
 - Without data nothing changes.
 - Up: the most that any trigger asks for. Engines that are starting count, so one burst is not answered twice.
-- Down: only to what would have carried the highest load of the last `downscale_delay_s`.
+- Down: only to what would have carried the highest load of the last `downscale_delay_s`; of half as long again
+  where it comes in bursts.
 - Between the two thresholds of use nothing changes: what was added is not taken away by the same load.
 - A step up at most doubles, and the next one waits; a step down takes at most a quarter.
 - Never more than the cluster can place: then the decision names what is missing.
@@ -20,6 +21,9 @@ from app.flow.recent import SlidingQuantile, Trend
 
 # Of the answers by which latency is judged: what was late stays so for this long.
 LATENCY_WINDOW_S = 60.0
+# A load with peaks above so many times its median comes in bursts. They come back: it counts for longer.
+BURSTY = 2.0
+BURST_MEMORY = 1.5
 # Rounding must not ask for an engine.
 SLACK = 1e-9
 # A new scheduler has heard of all engines after this, those included that start meanwhile.
@@ -148,7 +152,8 @@ class Autoscaler:
     def __init__(self, policy: ScalePolicy) -> None:
         self._policy = policy
         self._target: int | None = None
-        self._need = SlidingQuantile(policy.downscale_delay_s, policy.need_share)
+        self._need = SlidingQuantile(BURST_MEMORY * policy.downscale_delay_s, policy.need_share)
+        self._usual = SlidingQuantile(policy.downscale_delay_s, 0.5)
         self._trend = Trend(policy.trend_s)
         self._deep_since_s: float | None = None
         self._slow_since_s: float | None = None
@@ -176,6 +181,7 @@ class Autoscaler:
 
     def _observe(self, load: Load, now_s: float) -> None:
         self._need.add(load.need, now_s)
+        self._usual.add(load.need, now_s)
         self._trend.add(load.need, now_s)
         if not load.idle:
             self._busy_s = now_s
@@ -200,16 +206,16 @@ class Autoscaler:
         if policy.queue_only:
             return [*asked, (_up(load.queued / policy.target_queue_depth), Reason.QUEUE)] if deep else asked
         # An engine that comes when the queue is gone helps nobody: what recurs shows in the load.
-        lasts = load.drain_s > load.start_s
-        if deep and lasts:
-            asked.append((self._for_queue(load), Reason.QUEUE))
-        asked.append((_up(self._need_now(now_s) / policy.use_high), Reason.USE))
+        useful = _up(max(1, load.running) * load.drain_s / max(load.start_s, SLACK))
+        if deep:
+            asked.append((min(self._for_queue(load), useful), Reason.QUEUE))
+        asked.append((_up(self._needed(policy.downscale_delay_s, now_s) / policy.use_high), Reason.USE))
         ahead = self._trend.ahead(load.start_s * policy.lookahead)
         asked.append((_up(ahead / policy.use_high), Reason.TREND))
         # What is measured on the running engines says how many of them would do.
         late = max((share for _, share in load.drain_over_budget), default=0.0)
-        if late > 1.0 and lasts:
-            asked.append((_up(load.running * min(late, 2.0)), Reason.DRAIN))
+        if late > 1.0:
+            asked.append((min(_up(load.running * min(late, 2.0)), useful), Reason.DRAIN))
         slow_s = self._slow_since_s
         if slow_s is not None and now_s - slow_s >= LATENCY_WINDOW_S + load.start_s:
             asked.append((_up(load.running * min(load.over_slo / policy.latency_high, 2.0)), Reason.LATENCY))
@@ -217,9 +223,15 @@ class Autoscaler:
             asked.append((_up(load.running * load.kv_use / policy.use_high), Reason.KV_CACHE))
         return asked
 
-    def _need_now(self, now_s: float) -> float:
-        """What was enough for most of the last `downscale_delay_s`."""
-        return self._need.value(now_s) or 0.0
+    def _needed(self, within_s: float, now_s: float) -> float:
+        """What was enough for most of that time."""
+        return self._need.value(now_s, within_s) or 0.0
+
+    def _memory_s(self, now_s: float) -> float:
+        """How long a load counts before less is enough."""
+        delay_s = self._policy.downscale_delay_s
+        bursty = self._needed(delay_s, now_s) > BURSTY * (self._usual.value(now_s) or 0.0)
+        return BURST_MEMORY * delay_s if bursty else delay_s
 
     def _for_queue(self, load: Load) -> int:
         """Engines that take what is queued too deep: each at once as many as it has places."""
@@ -232,9 +244,12 @@ class Autoscaler:
         if policy.min_replicas == 0 and target == 1:
             idle = now_s - self._busy_s >= policy.idle_s
             return (0, Reason.IDLE) if idle else (1, Reason.STEADY)
-        if self._born_s is not None and now_s - self._born_s < policy.downscale_delay_s:
+        memory_s = self._memory_s(now_s)
+        if now_s - max(self._born_s or 0.0, self._up_s) < memory_s:
             return target, Reason.STEADY
-        enough = max(1, _up(self._need_now(now_s) / policy.use_low))
+        # Of the longer time a larger part may lie above: neither alone.
+        needed = max(self._needed(within_s, now_s) for within_s in (policy.downscale_delay_s, memory_s))
+        enough = max(1, _up(needed / policy.use_low))
         return (enough, Reason.SURPLUS) if enough < target else (target, Reason.STEADY)
 
     def _bounded(self, load: Load, wanted: int, reason: Reason, target: int, now_s: float) -> Decision:
@@ -254,8 +269,7 @@ class Autoscaler:
             if bounded > ceiling:
                 bounded, reason = ceiling, Reason.STEP_LIMIT
         elif bounded < target and reason is Reason.SURPLUS:
-            since_down_s, since_up_s = now_s - self._down_s, now_s - self._up_s
-            due = since_up_s >= policy.downscale_delay_s and since_down_s >= policy.downscale_delay_s / 4
+            due = now_s - self._down_s >= policy.downscale_delay_s / 4
             bounded = max(bounded, target - max(1, target // 4)) if due else target
         return Decision(bounded, reason, wanted, missing)
 

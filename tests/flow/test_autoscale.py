@@ -105,6 +105,13 @@ class TestQueue:
         run = settled(2, 1.2)
         assert run.see(1.2, 30, queued=40, drain_s=59.0).target == 2
 
+    def test_a_deep_queue_asks_for_no_more_than_still_have_work_when_they_come(self):
+        run = settled(8, 6.0)
+        # A hundred engines could take them at once, but in one start twelve do the work of eight.
+        decision = run.see(6.0, 2, queued=2000, drain_s=90.0)
+        assert (decision.target, decision.reason) == (12, Reason.QUEUE)
+        assert settled(8, 6.0).see(6.0, 2, queued=2000, drain_s=9999.0).target == 16
+
     def test_a_queue_that_was_gone_in_between_begins_anew(self):
         run = settled(2, 1.2)
         for queued in (17, 0, 17, 0, 17):
@@ -242,6 +249,15 @@ class TestDown:
         run = settled(32, 25.0)
         run.see(1.0, 700)
         assert [target for _, target, _ in run.changes][:2] == [24, 18]
+
+    @pytest.mark.parametrize(("usual", "kept"), [(0.5, 4), (2.0, 3)])
+    def test_a_load_that_comes_in_bursts_counts_for_longer(self, usual, kept):
+        """A peak of 3.4 that is over by more than the delay, and a smaller one since."""
+        run = settled(4, 3.4)
+        run.see(usual, POLICY.downscale_delay_s * 0.8)
+        run.see(1.9, 30)
+        run.see(usual, POLICY.downscale_delay_s * 0.35)
+        assert run.replicas == kept
 
     def test_a_start_is_not_followed_by_a_stop(self):
         run = settled(2, 1.7)

@@ -40,6 +40,13 @@ class TestSlidingQuantile:
         samples.add(1.0, 10.5)
         assert samples.value(10.0) == 1.0
 
+    def test_a_part_of_the_window_can_be_asked_for(self):
+        samples = SlidingQuantile(10.0, 1.0)
+        samples.add(9.0, 0.0)
+        samples.add(1.0, 6.0)
+        assert samples.value(10.0, within_s=5.0) == 1.0
+        assert samples.value(10.0, within_s=50.0) == samples.value(10.0) == 9.0
+
     def test_its_memory_is_bounded(self):
         samples = SlidingQuantile(1e9, 0.0, most=10)
         for number in range(20):
