@@ -3,8 +3,8 @@
 Rules
 - Without data nothing changes.
 - Up: the most that any trigger asks for. Engines that are starting count, so one burst is not answered twice.
-- Down: only to what would have carried the highest load of the last `downscale_delay_s`; of half as long again
-  where it comes in bursts.
+- Down: only to what would have carried the highest load of the last `downscale_delay_s`; where it comes in
+  bursts, of half as long again.
 - Between the two thresholds of use nothing changes: what was added is not taken away by the same load.
 - A step up at most doubles, and the next one waits; a step down takes at most a quarter.
 - Never more than the cluster can place: then the decision names what is missing.
