@@ -161,11 +161,12 @@ class FlowController:
         return actions
 
     def replica_gone(self, replica_id: str, now_s: float) -> list[Action]:
-        """The replica died or was stopped: its leases end as failed, the queue waits for the others."""
+        """The replica died or was stopped: its leases end as failed, the queue waits for the others, or, who
+        can, for one that starts."""
         replica = self._pool.gone(replica_id, now_s)
         for ticket_id in sorted(replica.in_flight if replica is not None else ()):
             self._end_lease(self._leases[ticket_id], Outcome.FAILED, None, now_s)
-        return self._evict_without_engine(now_s)
+        return self._evict_without_engine(now_s) + self._evict_before_start(now_s)
 
     def replica_unroutable(self, replica_id: str, now_s: float) -> None:
         """Calls can't reach the replica though it reports: it gets no leases for a moment."""
@@ -216,9 +217,9 @@ class FlowController:
         """What the autoscaler needs to know; `start_s`: how long an engine takes to start."""
         return self._meter.load(self._queue, self._pool, self._predictor, start_s, now_s)
 
-    def asleep(self, now_s: float) -> bool:
-        """No engine is there and none comes."""
-        return self._pool.asleep(now_s)
+    def asleep(self, now_s: float, without: str = "") -> bool:
+        """No engine, but that replica, is there and none comes."""
+        return self._pool.asleep(now_s, without)
 
     def _predict_placed(self, entry: Entry) -> None:
         """It had a place at once: the prediction is that of its engine."""
@@ -307,6 +308,14 @@ class FlowController:
             return []
         return self._evict_all(Outcome.EVICTED_NO_ENGINE, now_s)
 
+    def _evict_before_start(self, now_s: float) -> list[Action]:
+        """Where no engine is left but one starts: who can't wait for it."""
+        if any(self._pool.usable(now_s)):
+            return []
+        start_s = now_s + self._pool.first_start_s(now_s)
+        hopeless = [entry for entry in self._queue if entry.expires_s < start_s]
+        return [self._evict(entry, Outcome.EVICTED_NO_ENGINE, now_s) for entry in hopeless]
+
     def _evict_late(self, now_s: float) -> list[Action]:
         actions: list[Action] = []
         for entry in self._queue.expired(now_s):
@@ -319,6 +328,8 @@ class FlowController:
         drain_s = self._predictor.drain_s(entry.rank, now_s)
         if outcome in (Outcome.EVICTED_DEADLINE, Outcome.EVICTED_TIMEOUT):
             refused = self._gate.too_late(entry.ticket, entry.rank, outcome, drain_s, None, now_s)
+        elif outcome is Outcome.EVICTED_NO_ENGINE:
+            refused = self._gate.without_engine(entry.ticket.ticket_id, outcome, None, now_s)
         else:
             refused = self._gate.refuse(entry.ticket.ticket_id, outcome, drain_s)
         return self._count(refused, entry.ticket, entry.rank, now_s)

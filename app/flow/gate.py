@@ -92,12 +92,11 @@ class Gate:
 
     def no_engine(self, ticket: Ticket, queued: int, now_s: float) -> Refused | None:
         """None comes, or too many wait for the first one that does."""
-        if self._pool.without_engine(now_s):
-            return self.refuse(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, NO_ENGINE_RETRY_S)
         most = self._limits.max_queued_without_engine
-        if most is None or queued < most or any(self._pool.usable(now_s)):
-            return None
-        return self.refuse(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, self._pool.first_start_s(now_s))
+        full = most is not None and queued >= most and not any(self._pool.usable(now_s))
+        if full or self._pool.without_engine(now_s):
+            return self.without_engine(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, None, now_s)
+        return None
 
     def over_limit(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Refused | None:
         """The tenant's rates and caps."""
@@ -146,12 +145,21 @@ class Gate:
         if self._config.admission.promises and self._promises[rank].redeem(_key(ticket), now_s):
             entry.flow = lane
             return None
+        if not self._pool.ready:
+            return self.without_engine(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, mean_s, now_s)
         return self.too_late(ticket, rank, Outcome.REJECTED_DEADLINE, late_s, mean_s + kept_s, now_s)
 
     def refuse(self, ticket_id: str, outcome: Outcome, wait_s: float) -> Refused:
         """A refusal whose hint is the wait, plus jitter."""
         hint_s = wait_s * (1.0 + JITTER_SHARE * self._uniform())
         return Refused(ticket_id, outcome, min(MAX_RETRY_AFTER_S, max(1, math.ceil(hint_s))))
+
+    def without_engine(
+        self, ticket_id: str, outcome: Outcome, predicted_s: float | None, now_s: float
+    ) -> Refused:
+        """The hint is when the first that starts is expected."""
+        refused = self.refuse(ticket_id, outcome, self._pool.first_start_s(now_s) or NO_ENGINE_RETRY_S)
+        return refused._replace(predicted_wait_s=predicted_s)
 
     def _idle(self, now_s: float) -> bool:
         """Some engine has nothing to do: predictions are beside the point."""

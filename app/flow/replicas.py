@@ -112,12 +112,13 @@ class ReplicaPool:
     def is_usable(self, replica: Replica, now_s: float) -> bool:
         return not replica.gone and not replica.report.draining and self.fresh(replica, now_s)
 
-    def asleep(self, now_s: float) -> bool:
-        """True when no replica can take a lease or is starting, and there was time to hear of one."""
+    def asleep(self, now_s: float, without: str = "") -> bool:
+        """True when no replica (but that one) can take a lease or is starting, and there was time to hear of
+        one."""
         if self._born_s is None:
             self._born_s = now_s
-        for replica in self.replicas.values():
-            if self.is_usable(replica, now_s):
+        for replica_id, replica in self.replicas.items():
+            if replica_id != without and self.is_usable(replica, now_s):
                 return False
         old = now_s - self._born_s > self._limits.replica_ttl_s
         return not self.starting and (old or bool(self.replicas))

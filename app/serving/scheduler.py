@@ -51,8 +51,9 @@ START_SMOOTHING = 0.3
 
 # A start that has taken this long has failed.
 MAX_START_S = 3600.0
-# The engine that an application that sleeps is about to start: its replica has no name yet.
-WAKING = "waking"
+# The engine that Serve is about to start, for an application that wakes or has lost its last one: its replica
+# has no name yet.
+UNNAMED = "unnamed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class SchedulerReplica:
         self._starts = {id_: at_s for id_, at_s in self._starts.items() if now_s - at_s < MAX_START_S}
         self._starts[replica_id] = now_s
         self._perform(self._flow.capacity_starting(replica_id, now_s + self._start_s.value, now_s))
-        self._perform(self._flow.replica_gone(WAKING, now_s))
+        self._perform(self._flow.replica_gone(UNNAMED, now_s))
 
     async def report(self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]) -> None:
         """An engine's sign of life, and what its requests have made."""
@@ -166,7 +167,11 @@ class SchedulerReplica:
 
     async def replica_gone(self, replica_id: str) -> None:
         """An engine has died or is about to stop."""
-        self._perform(self._flow.replica_gone(replica_id, time.time()))
+        now_s = time.time()
+        # Serve puts another in the place of the last one, and it is a while until that says so itself.
+        if (self._waiting or not self._wakes) and self._flow.asleep(now_s, without=replica_id):
+            self._expect_start(now_s)
+        self._perform(self._flow.replica_gone(replica_id, now_s))
 
     async def replica_unroutable(self, replica_id: str) -> None:
         """A gateway can't reach an engine whose process has not ended."""
@@ -223,7 +228,10 @@ class SchedulerReplica:
     def _wake(self, now_s: float) -> None:
         """Who asks an application that sleeps waits for the engine that this brings about."""
         if self._wakes and self._flow.asleep(now_s):
-            self._perform(self._flow.capacity_starting(WAKING, now_s + self._start_s.value, now_s))
+            self._expect_start(now_s)
+
+    def _expect_start(self, now_s: float) -> None:
+        self._perform(self._flow.capacity_starting(UNNAMED, now_s + self._start_s.value, now_s))
 
     async def _tick_for_ever(self) -> None:
         while True:

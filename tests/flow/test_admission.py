@@ -183,7 +183,9 @@ def test_capacity_that_is_starting_counts():
     flow.capacity_starting("r", 5.0, 0.0)
     standard = {"class_name": "standard"}
     assert submit(flow, "waits", **standard) == []
-    assert only(submit(flow, "cannot")).outcome is Outcome.REJECTED_DEADLINE
+    refused = only(submit(flow, "cannot"))
+    assert (refused.outcome, refused.retry_after_s) == (Outcome.REJECTED_NO_ENGINE, 5)
+    assert refused.predicted_wait_s == pytest.approx(5.0, abs=0.1)
     assert flow.predicted_ttft_s("waits") == pytest.approx(5.05, abs=0.2)
     assert only(flow.report(ReplicaReport("r", frozenset()), 5.0)).queue_wait_s == 5.0
     flow.capacity_starting("r", 9.0, 5.0)

@@ -206,6 +206,18 @@ def test_the_death_of_the_last_replica_refuses_what_waits():
     assert flow.snapshot(1.0).in_flight_by_replica == {}
 
 
+def test_after_the_death_of_the_last_replica_waits_who_can_for_one_that_starts():
+    flow = controller("r")
+    submit(flow, "a")
+    submit(flow, "patient")
+    flow.submit(Ticket("hasty", 0, 0.0, ttft_budget_s=5.0), 0.0)
+    flow.capacity_starting("s", 8.0, 1.0)
+    [refused] = flow.replica_gone("r", 1.0)
+    assert (refused.ticket_id, refused.outcome) == ("hasty", Outcome.EVICTED_NO_ENGINE)
+    assert 7 <= refused.retry_after_s <= 8
+    assert report(flow, "s", at_s=8.0) == [granted("patient", "s", 8.0)]
+
+
 def test_the_death_of_an_unknown_replica_changes_nothing():
     assert controller("r").replica_gone("s", 0.0) == []
 

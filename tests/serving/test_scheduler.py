@@ -172,6 +172,28 @@ async def test_when_the_last_engine_goes_the_queue_is_refused_and_so_is_what_com
     assert (view.replicas_ready, view.in_flight, view.engines) == (0, 0, ())
 
 
+async def test_who_can_wait_for_the_last_engines_successor_does():
+    replica = scheduler(engine_start_s=5.0)
+    await report(replica)
+    await soon(acquire(replica, ticket("a")))
+    [call] = waiting(replica, ticket("b"))
+    for _ in range(2):  # Several gateways may say so.
+        await replica.replica_gone("r1")
+    [late] = waiting(replica, ticket("c"))
+    await replica.starting("r2")
+    assert "promiseserve_replicas_starting 1.0" in (await replica.view()).metrics
+    await report(replica, port=EnginePort("r2", "127.0.0.1", 8002, "secret"))
+    assert isinstance(await soon(call), Grant)
+    assert not late.done()
+
+
+async def test_an_application_that_falls_asleep_expects_no_engine():
+    replica = scheduler(replicas=SLEEPER)
+    await report(replica)
+    await replica.replica_gone("r1")
+    assert "promiseserve_replicas_starting 0.0" in (await replica.view()).metrics
+
+
 async def test_a_ticket_that_waits_too_long_is_refused_by_the_clock_alone():
     replica = scheduler(max_queue_wait_s=BRIEF_S)
     await begin(replica)
@@ -261,8 +283,9 @@ async def test_a_ticket_does_not_wait_for_an_engine_that_comes_too_late_for_it()
     replica = scheduler(engine_start_s=50.0)
     await replica.starting("r1")
     refusal = await soon(acquire(replica, ticket("a")))
-    assert refusal.outcome is Outcome.REJECTED_DEADLINE
+    assert refusal.outcome is Outcome.REJECTED_NO_ENGINE
     assert refusal.predicted_wait_s == pytest.approx(50, abs=1)
+    assert 49 <= refusal.retry_after_s <= 55
 
 
 SLEEPER = {"min": 0, "max": 2}
@@ -303,8 +326,9 @@ async def test_who_cannot_wait_for_a_start_is_told_how_long_it_takes_and_wakes_i
     await begin(replica)
     await decided(replica, Reason.IDLE)
     refusal = await soon(acquire(replica, ticket("a")))
-    assert refusal.outcome is Outcome.REJECTED_DEADLINE
+    assert refusal.outcome is Outcome.REJECTED_NO_ENGINE
     assert refusal.predicted_wait_s == pytest.approx(50, abs=1)
+    assert 49 <= refusal.retry_after_s <= 55
     await decided(replica, Reason.WAKE)
 
 
