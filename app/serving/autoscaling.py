@@ -38,9 +38,13 @@ class HandOnPolicy:
 class EnginePolicy:
     """The engine deployment's: what the scheduler has said, or what there is."""
 
+    def __init__(self) -> None:
+        # Serve makes one a deployment. What was said before is of an application that had the same name.
+        self._born_s = time.time()
+
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         word = said.by_application.get(context.app_name or "")
-        if word is None or time.time() - word.at_s > STALE_S:
+        if word is None or word.at_s < max(self._born_s, time.time() - STALE_S):
             return context.target_num_replicas, {}
         return word.replicas, {}
 

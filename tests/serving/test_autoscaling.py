@@ -39,8 +39,12 @@ def say(*samples: Sample, app: str = "llm") -> tuple[int, dict]:
     return HandOnPolicy()(Context(app, raw_metrics={DESIRED: {"scheduler": list(samples)}}))
 
 
-def engines(app: str = "llm", target: int = 2) -> int:
-    count, state = EnginePolicy()(Context(app, target))
+# Of a deployment that is older than what is said.
+DEPLOYED = EnginePolicy()
+
+
+def engines(app: str = "llm", target: int = 2, policy: EnginePolicy = DEPLOYED) -> int:
+    count, state = policy(Context(app, target))
     assert state == {}
     return count
 
@@ -69,6 +73,14 @@ def test_a_new_scheduler_outweighs_the_one_that_it_follows():
         )
     )
     assert engines() == 3
+
+
+def test_a_new_deployment_does_not_hear_what_was_said_before():
+    say(Sample(5.0, time.time()))
+    new = EnginePolicy()
+    assert engines(target=0, policy=new) == 0
+    say(Sample(3.0, time.time()))
+    assert engines(target=0, policy=new) == 3
 
 
 def test_an_application_hears_its_own_scheduler_only():
