@@ -3,7 +3,7 @@
 A lease runs one request at a time; what that used is told with the end of its answer (app/used.py).
 
 A request that vLLM refuses once its stream has begun gets the status of that refusal: nothing of the answer
-has been said yet.
+has been said yet. A stream that fails later ends with an event that says so: the engine is not lost.
 
 An engine that dies says so in one way only: before the head of an answer by a status of its own, after it by
 a connection that breaks. vLLM's own word for it, an event in a stream that ends in order, never leaves.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -36,12 +37,18 @@ from app.contract import (
 from app.engine.leases import LiveLeases, Run
 from app.tracing import TRACEPARENT, record
 
+logger = logging.getLogger("ray.serve")
+
 # Paths behind the door that only read, and take no lease.
 OBSERVED_PATHS = frozenset({"/metrics", RANKS_PATH})
 _USED = used.USED_HEADER.encode()
 # How vLLM begins the events of chats and completions, and the one that says that it can't go on.
 _EVENT = b"data: "
 _ERROR_EVENT = _EVENT + b'{"error": '
+# How it begins the events of a response before it looks at the request.
+_PREAMBLE = (b"event: response.created\n", b"event: response.in_progress\n")
+_FAILED = {"message": "The engine failed on this request.", "type": "server_error", "param": None}
+_FAILED_EVENT = _EVENT + json.dumps({"error": {**_FAILED, "code": "engine_error"}}).encode() + b"\n\n"
 # The rank of a class: there are never a thousand.
 MAX_PRIORITY_DIGITS = 3
 # The request that the current task serves (app/engine/metering.py counts for it).
@@ -113,9 +120,9 @@ class Guard:
         revocable = _Revocable(run, receive, send)
         try:
             await self._app(scope, revocable.receive, revocable.send)
-        except Exception:
+        except Exception as error:
             # An application whose client leaves amid the body, or whose engine dies, fails in its own way.
-            if not run.withheld:
+            if not (run.withheld or await revocable.fail(error)):
                 raise
         finally:
             current_run.reset(token)
@@ -132,7 +139,7 @@ class Guard:
 class _Revocable:
     """A request that can be taken back until its answer begins; the application sees its client leave.
 
-    The head of the answer goes out with the first bytes, so that nothing has been said before.
+    The head of the answer goes out with the first bytes that tell of it: nothing has been said before.
     """
 
     def __init__(self, run: Run, receive: Receive, send: Send) -> None:
@@ -140,7 +147,9 @@ class _Revocable:
         self._receive = receive
         self._send = send
         self._head: Message | None = None
-        self._streams = self._refused = False
+        # What a stream begins with, whatever comes of it.
+        self._preamble = b""
+        self._streams = self._ended = False
         self.begun = False
 
     async def receive(self) -> Message:
@@ -155,16 +164,39 @@ class _Revocable:
 
     async def send(self, message: Message) -> None:
         # After a refusal vLLM says that its stream has ended.
-        if self._run.withheld or self._refused:
+        if self._run.withheld or self._ended:
             return
         if message["type"] == "http.response.start":
             self._head = message
             return
+        if self._head is not None and message.get("body", b"").startswith(_PREAMBLE):
+            self._preamble += message["body"]
+            return
         head, self._head = self._head, None
-        if head is not None and (refusal := _refusal(head, message)) is not None:
-            self._refused = True
-            head, message = refusal
-        last = not message.get("more_body", False)
+        if head is not None:
+            refusal = _refusal(head, message)
+            message = {**message, "body": self._preamble + message.get("body", b"")}
+            head, message = refusal or (head, message)
+        await self._say(head, message)
+
+    async def fail(self, error: Exception) -> bool:
+        """The application has raised. A stream ends in order; what vLLM had against a request whose answer has
+        yet to begin is a refusal. False where the server must tell."""
+        head, self._head = self._head, None
+        cause = error.__cause__ or error
+        if head is not None and _is_stream(head) and isinstance(cause, ValueError):
+            told = {"message": str(cause), "param": getattr(cause, "parameter", None), "code": 400}
+            await self._say(*_whole(400, json.dumps({"error": told}).encode()))
+            return True
+        if not self._streams or self._ended:
+            return False
+        logger.error("A stream has failed.", exc_info=error)
+        await self._say(None, {"type": "http.response.body", "body": _FAILED_EVENT})
+        return True
+
+    async def _say(self, head: Message | None, message: Message) -> None:
+        """With the end goes what the request has used."""
+        last = self._ended = not message.get("more_body", False)
         if head is not None:
             self._run.answers()
             self.begun = True

@@ -166,7 +166,8 @@ class FlowController:
         replica = self._pool.gone(replica_id, now_s)
         for ticket_id in sorted(replica.in_flight if replica is not None else ()):
             self._end_lease(self._leases[ticket_id], Outcome.FAILED, None, now_s)
-        return self._evict_without_engine(now_s) + self._evict_before_start(now_s)
+        actions = self._evict_without_engine(now_s)
+        return actions if replica is None else actions + self._evict_before_start(now_s)
 
     def replica_unroutable(self, replica_id: str, now_s: float) -> None:
         """Calls can't reach the replica though it reports: it gets no leases for a moment."""
@@ -174,7 +175,7 @@ class FlowController:
 
     def tick(self, now_s: float) -> list[Action]:
         """Let time pass: expire what is overdue. Call it several times a second."""
-        self._doors.standing.update(now_s)
+        self._doors.standing.update(now_s, served=self._pool.ready > 0)
         self._pool.forget(now_s)
         self._pool.count(now_s)
         self._doors.keep_free(now_s)
@@ -309,8 +310,8 @@ class FlowController:
         return self._evict_all(Outcome.EVICTED_NO_ENGINE, now_s)
 
     def _evict_before_start(self, now_s: float) -> list[Action]:
-        """Where no engine is left but one starts: who can't wait for it."""
-        if any(self._pool.usable(now_s)):
+        """Where the last engine has gone and another starts: who can't wait for that."""
+        if self._pool.ready or self._pool.young(now_s):
             return []
         start_s = now_s + self._pool.first_start_s(now_s)
         hopeless = [entry for entry in self._queue if entry.expires_s < start_s]
@@ -321,6 +322,7 @@ class FlowController:
         for entry in self._queue.expired(now_s):
             overdue = now_s - entry.ticket.arrived_s > self._limits.max_queue_wait_s
             outcome = Outcome.EVICTED_TIMEOUT if overdue else Outcome.EVICTED_DEADLINE
+            outcome = outcome if self._pool.ready else Outcome.EVICTED_NO_ENGINE
             actions.append(self._evict(entry, outcome, now_s))
         return actions
 

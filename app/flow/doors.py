@@ -51,13 +51,14 @@ class StandingQueue:
     def arrived(self, now_s: float) -> None:
         self._arrivals.add(1.0, now_s)
 
-    def update(self, now_s: float) -> None:
+    def update(self, now_s: float, served: bool = True) -> None:
+        """`served`: there is an engine; for one that starts a queue has to wait."""
         passed_s = 0.0 if self._at_s is None else max(0.0, now_s - self._at_s)
         self._at_s = now_s
         lull = self._arrivals.per_s(now_s) < self._predictor.total_rate_per_s()
         if lull or not self._policy.impatient:
             self.value_s = max(0.0, self.value_s - passed_s * self._policy.lull_weight)
-        else:
+        elif served:
             self.value_s += passed_s
 
 

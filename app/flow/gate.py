@@ -132,7 +132,7 @@ class Gate:
         if kept_s:
             kept_s /= self._predictor.rate_per_s(rank, now_s)
         ttft_s = waited_s + high_s + kept_s
-        budget = budget_s(policy, ticket)
+        budget = min(budget_s(policy, ticket), math.inf if self._pool.ready else self._limits.max_queue_wait_s)
         late_s = ttft_s - budget
         if not placed:
             late_s = max(late_s, mean_s - doors.wait_s(rank, budget))
@@ -157,8 +157,9 @@ class Gate:
     def without_engine(
         self, ticket_id: str, outcome: Outcome, predicted_s: float | None, now_s: float
     ) -> Refused:
-        """The hint is when the first that starts is expected."""
-        refused = self.refuse(ticket_id, outcome, self._pool.first_start_s(now_s) or NO_ENGINE_RETRY_S)
+        """The hint is when the first that starts is expected, if one does."""
+        wait_s = self._pool.first_start_s(now_s) if self._pool.starting else NO_ENGINE_RETRY_S
+        refused = self.refuse(ticket_id, outcome, wait_s)
         return refused._replace(predicted_wait_s=predicted_s)
 
     def _idle(self, now_s: float) -> bool:

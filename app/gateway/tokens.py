@@ -19,7 +19,7 @@ class TokenCounter:
     def __init__(self, tokenizer: Tokenizer, model_vocabulary: int = 0) -> None:
         self._tokenizer = tokenizer
         # Token ids are less. A model may have more of them than texts have, and the other way about.
-        self.vocabulary = max(tokenizer.get_vocab_size(), model_vocabulary)
+        self.vocabulary = max([*tokenizer.get_vocab().values(), model_vocabulary - 1]) + 1
 
     @classmethod
     def from_files(cls, tokenizer: Path, config: Path) -> TokenCounter:
@@ -37,4 +37,4 @@ class TokenCounter:
 
 def _vocabulary(config: dict[str, Any]) -> int:
     """Models of more than text keep what is of the text apart."""
-    return int(config.get("text_config", config).get("vocab_size", 0))
+    return int((config.get("text_config") or config).get("vocab_size") or 0)

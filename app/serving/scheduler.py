@@ -83,6 +83,8 @@ class SchedulerReplica:
         self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
         self._revoking: set[asyncio.Task[None]] = set()
         self._wakes = config.replicas.min == 0
+        # An engine was there, and none has been waited for since.
+        self._served = False
         self._started_s = self._born_s = time.time()
         self._silence_s = config.scheduler.replica_ttl_s
         self._scaling = EngineScaling(config, self._load)
@@ -150,6 +152,9 @@ class SchedulerReplica:
         for ticket_id, tokens in output_tokens.items():
             self._perform(self._flow.progress(ticket_id, tokens, now_s))
         snapshot = self._flow.snapshot(now_s)
+        if snapshot.replicas_ready:
+            self._served = True
+            self._perform(self._flow.replica_gone(UNNAMED, now_s))
         self._engine_ports = {id_: self._engine_ports[id_] for id_ in snapshot.in_flight_by_replica}
         self._history.add(snapshot.queued, snapshot.in_flight, now_s)
 
@@ -168,9 +173,7 @@ class SchedulerReplica:
     async def replica_gone(self, replica_id: str) -> None:
         """An engine has died or is about to stop."""
         now_s = time.time()
-        # Serve puts another in the place of the last one, and it is a while until that says so itself.
-        if (self._waiting or not self._wakes) and self._flow.asleep(now_s, without=replica_id):
-            self._expect_start(now_s)
+        self._expect_successor(now_s, replica_id)
         self._perform(self._flow.replica_gone(replica_id, now_s))
 
     async def replica_unroutable(self, replica_id: str) -> None:
@@ -230,6 +233,14 @@ class SchedulerReplica:
         if self._wakes and self._flow.asleep(now_s):
             self._expect_start(now_s)
 
+    def _expect_successor(self, now_s: float, gone: str = "") -> None:
+        """Serve puts another engine in the place of the last one: `gone`, or one that is silent. It is a while
+        until that says so itself; it is expected once."""
+        if self._served and self._flow.asleep(now_s, without=gone):
+            self._served = False
+            if self._waiting or not self._wakes:
+                self._expect_start(now_s)
+
     def _expect_start(self, now_s: float) -> None:
         self._perform(self._flow.capacity_starting(UNNAMED, now_s + self._start_s.value, now_s))
 
@@ -239,6 +250,7 @@ class SchedulerReplica:
             now_s = time.time()
             if self._waiting:
                 self._wake(now_s)
+            self._expect_successor(now_s)
             self._perform(self._flow.tick(now_s))
 
     def _perform(self, actions: list[Action]) -> None:

@@ -39,6 +39,8 @@ class Inside:
         self.fails = self.stumbles = False
         # The events of a stream.
         self.streams: tuple[bytes, ...] = ()
+        # What it raises after these.
+        self.raises: Exception | None = None
         # As vLLM does when its core dies: an event that says so, and a stream that ends in order.
         self.dies_after: int | None = None
         # As vLLM does, it says the head of a stream before it has a token, and stops when its client leaves.
@@ -59,6 +61,8 @@ class Inside:
             if self.streams:
                 for event in self.streams:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
+                if self.raises is not None:
+                    raise self.raises
                 await send({"type": "http.response.body"})
             elif self.dies_after is not None:
                 await self._die(run, send)
@@ -148,6 +152,47 @@ async def test_a_stream_that_begins_with_an_error_is_a_refusal(door, code, statu
     assert (response.status_code, response.json()) == (status, {"error": {"message": "no", "code": code}})
     assert response.headers["content-type"] == "application/json"
     assert used.from_text(response.headers[used.USED_HEADER]).output_tokens == 5
+
+
+BEGINNING = (b"event: response.created\ndata: 1\n\n", b"event: response.in_progress\ndata: 2\n\n")
+
+
+def wrapped(cause: Exception) -> Exception:
+    """As Starlette raises what an answer has met that had begun."""
+    error = RuntimeError("Caught handled exception, but response already started.")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("error", [ValueError("no such token"), wrapped(ValueError("no such token"))])
+async def test_a_response_that_is_refused_after_it_has_begun_is_a_refusal(door, error):
+    door.inside.streams, door.inside.raises = BEGINNING, error
+    response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "no such token")
+    assert used.USED_HEADER in response.headers
+
+
+async def test_a_response_that_fails_before_it_has_said_anything_is_the_servers_to_tell(door):
+    door.inside.streams, door.inside.raises = BEGINNING, RuntimeError("a defect")
+    with pytest.raises(RuntimeError, match="a defect"):
+        await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+
+
+async def test_a_response_has_all_its_events(door):
+    door.inside.streams = (*BEGINNING, b"event: response.output\ndata: 3\n\n")
+    response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    assert used.StreamEnd().events(response.content) == b"".join(door.inside.streams)
+
+
+async def test_a_stream_that_fails_later_ends_with_an_event_that_says_so(door):
+    door.inside.streams, door.inside.raises = (b"data: 1\n\n",), ValueError("secret")
+    response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    end = used.StreamEnd()
+    first, failed = end.events(response.content).decode().split("\n\n")[:2]
+    assert first == "data: 1"
+    assert json.loads(failed.removeprefix("data: "))["error"]["code"] == "engine_error"
+    assert "secret" not in failed
+    assert end.used.output_tokens == 5
 
 
 async def test_an_error_in_mid_stream_stays_an_event(door):

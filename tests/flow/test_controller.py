@@ -208,14 +208,36 @@ def test_the_death_of_the_last_replica_refuses_what_waits():
 
 def test_after_the_death_of_the_last_replica_waits_who_can_for_one_that_starts():
     flow = controller("r")
-    submit(flow, "a")
-    submit(flow, "patient")
-    flow.submit(Ticket("hasty", 0, 0.0, ttft_budget_s=5.0), 0.0)
-    flow.capacity_starting("s", 8.0, 1.0)
-    [refused] = flow.replica_gone("r", 1.0)
+    old_s = LIMITS.replica_ttl_s + 1.0
+    report(flow, "r", at_s=old_s)
+    submit(flow, "a", at_s=old_s)
+    submit(flow, "patient", at_s=old_s)
+    flow.submit(Ticket("hasty", 0, old_s, ttft_budget_s=5.0), old_s)
+    flow.capacity_starting("s", old_s + 8.0, old_s)
+    [refused] = flow.replica_gone("r", old_s + 1.0)
     assert (refused.ticket_id, refused.outcome) == ("hasty", Outcome.EVICTED_NO_ENGINE)
     assert 7 <= refused.retry_after_s <= 8
-    assert report(flow, "s", at_s=8.0) == [granted("patient", "s", 8.0)]
+    assert flow.replica_gone("nobody", old_s + 2.0) == []
+    assert report(flow, "s", at_s=old_s + 8.0) == [granted("patient", "s", 8.0)]
+
+
+def test_a_young_controller_does_not_give_up_for_those_that_it_has_yet_to_hear_of():
+    flow = controller("r")
+    submit(flow, "a")
+    submit(flow, "b")
+    flow.capacity_starting("s", 500.0, 1.0)
+    assert flow.replica_gone("r", 1.0) == []
+
+
+def test_who_waits_too_long_for_an_engine_that_starts_is_told_that_there_is_none():
+    flow = controller("r")
+    submit(flow, "a")
+    submit(flow, "b")
+    flow.capacity_starting("s", 5.0, 1.0)
+    flow.replica_gone("r", 1.0)
+    [refused] = flow.tick(LIMITS.max_queue_wait_s + 1.0)
+    # It is overdue: it may be there at any moment.
+    assert (refused.outcome, refused.retry_after_s) == (Outcome.EVICTED_NO_ENGINE, 1)
 
 
 def test_the_death_of_an_unknown_replica_changes_nothing():

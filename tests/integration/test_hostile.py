@@ -24,7 +24,7 @@ from app.gateway.errors import ApiError
 from app.gateway.key_sources import RELOAD_AFTER_S
 from tests.integration.cluster import Cluster, wait_until
 from tests.integration.environment import CLIENT_TIMEOUT_S, HOSTILE_KEYS
-from tests.security.corpus import CHAT, COMPLETIONS, CORPUS, GOOD, MODEL, PROMPT, Hostile, body
+from tests.security.corpus import CHAT, COMPLETIONS, CORPUS, GOOD, MODEL, PROMPT, RESPONSES, Hostile, body
 from tests.security.wire import WIRE
 
 pytestmark = pytest.mark.engine
@@ -182,10 +182,12 @@ def test_generated_requests_do_no_harm(app: Cluster):
         body(COMPLETIONS, logit_bias={"99999999": 1}),
         body(CHAT, allowed_token_ids=[99_999_999]),
         body(CHAT, structured_outputs={"regex": "("}),
+        body(RESPONSES, logit_bias={"99999999": 1}),
+        body(RESPONSES, structured_outputs={"regex": "("}),
     ],
 )
 def test_a_stream_is_refused_as_a_whole_answer_is(app: Cluster, asked: bytes):
-    path = COMPLETIONS if b'"prompt"' in asked else CHAT
+    path = COMPLETIONS if b'"prompt"' in asked else CHAT if b'"messages"' in asked else RESPONSES
     whole, streamed = (
         send(app, Hostile("refused", path, json.dumps({**json.loads(asked), "stream": stream}).encode()))
         for stream in (False, True)

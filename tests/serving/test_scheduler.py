@@ -161,7 +161,9 @@ async def test_the_most_urgent_ticket_is_granted_first():
 
 
 async def test_when_the_last_engine_goes_the_queue_is_refused_and_so_is_what_comes():
-    replica = scheduler()
+    replica = scheduler(replica_ttl_s=BRIEF_S)
+    await begin(replica)
+    await asyncio.sleep(2 * BRIEF_S)
     await report(replica)
     await soon(acquire(replica, ticket("a")))
     [call] = waiting(replica, ticket("b"))
@@ -187,6 +189,20 @@ async def test_who_can_wait_for_the_last_engines_successor_does():
     assert not late.done()
 
 
+async def test_an_engine_that_falls_silent_has_a_successor_too_expected_once():
+    replica = scheduler(engine_start_s=5.0, replica_ttl_s=BRIEF_S)
+    await report(replica)
+    await soon(acquire(replica, ticket("a")))
+    [call] = waiting(replica, ticket("b"))
+    await asyncio.sleep(4 * BRIEF_S)
+    assert "promiseserve_replicas_starting 1.0" in (await replica.view()).metrics
+    assert not call.done()
+    # Its first report alone: what it said when it began was lost.
+    await report(replica, port=EnginePort("r2", "127.0.0.1", 8002, "secret"))
+    assert isinstance(await soon(call), Grant)
+    assert "promiseserve_replicas_starting 0.0" in (await replica.view()).metrics
+
+
 async def test_an_application_that_falls_asleep_expects_no_engine():
     replica = scheduler(replicas=SLEEPER)
     await report(replica)
@@ -196,8 +212,9 @@ async def test_an_application_that_falls_asleep_expects_no_engine():
 
 async def test_a_ticket_that_waits_too_long_is_refused_by_the_clock_alone():
     replica = scheduler(max_queue_wait_s=BRIEF_S)
-    await begin(replica)
-    refusal = await soon(acquire(replica, ticket("a")))
+    await report(replica)
+    await soon(acquire(replica, ticket("a")))
+    refusal = await soon(acquire(replica, ticket("b")))
     assert isinstance(refusal, Refusal)
     assert refusal.outcome is Outcome.EVICTED_TIMEOUT
 
