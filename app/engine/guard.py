@@ -180,8 +180,8 @@ class _Revocable:
         await self._say(head, message)
 
     async def fail(self, error: Exception) -> bool:
-        """The application has raised. A stream ends in order; what vLLM had against a request whose answer has
-        yet to begin is a refusal. False where the server must tell."""
+        """The application has raised. A stream ends in order; what vLLM had against the request is a refusal
+        where the answer has yet to begin. False where the server must tell."""
         head, self._head = self._head, None
         cause = error.__cause__ or error
         if head is not None and _is_stream(head) and isinstance(cause, ValueError):

@@ -132,7 +132,9 @@ class Gate:
         if kept_s:
             kept_s /= self._predictor.rate_per_s(rank, now_s)
         ttft_s = waited_s + high_s + kept_s
-        budget = min(budget_s(policy, ticket), math.inf if self._pool.ready else self._limits.max_queue_wait_s)
+        budget = budget_s(policy, ticket)
+        if not self._pool.ready:
+            budget = min(budget, self._limits.max_queue_wait_s)
         late_s = ttft_s - budget
         if not placed:
             late_s = max(late_s, mean_s - doors.wait_s(rank, budget))

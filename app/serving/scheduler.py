@@ -234,8 +234,8 @@ class SchedulerReplica:
             self._expect_start(now_s)
 
     def _expect_successor(self, now_s: float, gone: str = "") -> None:
-        """Serve puts another engine in the place of the last one: `gone`, or one that is silent. It is a while
-        until that says so itself; it is expected once."""
+        """Serve puts another engine in the place of the last one: `gone`, or one that is silent. It takes a
+        while until that says so itself; it is expected once."""
         if self._served and self._flow.asleep(now_s, without=gone):
             self._served = False
             if self._waiting or not self._wakes:

@@ -322,7 +322,13 @@ def test_a_tokenizer_that_is_not_there_is_an_oserror(tmp_path):
 
 @pytest.mark.parametrize(
     ("config", "vocabulary"),
-    [({"vocab_size": 1}, 2), ({"vocab_size": 9}, 9), ({"text_config": {"vocab_size": 9}}, 9), ({}, 2), ({"text_config": None, "vocab_size": None}, 2)],
+    [
+        ({"vocab_size": 1}, 2),
+        ({"vocab_size": 9}, 9),
+        ({"text_config": {"vocab_size": 9}}, 9),
+        ({"text_config": None, "vocab_size": None}, 2),
+        ({}, 2),
+    ],
 )
 def test_the_vocabulary_is_the_larger_of_the_models_and_the_tokenizers(tmp_path, config, vocabulary):
     tokenizer, settings = tmp_path / "tokenizer.json", tmp_path / "config.json"
