@@ -181,13 +181,16 @@ class _Revocable:
 
     async def fail(self, error: Exception) -> bool:
         """The application has raised. A stream ends in order; what vLLM had against the request is a refusal
-        where the answer has yet to begin. False where the server must tell."""
+        where the answer has yet to begin. False for a defect, which the server logs."""
         head, self._head = self._head, None
-        cause = error.__cause__ or error
-        if head is not None and _is_stream(head) and isinstance(cause, ValueError):
-            told = {"message": str(cause), "param": getattr(cause, "parameter", None), "code": 400}
-            await self._say(*_whole(400, json.dumps({"error": told}).encode()))
-            return True
+        if head is not None and _is_stream(head):
+            # Seldom, and vLLM takes seconds to import.
+            from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+
+            cause = error.__cause__
+            refusal = create_error_response(cause if isinstance(cause, Exception) else error)
+            await self._say(*_whole(refusal.error.code, refusal.model_dump_json().encode()))
+            return refusal.error.code < 500
         if not self._streams or self._ended:
             return False
         logger.error("A stream has failed.", exc_info=error)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from vllm.exceptions import VLLMValidationError
+
 from app import used
 from app.contract import (
     ENGINE_DIED_STATUS,
@@ -164,7 +166,7 @@ def wrapped(cause: Exception) -> Exception:
     return error
 
 
-@pytest.mark.parametrize("error", [ValueError("no such token"), wrapped(ValueError("no such token"))])
+@pytest.mark.parametrize("error", [VLLMValidationError("no such token"), wrapped(ValueError("no such token"))])
 async def test_a_response_that_is_refused_after_it_has_begun_is_a_refusal(door, error):
     door.inside.streams, door.inside.raises = BEGINNING, error
     response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
@@ -172,7 +174,7 @@ async def test_a_response_that_is_refused_after_it_has_begun_is_a_refusal(door, 
     assert used.USED_HEADER in response.headers
 
 
-async def test_a_response_that_fails_before_it_has_said_anything_is_the_servers_to_tell(door):
+async def test_a_response_that_fails_before_it_has_said_anything_is_an_error_that_is_logged(door):
     door.inside.streams, door.inside.raises = BEGINNING, RuntimeError("a defect")
     with pytest.raises(RuntimeError, match="a defect"):
         await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
