@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-
 from vllm.exceptions import VLLMValidationError
 
 from app import used
@@ -166,7 +165,9 @@ def wrapped(cause: Exception) -> Exception:
     return error
 
 
-@pytest.mark.parametrize("error", [VLLMValidationError("no such token"), wrapped(ValueError("no such token"))])
+@pytest.mark.parametrize(
+    "error", [VLLMValidationError("no such token"), wrapped(ValueError("no such token"))]
+)
 async def test_a_response_that_is_refused_after_it_has_begun_is_a_refusal(door, error):
     door.inside.streams, door.inside.raises = BEGINNING, error
     response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
