@@ -115,17 +115,16 @@ class ReplicaPool:
     def asleep(self, now_s: float, without: str = "") -> bool:
         """True when no replica (but that one) can take a lease or is starting, and there was time to hear of
         one."""
-        young = self.young(now_s)
-        for replica_id, replica in self.replicas.items():
-            if replica_id != without and self.is_usable(replica, now_s):
+        if self._born_s is None:
+            self._born_s = now_s
+        for replica in self.replicas.values():
+            if self.is_usable(replica, now_s) and replica.report.replica_id != without:
                 return False
-        return not self.starting and (not young or bool(self.replicas))
+        return not self.starting and (not self.young(now_s) or bool(self.replicas))
 
     def young(self, now_s: float) -> bool:
         """There was no time yet to hear of every replica."""
-        if self._born_s is None:
-            self._born_s = now_s
-        return now_s - self._born_s <= self._limits.replica_ttl_s
+        return self._born_s is None or now_s - self._born_s <= self._limits.replica_ttl_s
 
     def without_engine(self, now_s: float) -> bool:
         """Nobody may wait: it sleeps, and none is there that drains, which has a successor."""
