@@ -153,7 +153,6 @@ class Autoscaler:
         self._policy = policy
         self._target: int | None = None
         self._need = SlidingQuantile(BURST_MEMORY * policy.downscale_delay_s, policy.need_share)
-        self._usual = SlidingQuantile(policy.downscale_delay_s, 0.5)
         self._trend = Trend(policy.trend_s)
         self._deep_since_s: float | None = None
         self._slow_since_s: float | None = None
@@ -181,7 +180,6 @@ class Autoscaler:
 
     def _observe(self, load: Load, now_s: float) -> None:
         self._need.add(load.need, now_s)
-        self._usual.add(load.need, now_s)
         self._trend.add(load.need, now_s)
         if not load.idle:
             self._busy_s = now_s
@@ -230,7 +228,8 @@ class Autoscaler:
     def _memory_s(self, now_s: float) -> float:
         """How long a load counts before less is enough."""
         delay_s = self._policy.downscale_delay_s
-        bursty = self._needed(delay_s, now_s) > BURSTY * (self._usual.value(now_s) or 0.0)
+        usual = self._need.value(now_s, delay_s, share=0.5) or 0.0
+        bursty = self._needed(delay_s, now_s) > BURSTY * usual
         return BURST_MEMORY * delay_s if bursty else delay_s
 
     def _for_queue(self, load: Load) -> int:

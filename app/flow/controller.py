@@ -321,8 +321,10 @@ class FlowController:
         actions: list[Action] = []
         for entry in self._queue.expired(now_s):
             overdue = now_s - entry.ticket.arrived_s > self._limits.max_queue_wait_s
-            outcome = Outcome.EVICTED_TIMEOUT if overdue else Outcome.EVICTED_DEADLINE
-            outcome = outcome if self._pool.ready else Outcome.EVICTED_NO_ENGINE
+            if not self._pool.ready:
+                outcome = Outcome.EVICTED_NO_ENGINE
+            else:
+                outcome = Outcome.EVICTED_TIMEOUT if overdue else Outcome.EVICTED_DEADLINE
             actions.append(self._evict(entry, outcome, now_s))
         return actions
 

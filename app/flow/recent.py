@@ -27,11 +27,13 @@ class SlidingQuantile:
         while now_s - self._samples[0][0] > self._window_s:
             self._samples.popleft()
 
-    def value(self, now_s: float, within_s: float = math.inf) -> float | None:
-        """Of the window, or of its last `within_s`; None where there are fewer than `least`."""
+    def value(self, now_s: float, within_s: float = math.inf, share: float | None = None) -> float | None:
+        """Of the window, or of its last `within_s`; what its own share of them does not exceed, or another.
+        None where there are fewer than `least`."""
         window_s = min(self._window_s, within_s)
         recent = [sample for at_s, sample in self._samples if now_s - at_s <= window_s]
-        return nearest_rank(recent, self._share) if len(recent) >= self._least else None
+        share = self._share if share is None else share
+        return nearest_rank(recent, share) if len(recent) >= self._least else None
 
 
 class Trend:

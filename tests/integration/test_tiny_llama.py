@@ -383,6 +383,7 @@ class TestDeath:
         # No engine is there, and none has said yet that it starts: who can wait waits.
         answer = httpx.post(f"{app.url}/v1/completions", json=raw("back", 4), timeout=180)
         assert answer.status_code == 200, answer.text
+        assert app.is_ready()
         cores = app.processes("EngineCore")
         parents = {process.ppid() for process in cores}
         assert all(parent != 1 for parent in parents), "an engine core outlived its replica"
