@@ -18,7 +18,7 @@ from math import ceil
 from pathlib import Path
 from statistics import mean
 
-from app.flow.autoscale import ScalePolicy
+from app.flow.autoscale import ScalePolicy, lean
 from app.flow.config import default_classes
 from benchmarks.scaling_peers import ServeQueueLength, SloSaturation
 from placement.simulation import fluid
@@ -41,16 +41,12 @@ SHIFT_S = 20.0
 # Engines at the beginning: what the mean load needs at this use.
 FIRST_USE = 0.7
 OURS = ScalePolicy(max_replicas=MAX_REPLICAS, target_queue_depth=PLACES / 2)
-# The same with less, and with more in reserve.
-LEAN = replace(OURS, use_high=1.0, use_low=0.95)
-AMPLE = replace(OURS, use_high=0.8, use_low=0.7)
 # Serve's `target_ongoing_requests`: its default, and tuned by hand to half and three quarters of the places.
 SERVE_TARGETS = (2, PLACES // 2, 3 * PLACES // 4)
 
 POLICIES: dict[str, Callable[[], Scaler]] = {
     "ours": lambda: Ours(OURS),
-    "ours, lean": lambda: Ours(LEAN),
-    "ours, ample": lambda: Ours(AMPLE),
+    "ours, lean": lambda: Ours(lean(OURS)),
     "ours, queue only": lambda: Ours(replace(OURS, queue_only=True)),
     **{f"serve-{n}": lambda n=n: ServeQueueLength(n, MAX_REPLICAS) for n in SERVE_TARGETS},  # type: ignore[misc]
     "llm-d": lambda: SloSaturation(MAX_REPLICAS),

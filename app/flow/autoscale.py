@@ -3,8 +3,8 @@
 Rules
 - Without data nothing changes.
 - Up: the most that any trigger asks for. Engines that are starting count, so one burst is not answered twice.
-- Down: only to what would have carried the highest load of the last `downscale_delay_s`; where it comes in
-  bursts, of half as long again.
+- Down: only to what would have carried most of the load of the last `downscale_delay_s`; where it comes in
+  bursts, of `LONG_MEMORY` times as long: bursts come back.
 - Between the two thresholds of use nothing changes: what was added is not taken away by the same load.
 - A step up at most doubles, and the next one waits; a step down takes at most a quarter.
 - Never more than the cluster can place: then the decision names what is missing.
@@ -14,16 +14,22 @@ Rules
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from app.flow.recent import SlidingQuantile, Trend
+from app.flow.recent import Rises, SlidingQuantile, Trend
 
 # Of the answers by which latency is judged: what was late stays so for this long.
 LATENCY_WINDOW_S = 60.0
-# A load with peaks above so many times its median comes in bursts. They come back: it counts for longer.
-BURSTY = 2.0
-BURST_MEMORY = 1.5
+# Bursts are remembered for so many downscale delays, but for the part of that time that may lie above.
+LONG_MEMORY = 4.5
+LONG_SHARE = 0.97
+# A load that has risen from a quarter to half of its peak so often in that time comes in bursts.
+BURSTY_RISES = 3
+# Then what a step up has brought is kept for so many downscale delays.
+BURST_PATIENCE = 1.25
+# Steps down in one downscale delay.
+STEPS_DOWN = 3.0
 # Rounding must not ask for an engine.
 SLACK = 1e-9
 # A new scheduler has heard of all engines after this, those included that start meanwhile.
@@ -72,6 +78,8 @@ class ScalePolicy:
     latency_high: float = 0.6
     # vLLM preempts when its cache is full.
     kv_high: float = 0.9
+    # An engine that comes when the queue is gone helps nobody: as many as work it off within so many starts.
+    clear_starts: float = 0.5
     # A queue this deep for so long is no accident.
     upscale_delay_s: float = 1.0
     # An engine costs minutes to start, and bursts come back: give it up slowly.
@@ -86,6 +94,11 @@ class ScalePolicy:
     step_s: float = 10.0
     # An engine that sleeps costs its next user a start.
     idle_s: float = 600.0
+
+
+def lean(policy: ScalePolicy) -> ScalePolicy:
+    """The same with nothing in reserve: fewer engine hours, and fewer promises kept in bursts."""
+    return replace(policy, use_high=1.0, use_low=0.96, clear_starts=1.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +165,9 @@ class Autoscaler:
     def __init__(self, policy: ScalePolicy) -> None:
         self._policy = policy
         self._target: int | None = None
-        self._need = SlidingQuantile(BURST_MEMORY * policy.downscale_delay_s, policy.need_share)
+        self._need = SlidingQuantile(policy.downscale_delay_s, policy.need_share)
+        self._need_long = SlidingQuantile(LONG_MEMORY * policy.downscale_delay_s, LONG_SHARE)
+        self._rises = Rises(LONG_MEMORY * policy.downscale_delay_s)
         self._trend = Trend(policy.trend_s)
         self._deep_since_s: float | None = None
         self._slow_since_s: float | None = None
@@ -180,6 +195,8 @@ class Autoscaler:
 
     def _observe(self, load: Load, now_s: float) -> None:
         self._need.add(load.need, now_s)
+        self._need_long.add(load.need, now_s)
+        self._rises.add(load.need, self._needed_long(now_s), now_s)
         self._trend.add(load.need, now_s)
         if not load.idle:
             self._busy_s = now_s
@@ -203,11 +220,11 @@ class Autoscaler:
         deep = deep_s is not None and now_s - deep_s >= policy.upscale_delay_s
         if policy.queue_only:
             return [*asked, (_up(load.queued / policy.target_queue_depth), Reason.QUEUE)] if deep else asked
-        # An engine that comes when the queue is gone helps nobody: what recurs shows in the load.
-        useful = _up(max(1, load.running) * load.drain_s / max(load.start_s, SLACK))
+        clear_s = max(policy.clear_starts * load.start_s, SLACK)
+        useful = _up(max(1, load.running) * load.drain_s / clear_s)
         if deep:
             asked.append((min(self._for_queue(load), useful), Reason.QUEUE))
-        asked.append((_up(self._needed(policy.downscale_delay_s, now_s) / policy.use_high), Reason.USE))
+        asked.append((_up(self._needed(now_s) / policy.use_high), Reason.USE))
         ahead = self._trend.ahead(load.start_s * policy.lookahead)
         asked.append((_up(ahead / policy.use_high), Reason.TREND))
         # What is measured on the running engines says how many of them would do.
@@ -221,16 +238,12 @@ class Autoscaler:
             asked.append((_up(load.running * load.kv_use / policy.use_high), Reason.KV_CACHE))
         return asked
 
-    def _needed(self, within_s: float, now_s: float) -> float:
-        """What was enough for most of that time."""
-        return self._need.value(now_s, within_s) or 0.0
+    def _needed(self, now_s: float) -> float:
+        """What was enough for most of the last `downscale_delay_s`."""
+        return self._need.value(now_s) or 0.0
 
-    def _memory_s(self, now_s: float) -> float:
-        """How long a load counts before less is enough."""
-        delay_s = self._policy.downscale_delay_s
-        usual = self._need.value(now_s, delay_s, share=0.5) or 0.0
-        bursty = self._needed(delay_s, now_s) > BURSTY * usual
-        return BURST_MEMORY * delay_s if bursty else delay_s
+    def _needed_long(self, now_s: float) -> float:
+        return self._need_long.value(now_s) or 0.0
 
     def _for_queue(self, load: Load) -> int:
         """Engines that take what is queued too deep: each at once as many as it has places."""
@@ -243,11 +256,11 @@ class Autoscaler:
         if policy.min_replicas == 0 and target == 1:
             idle = now_s - self._busy_s >= policy.idle_s
             return (0, Reason.IDLE) if idle else (1, Reason.STEADY)
-        memory_s = self._memory_s(now_s)
-        if now_s - max(self._born_s or 0.0, self._up_s) < memory_s:
+        patience_s, needed = policy.downscale_delay_s, self._needed(now_s)
+        if self._rises.count >= BURSTY_RISES:
+            patience_s, needed = BURST_PATIENCE * patience_s, max(needed, self._needed_long(now_s))
+        if now_s - max(self._born_s or 0.0, self._up_s) < patience_s:
             return target, Reason.STEADY
-        # Of the longer time a larger part may lie above: neither alone.
-        needed = max(self._needed(within_s, now_s) for within_s in (policy.downscale_delay_s, memory_s))
         enough = max(1, _up(needed / policy.use_low))
         return (enough, Reason.SURPLUS) if enough < target else (target, Reason.STEADY)
 
@@ -268,7 +281,7 @@ class Autoscaler:
             if bounded > ceiling:
                 bounded, reason = ceiling, Reason.STEP_LIMIT
         elif bounded < target and reason is Reason.SURPLUS:
-            due = now_s - self._down_s >= policy.downscale_delay_s / 4
+            due = now_s - self._down_s >= policy.downscale_delay_s / STEPS_DOWN
             bounded = max(bounded, target - max(1, target // 4)) if due else target
         return Decision(bounded, reason, wanted, missing)
 

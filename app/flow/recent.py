@@ -1,39 +1,76 @@
-"""A figure over time: what most of its last samples stayed below, and where it goes."""
+"""A figure over time: what most of its last samples stayed below, how often it rose, where it goes."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 
 from app.flow.estimate import nearest_rank
 
-# Bounds the memory of whoever adds samples faster than about once a second.
-MAX_SAMPLES = 4096
+# Bounds the memory of whoever adds samples faster than a few times a second.
+MAX_SAMPLES = 8192
 
 
 class SlidingQuantile:
-    """What a share of the samples of the last `window_s` does not exceed; the newest `most` are kept."""
+    """What a share of the samples of the last `window_s` does not exceed; the newest `most` are kept.
 
-    __slots__ = ("_least", "_samples", "_share", "_window_s")
+    They are kept in order, so that thousands of them may be asked about often. Time goes forward.
+    """
+
+    __slots__ = ("_least", "_most", "_ordered", "_samples", "_share", "_window_s")
 
     def __init__(self, window_s: float, share: float, least: int = 1, most: int = MAX_SAMPLES) -> None:
         self._window_s = window_s
         self._share = share
         self._least = least
-        self._samples: deque[tuple[float, float]] = deque(maxlen=most)
+        self._most = most
+        self._samples: deque[tuple[float, float]] = deque()
+        self._ordered: list[float] = []
 
     def add(self, sample: float, now_s: float) -> None:
         self._samples.append((now_s, sample))
-        while now_s - self._samples[0][0] > self._window_s:
-            self._samples.popleft()
+        insort(self._ordered, sample)
+        self._forget(now_s)
 
-    def value(self, now_s: float, within_s: float = math.inf, share: float | None = None) -> float | None:
-        """Of the window, or of its last `within_s`; what its own share of them does not exceed, or another.
-        None where there are fewer than `least`."""
-        window_s = min(self._window_s, within_s)
-        recent = [sample for at_s, sample in self._samples if now_s - at_s <= window_s]
-        share = self._share if share is None else share
-        return nearest_rank(recent, share) if len(recent) >= self._least else None
+    def value(self, now_s: float, share: float | None = None) -> float | None:
+        """What its own share of the samples does not exceed, or another. None where there are fewer than
+        `least`."""
+        self._forget(now_s)
+        if len(self._ordered) < self._least:
+            return None
+        return nearest_rank(self._ordered, self._share if share is None else share)
+
+    def _forget(self, now_s: float) -> None:
+        samples = self._samples
+        while samples and (now_s - samples[0][0] > self._window_s or len(samples) > self._most):
+            _, sample = samples.popleft()
+            del self._ordered[bisect_left(self._ordered, sample)]
+
+
+class Rises:
+    """How often a figure has risen above half of its peak in the last `window_s`, from below a quarter."""
+
+    __slots__ = ("_high", "_times", "_window_s")
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._high = False
+        self._times: deque[float] = deque(maxlen=MAX_SAMPLES)
+
+    def add(self, sample: float, peak: float, now_s: float) -> None:
+        if self._high:
+            self._high = sample >= peak / 4.0
+        elif sample > peak / 2.0:
+            self._high = True
+            self._times.append(now_s)
+        while self._times and now_s - self._times[0] > self._window_s:
+            self._times.popleft()
+
+    @property
+    def count(self) -> int:
+        """As of the last sample."""
+        return len(self._times)
 
 
 class Trend:

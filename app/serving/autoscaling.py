@@ -14,7 +14,7 @@ from typing import Any
 from ray.serve.config import AutoscalingContext
 
 from app.config import ApplicationConfig
-from app.flow.autoscale import ScalePolicy
+from app.flow.autoscale import ScalePolicy, lean
 from app.serving import said
 
 DESIRED = "desired_replicas"
@@ -55,7 +55,7 @@ def _timestamp(sample: Any) -> float:
 
 def scale_policy(config: ApplicationConfig) -> ScalePolicy:
     replicas = config.replicas
-    return ScalePolicy(
+    policy = ScalePolicy(
         min_replicas=replicas.min,
         max_replicas=replicas.max,
         target_queue_depth=replicas.target_queue_depth,
@@ -64,3 +64,4 @@ def scale_policy(config: ApplicationConfig) -> ScalePolicy:
         downscale_delay_s=replicas.downscale_delay_s,
         idle_s=replicas.idle_s,
     )
+    return lean(policy) if replicas.headroom == "lean" else policy

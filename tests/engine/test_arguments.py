@@ -80,6 +80,8 @@ def test_llama_70b_is_a_grid_of_ray_workers_with_each_rank_in_its_own_bundle():
     assert given["--distributed-executor-backend"] == "ray"
     assert given["--gpu-memory-utilization"] == "0.85"
     assert (given["--dtype"], given["--kv-cache-dtype"]) == ("bfloat16", "fp8")
+    # What it compiles is kept for the next start.
+    assert "VLLM_USE_AOT_COMPILE" not in variables
     assert variables["VLLM_RAY_BUNDLE_INDICES"] == "0,1,2,3,4,5,6,7"
     assert variables["VLLM_USE_RAY_V2_EXECUTOR_BACKEND"] == "1"
     assert variables["VLLM_PP_LAYER_PARTITION"] == "19,21,21,19"
@@ -108,6 +110,8 @@ def test_smollm2_is_one_process_of_its_replica():
     # In the engine core's own process, which vLLM allows on a CPU with this variable only.
     assert given["--distributed-executor-backend"] == "uni"
     assert variables["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    # smollm2-cpu.yaml does not compile.
+    assert variables["VLLM_USE_AOT_COMPILE"] == "0"
     assert given["--dtype"] == "bfloat16"
     assert compilation(config) == {"mode": 2, "backend": "eager"}
     assert variables["VLLM_CPU_KVCACHE_SPACE"] == "2"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from app.flow.autoscale import (
     LATENCY_WINDOW_S,
+    LONG_MEMORY,
     Autoscaler,
     Decision,
     Load,
@@ -30,6 +31,7 @@ POLICY = ScalePolicy(
     upscale_delay_s=1.0,
     downscale_delay_s=300.0,
     need_share=0.95,
+    clear_starts=1.0,
     latency_high=0.9,
     step_s=10.0,
 )
@@ -251,13 +253,32 @@ class TestDown:
         assert [target for _, target, _ in run.changes][:2] == [24, 18]
 
     @pytest.mark.parametrize(("usual", "kept"), [(0.5, 4), (2.0, 3)])
-    def test_a_load_that_comes_in_bursts_counts_for_longer(self, usual, kept):
-        """A peak of 3.4 that is over by more than the delay, and a smaller one since."""
-        run = settled(4, 3.4)
-        run.see(usual, POLICY.downscale_delay_s * 0.8)
-        run.see(1.9, 30)
-        run.see(usual, POLICY.downscale_delay_s * 0.35)
+    def test_bursts_are_remembered_for_longer_than_a_load_that_has_gone(self, usual, kept):
+        """Peaks of 3.4, of which the last is over by twice the delay."""
+        run = Run(replicas=4)
+        for _ in range(3):
+            run.see(3.4, 20)
+            run.see(usual, 200)
+        run.see(usual, 2.2 * POLICY.downscale_delay_s - 200)
         assert run.replicas == kept
+
+    def test_bursts_that_do_not_come_back_are_forgotten(self):
+        run = Run(replicas=4)
+        run.see(3.4, 60)
+        run.see(0.5, (LONG_MEMORY + 2) * POLICY.downscale_delay_s)
+        assert run.replicas == 1
+
+    def test_in_bursts_what_a_step_up_has_brought_is_kept_for_longer(self):
+        run = Run(replicas=2)
+        for _ in range(3):
+            run.see(1.7, 20)
+            run.see(0.3, 100)
+        run.see(0.3, 2, queued=40, drain_s=99.0)
+        assert run.replicas == 4
+        run.see(0.3, 1.2 * POLICY.downscale_delay_s)
+        assert run.replicas == 4
+        run.see(0.3, 0.1 * POLICY.downscale_delay_s)
+        assert run.replicas == 3
 
     def test_a_start_is_not_followed_by_a_stop(self):
         run = settled(2, 1.7)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.flow.recent import SlidingQuantile, Trend
+from app.flow.estimate import nearest_rank
+from app.flow.recent import Rises, SlidingQuantile, Trend
 
 
 class TestSlidingQuantile:
@@ -35,23 +38,53 @@ class TestSlidingQuantile:
         assert samples.value(10.0) == 9.0
         assert samples.value(10.5) == 1.0
         assert samples.value(20.5) is None
-        # Asking has changed nothing.
-        assert samples.value(10.0) == 9.0
-        samples.add(1.0, 10.5)
-        assert samples.value(10.0) == 1.0
+        samples.add(2.0, 20.5)
+        assert samples.value(20.5) == 2.0
 
-    def test_a_part_of_the_window_can_be_asked_for(self):
+    def test_another_share_can_be_asked_for(self):
         samples = SlidingQuantile(10.0, 1.0)
-        samples.add(9.0, 0.0)
-        samples.add(1.0, 6.0)
-        assert samples.value(10.0, within_s=5.0) == 1.0
-        assert samples.value(10.0, within_s=50.0) == samples.value(10.0) == 9.0
+        for sample in (5.0, 1.0, 9.0):
+            samples.add(sample, 0.0)
+        assert samples.value(0.0, share=0.5) == 5.0
+        assert samples.value(0.0) == 9.0
+
+    @given(st.lists(st.tuples(st.floats(0.0, 5.0), st.sampled_from([1.0, 2.0, 3.0])), min_size=1))
+    def test_it_is_the_quantile_of_what_lies_in_the_window(self, steps):
+        samples, now_s, seen = SlidingQuantile(10.0, 0.7), 0.0, []
+        for passed_s, sample in steps:
+            now_s += passed_s
+            samples.add(sample, now_s)
+            seen.append((now_s, sample))
+            within = [one for at_s, one in seen if now_s - at_s <= 10.0]
+            assert samples.value(now_s) == nearest_rank(within, 0.7)
 
     def test_its_memory_is_bounded(self):
         samples = SlidingQuantile(1e9, 0.0, most=10)
         for number in range(20):
             samples.add(float(number), 0.0)
         assert samples.value(0.0) == 10.0
+
+
+class TestRises:
+    def test_each_time_it_comes_back_counts_once(self):
+        rises = Rises(100.0)
+        for second in range(60):
+            rises.add(4.0 if second % 20 < 10 else 0.5, 4.0, float(second))
+        assert rises.count == 3
+
+    def test_a_fall_to_more_than_a_quarter_is_none(self):
+        rises = Rises(100.0)
+        for second in range(60):
+            rises.add(4.0 if second % 20 < 10 else 1.0, 4.0, float(second))
+        assert rises.count == 1
+
+    def test_what_is_older_is_forgotten(self):
+        rises = Rises(100.0)
+        rises.add(4.0, 4.0, 0.0)
+        rises.add(0.0, 4.0, 100.0)
+        assert rises.count == 1
+        rises.add(0.0, 4.0, 100.5)
+        assert rises.count == 0
 
 
 class TestTrend:

@@ -42,6 +42,15 @@ def test_where_there_is_room_they_come():
     assert one.decision.target == 2
 
 
+def test_a_lean_application_has_nothing_in_reserve():
+    load = replace(BUSY, running=3)
+    usual, lean = scaling(min=3), scaling(min=3, headroom="lean")
+    for second in range(100):
+        usual._decide(load, float(second))
+        lean._decide(load, float(second))
+    assert (usual.decision.target, lean.decision.target) == (4, 3)
+
+
 def test_as_long_as_the_cluster_is_not_known_nothing_is_held_back():
     one = scaling()
     one._decide(BUSY, 0.0)
