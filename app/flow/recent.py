@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
 from collections import deque
 
 from app.flow.estimate import nearest_rank
@@ -15,37 +14,35 @@ MAX_SAMPLES = 8192
 class SlidingQuantile:
     """What a share of the samples of the last `window_s` does not exceed; the newest `most` are kept.
 
-    They are kept in order, so that thousands of them may be asked about often. Time goes forward.
+    Adding is cheap; they are put in order when they are asked about. Time goes forward.
     """
 
-    __slots__ = ("_least", "_most", "_ordered", "_samples", "_share", "_window_s")
+    __slots__ = ("_least", "_ordered", "_samples", "_share", "_window_s")
 
     def __init__(self, window_s: float, share: float, least: int = 1, most: int = MAX_SAMPLES) -> None:
         self._window_s = window_s
         self._share = share
         self._least = least
-        self._most = most
-        self._samples: deque[tuple[float, float]] = deque()
-        self._ordered: list[float] = []
+        self._samples: deque[tuple[float, float]] = deque(maxlen=most)
+        # None: they have changed since.
+        self._ordered: list[float] | None = None
 
     def add(self, sample: float, now_s: float) -> None:
         self._samples.append((now_s, sample))
-        insort(self._ordered, sample)
-        self._forget(now_s)
+        self._ordered = None
 
     def value(self, now_s: float, share: float | None = None) -> float | None:
         """What its own share of the samples does not exceed, or another. None where there are fewer than
         `least`."""
-        self._forget(now_s)
-        if len(self._ordered) < self._least:
-            return None
-        return nearest_rank(self._ordered, self._share if share is None else share)
-
-    def _forget(self, now_s: float) -> None:
         samples = self._samples
-        while samples and (now_s - samples[0][0] > self._window_s or len(samples) > self._most):
-            _, sample = samples.popleft()
-            del self._ordered[bisect_left(self._ordered, sample)]
+        while samples and now_s - samples[0][0] > self._window_s:
+            samples.popleft()
+            self._ordered = None
+        if len(samples) < self._least:
+            return None
+        if self._ordered is None:
+            self._ordered = sorted(sample for _, sample in samples)
+        return nearest_rank(self._ordered, self._share if share is None else share)
 
 
 class Rises:
