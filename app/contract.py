@@ -27,6 +27,8 @@ REVOKED_STATUS = 409
 ENGINE_DIED_STATUS = 502
 # The engine's sign of life: 200, or 503 when its core is dead or makes no steps.
 HEALTH_PATH = "/health"
+# What a client reads of a failure in the engine, before its answer has begun or in its midst.
+ENGINE_FAILED = "The engine failed on this request."
 
 # What a lease may run: the closed list of both doors, the gateway's and an engine's.
 LEASED_PATHS = frozenset(

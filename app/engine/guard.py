@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import used
 from app.contract import (
     ENGINE_DIED_STATUS,
+    ENGINE_FAILED,
     HEALTH_PATH,
     LEASE_HEADER,
     LEASED_PATHS,
@@ -47,7 +48,7 @@ _EVENT = b"data: "
 _ERROR_EVENT = _EVENT + b'{"error": '
 # How it begins the events of a response before it looks at the request.
 _PREAMBLE = (b"event: response.created\n", b"event: response.in_progress\n")
-_FAILED = {"message": "The engine failed on this request.", "type": "server_error", "param": None}
+_FAILED = {"message": ENGINE_FAILED, "type": "server_error", "param": None}
 _FAILED_EVENT = _EVENT + json.dumps({"error": {**_FAILED, "code": "engine_error"}}).encode() + b"\n\n"
 # The rank of a class: there are never a thousand.
 MAX_PRIORITY_DIGITS = 3

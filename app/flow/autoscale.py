@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from app.flow.recent import Rises, SlidingQuantile, Trend
+from app.flow.recent import MAX_SAMPLES, Rises, SlidingQuantile, Trend
 
 # Of the answers by which latency is judged: what was late stays so for this long.
 LATENCY_WINDOW_S = 60.0
@@ -78,7 +78,8 @@ class ScalePolicy:
     latency_high: float = 0.6
     # vLLM preempts when its cache is full.
     kv_high: float = 0.9
-    # An engine that comes when the queue is gone helps nobody: as many as work it off within so many starts.
+    # A queue asks for no more engines than work it off within so many starts. At one, the last that comes finds
+    # nothing left of it; a half has some in reserve for the next burst.
     clear_starts: float = 0.5
     # A queue this deep for so long is no accident.
     upscale_delay_s: float = 1.0
@@ -121,6 +122,8 @@ class Load:
     start_s: float
     # Prompt tokens that wait.
     queued_tokens: int = 0
+    # Requests that have arrived since the beginning.
+    arrived: int = 0
     # Predicted time to empty the queue; by class, over its budget.
     drain_s: float = 0.0
     drain_over_budget: tuple[tuple[str, float], ...] = ()
@@ -165,12 +168,16 @@ class Autoscaler:
     def __init__(self, policy: ScalePolicy) -> None:
         self._policy = policy
         self._target: int | None = None
-        self._need = SlidingQuantile(policy.downscale_delay_s, policy.need_share)
-        self._need_long = SlidingQuantile(LONG_MEMORY * policy.downscale_delay_s, LONG_SHARE)
-        self._rises = Rises(LONG_MEMORY * policy.downscale_delay_s)
+        long_s = LONG_MEMORY * policy.downscale_delay_s
+        grain_s = long_s / MAX_SAMPLES
+        self._need = SlidingQuantile(policy.downscale_delay_s, policy.need_share, grain_s=grain_s)
+        self._need_long = SlidingQuantile(long_s, LONG_SHARE, grain_s=grain_s)
+        self._rises = Rises(long_s)
         self._trend = Trend(policy.trend_s)
         self._deep_since_s: float | None = None
         self._slow_since_s: float | None = None
+        self._arrived = 0
+        self._asked = False
         self._busy_s = 0.0
         self._born_s: float | None = None
         self._up_s = self._down_s = -math.inf
@@ -198,7 +205,10 @@ class Autoscaler:
         self._need_long.add(load.need, now_s)
         self._rises.add(load.need, self._needed_long(now_s), now_s)
         self._trend.add(load.need, now_s)
-        if not load.idle:
+        # Who is refused has asked, too.
+        self._asked = load.queued > 0 or load.arrived != self._arrived
+        self._arrived = load.arrived
+        if self._asked or not load.idle:
             self._busy_s = now_s
         deep = load.queued > self._policy.target_queue_depth * load.running
         self._deep_since_s = _since(deep, self._deep_since_s, now_s)
@@ -206,7 +216,7 @@ class Autoscaler:
 
     def _wanted(self, load: Load, now_s: float, target: int) -> tuple[int, Reason]:
         if target == 0:
-            return (1, Reason.WAKE) if load.queued or load.offered_per_s else (0, Reason.IDLE)
+            return (1, Reason.WAKE) if self._asked else (0, Reason.IDLE)
         more, reason = max(self._triggers(load, now_s), key=lambda one: one[0])
         if more > target:
             return more, reason
@@ -253,9 +263,8 @@ class Autoscaler:
 
     def _fewer(self, load: Load, now_s: float, target: int) -> tuple[int, Reason]:
         policy = self._policy
-        if policy.min_replicas == 0 and target == 1:
-            idle = now_s - self._busy_s >= policy.idle_s
-            return (0, Reason.IDLE) if idle else (1, Reason.STEADY)
+        if policy.min_replicas == 0 and now_s - self._busy_s >= policy.idle_s:
+            return 0, Reason.IDLE
         patience_s, needed = policy.downscale_delay_s, self._needed(now_s)
         if self._rises.count >= BURSTY_RISES:
             patience_s, needed = BURST_PATIENCE * patience_s, max(needed, self._needed_long(now_s))

@@ -28,6 +28,7 @@ class LoadMeter:
         self._config = config
         # A class's requests may come in bursts as long as its budget: over that time their rate counts.
         self._arrivals = [DecayedRate(one.ttft_budget_s) for one in config.classes]
+        self._arrived = 0
         self._service_s = RunningMean(config.admission.initial_service_s, SERVICE_SMOOTHING)
         # Actual / budget of the last answers.
         self._ttft = SlidingQuantile(LATENCY_WINDOW_S, HIGH_SHARE, least=MIN_SAMPLES, most=MAX_SAMPLES)
@@ -35,6 +36,7 @@ class LoadMeter:
 
     def arrived(self, rank: int, now_s: float) -> None:
         """A request that may be served, whether it finds a place or not."""
+        self._arrived += 1
         for arrivals in self._arrivals[rank:]:
             arrivals.add(1.0, now_s)
 
@@ -65,6 +67,7 @@ class LoadMeter:
             starting=len(pool.starting),
             start_s=start_s,
             queued_tokens=sum(one.prompt_tokens for one in queue.classes),
+            arrived=self._arrived,
             drain_s=predictor.drain_s(len(queue.classes) - 1, now_s) if queue else 0.0,
             drain_over_budget=tuple(
                 (one.policy.name, predictor.drain_s(one.rank, now_s) / one.policy.ttft_budget_s)

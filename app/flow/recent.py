@@ -7,42 +7,47 @@ from collections import deque
 
 from app.flow.estimate import nearest_rank
 
-# Bounds the memory of whoever adds samples faster than a few times a second.
+# Bounds memory, and what it costs to put them in order.
 MAX_SAMPLES = 8192
 
 
 class SlidingQuantile:
     """What a share of the samples of the last `window_s` does not exceed; the newest `most` are kept.
 
-    Adding is cheap; they are put in order when they are asked about. Time goes forward.
+    Of samples that are closer than `grain_s` the first counts. Adding is cheap; they are put in order when they
+    are asked about. Time goes forward.
     """
 
-    __slots__ = ("_least", "_ordered", "_samples", "_share", "_window_s")
+    __slots__ = ("_changed", "_grain_s", "_least", "_samples", "_share", "_value", "_window_s")
 
-    def __init__(self, window_s: float, share: float, least: int = 1, most: int = MAX_SAMPLES) -> None:
+    def __init__(
+        self, window_s: float, share: float, least: int = 1, most: int = MAX_SAMPLES, grain_s: float = 0.0
+    ) -> None:
         self._window_s = window_s
         self._share = share
         self._least = least
+        self._grain_s = grain_s
         self._samples: deque[tuple[float, float]] = deque(maxlen=most)
-        # None: they have changed since.
-        self._ordered: list[float] | None = None
+        self._changed = False
+        self._value: float | None = None
 
     def add(self, sample: float, now_s: float) -> None:
-        self._samples.append((now_s, sample))
-        self._ordered = None
+        samples = self._samples
+        if not samples or now_s - samples[-1][0] >= self._grain_s:
+            samples.append((now_s, sample))
+            self._changed = True
 
-    def value(self, now_s: float, share: float | None = None) -> float | None:
-        """What its own share of the samples does not exceed, or another. None where there are fewer than
-        `least`."""
+    def value(self, now_s: float) -> float | None:
+        """None where there are fewer than `least`."""
         samples = self._samples
         while samples and now_s - samples[0][0] > self._window_s:
             samples.popleft()
-            self._ordered = None
-        if len(samples) < self._least:
-            return None
-        if self._ordered is None:
-            self._ordered = sorted(sample for _, sample in samples)
-        return nearest_rank(self._ordered, self._share if share is None else share)
+            self._changed = True
+        if self._changed:
+            self._changed = False
+            enough = len(samples) >= self._least
+            self._value = nearest_rank((sample for _, sample in samples), self._share) if enough else None
+        return self._value
 
 
 class Rises:
@@ -52,15 +57,19 @@ class Rises:
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
-        self._high = False
+        # None: nobody knows where it comes from.
+        self._high: bool | None = None
         self._times: deque[float] = deque(maxlen=MAX_SAMPLES)
 
     def add(self, sample: float, peak: float, now_s: float) -> None:
         if self._high:
             self._high = sample >= peak / 4.0
         elif sample > peak / 2.0:
+            if self._high is not None:
+                self._times.append(now_s)
             self._high = True
-            self._times.append(now_s)
+        else:
+            self._high = False
         while self._times and now_s - self._times[0] > self._window_s:
             self._times.popleft()
 

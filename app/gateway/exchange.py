@@ -23,6 +23,7 @@ from opentelemetry.trace import INVALID_SPAN, Span
 from app import used
 from app.contract import (
     ENGINE_DIED_STATUS,
+    ENGINE_FAILED,
     LEASE_HEADER,
     LEASES_PATH,
     PRIORITY_HEADER,
@@ -224,7 +225,7 @@ class Exchange:
             raise _RevokedError
         if run.response.status >= 500:
             run.outcome = Outcome.FAILED
-            raise ApiError(500, "engine_error", "The engine failed on this request.")
+            raise ApiError(500, "engine_error", ENGINE_FAILED)
         if run.response.status >= 400:
             body = await run.response.read()
             run.outcome = Outcome.COMPLETED

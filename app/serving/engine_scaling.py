@@ -38,7 +38,7 @@ class EngineScaling:
         self._load = load
         self._autoscaler = Autoscaler(scale_policy(config))
         self._room: Room | None = None
-        self._logged_s = 0.0
+        self._logged_s = -LOG_INTERVAL_S
         self.decision: Decision | None = None
         self.log = ScaleLog()
 
@@ -49,7 +49,8 @@ class EngineScaling:
             looking = asyncio.get_running_loop().create_task(self._look_for_ever())
         try:
             while True:
-                self._decide(self._load(), time.time())
+                # The clock on the wall may be set, and an engine costs minutes.
+                self._decide(self._load(), time.monotonic())
                 await asyncio.sleep(DECIDE_INTERVAL_S)
         finally:
             if looking is not None:
@@ -64,7 +65,7 @@ class EngineScaling:
             self.decision.target,
             self.decision.reason,
         )
-        self._tell(self.decision, now_s)
+        self._tell(self.decision, time.time())
         if changed or now_s - self._logged_s >= LOG_INTERVAL_S:
             self._logged_s = now_s
             _log(self.decision, load)

@@ -17,7 +17,9 @@ from app.flow.autoscale import (
     Load,
     Reason,
     ScalePolicy,
+    lean,
 )
+from app.flow.estimate import DecayedRate
 from tests.loads import IDLE
 
 # What is late shows for the whole window, however short it was.
@@ -106,6 +108,11 @@ class TestQueue:
     def test_a_queue_that_is_gone_before_an_engine_could_come_asks_for_none(self):
         run = settled(2, 1.2)
         assert run.see(1.2, 30, queued=40, drain_s=59.0).target == 2
+
+    def test_some_are_in_reserve_for_the_next_burst(self):
+        run = settled(2, 1.2, replace(POLICY, clear_starts=0.5))
+        assert run.see(1.2, 30, queued=40, drain_s=30.0).target == 2
+        assert run.see(1.2, queued=40, drain_s=45.0).target == 3
 
     def test_a_deep_queue_asks_for_no_more_than_still_have_work_when_they_come(self):
         run = settled(8, 6.0)
@@ -252,27 +259,35 @@ class TestDown:
         run.see(1.0, 700)
         assert [target for _, target, _ in run.changes][:2] == [24, 18]
 
+    @staticmethod
+    def after_bursts(usual: float) -> Run:
+        run = Run(replicas=4)
+        # Where the first comes from is not known.
+        for _ in range(4):
+            run.see(usual, 100)
+            run.see(3.4, 20)
+        run.see(usual, 200)
+        return run
+
     @pytest.mark.parametrize(("usual", "kept"), [(0.5, 4), (2.0, 3)])
     def test_bursts_are_remembered_for_longer_than_a_load_that_has_gone(self, usual, kept):
         """Peaks of 3.4, of which the last is over by twice the delay."""
-        run = Run(replicas=4)
-        for _ in range(3):
-            run.see(3.4, 20)
-            run.see(usual, 200)
+        run = self.after_bursts(usual)
         run.see(usual, 2.2 * POLICY.downscale_delay_s - 200)
         assert run.replicas == kept
 
     def test_bursts_that_do_not_come_back_are_forgotten(self):
-        run = Run(replicas=4)
-        run.see(3.4, 60)
-        run.see(0.5, (LONG_MEMORY + 2) * POLICY.downscale_delay_s)
+        run = self.after_bursts(0.5)
+        run.see(0.5, 2.2 * POLICY.downscale_delay_s - 200)
+        assert run.replicas == 4
+        run.see(0.5, (LONG_MEMORY - 0.2) * POLICY.downscale_delay_s)
         assert run.replicas == 1
 
     def test_in_bursts_what_a_step_up_has_brought_is_kept_for_longer(self):
         run = Run(replicas=2)
-        for _ in range(3):
-            run.see(1.7, 20)
+        for _ in range(4):
             run.see(0.3, 100)
+            run.see(1.7, 20)
         run.see(0.3, 2, queued=40, drain_s=99.0)
         assert run.replicas == 4
         run.see(0.3, 1.2 * POLICY.downscale_delay_s)
@@ -314,7 +329,30 @@ class TestSleep:
         decision = self.asleep().see(0.0, 100, in_flight=0)
         assert (decision.target, decision.reason) == (0, Reason.IDLE)
 
-    @pytest.mark.parametrize("sign", [{"queued": 1}, {"offered_per_s": 0.1}])
+    def test_what_is_left_of_a_rate_wakes_nobody(self):
+        """A rate that fades is not zero for half a day."""
+        run, rate = Run(self.POLICY, replicas=1), DecayedRate(60.0)
+        rate.add(1.0, run.now_s)
+        for _ in range(3000):
+            run.see(rate.per_s(run.now_s), in_flight=0, arrived=1)
+        assert run.replicas == 0
+        assert Reason.WAKE not in {reason for _, _, reason in run.changes}
+
+    def test_who_was_refused_finds_the_engine_that_this_has_woken(self):
+        run = self.asleep()
+        run.see(0.0, 20, in_flight=0, arrived=1)
+        assert run.replicas == 1
+        run.see(0.0, 20, in_flight=0, arrived=1)
+        assert run.replicas == 0
+
+    def test_of_several_none_is_left_when_nobody_has_asked_for_long_enough(self):
+        run = Run(replace(self.POLICY, downscale_delay_s=600.0), replicas=4)
+        run.see(3.4, 20)
+        run.see(0.0, 29, in_flight=0)
+        assert run.replicas == 4
+        assert run.see(0.0, 2, in_flight=0).target == 0
+
+    @pytest.mark.parametrize("sign", [{"queued": 1}, {"arrived": 1}])
     def test_the_first_request_wakes_it_whether_it_waits_or_was_refused(self, sign):
         run = self.asleep()
         seen = replace(IDLE, running=0, **sign)
@@ -326,14 +364,14 @@ class TestSleep:
 
 
 @settings(max_examples=25, deadline=None)
-@given(need=st.floats(0.0, 40.0), replicas=st.integers(1, 40))
-def test_a_constant_load_brings_about_no_swing(need, replicas):
+@given(policy=st.sampled_from([POLICY, lean(POLICY)]), need=st.floats(0.0, 40.0), replicas=st.integers(1, 40))
+def test_a_constant_load_brings_about_no_swing(policy, need, replicas):
     """From any number, at any level: it only rises, or only falls, and in ten minutes it has settled."""
-    run = Run(replicas=replicas)
+    run = Run(policy, replicas)
     run.see(need, 1800)
     targets = [replicas, *(target for _, target, _ in run.changes)]
     assert targets in (sorted(targets), sorted(targets, reverse=True))
-    assert need <= POLICY.use_high * run.replicas + 1e-6
+    assert need <= policy.use_high * run.replicas + 1e-6
 
 
 @settings(max_examples=25, deadline=None)

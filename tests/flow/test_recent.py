@@ -41,12 +41,11 @@ class TestSlidingQuantile:
         samples.add(2.0, 20.5)
         assert samples.value(20.5) == 2.0
 
-    def test_another_share_can_be_asked_for(self):
-        samples = SlidingQuantile(10.0, 1.0)
-        for sample in (5.0, 1.0, 9.0):
-            samples.add(sample, 0.0)
-        assert samples.value(0.0, share=0.5) == 5.0
-        assert samples.value(0.0) == 9.0
+    def test_of_samples_within_a_grain_the_first_counts(self):
+        samples = SlidingQuantile(10.0, 1.0, grain_s=2.0)
+        for second, sample in enumerate((1.0, 9.0, 3.0)):
+            samples.add(sample, float(second))
+        assert samples.value(2.0) == 3.0
 
     @given(st.lists(st.tuples(st.floats(0.0, 5.0), st.sampled_from([1.0, 2.0, 3.0])), min_size=1))
     def test_it_is_the_quantile_of_what_lies_in_the_window(self, steps):
@@ -66,25 +65,26 @@ class TestSlidingQuantile:
 
 
 class TestRises:
-    def test_each_time_it_comes_back_counts_once(self):
+    @staticmethod
+    def seen(*samples: float, seconds: float = 10.0) -> Rises:
         rises = Rises(100.0)
-        for second in range(60):
-            rises.add(4.0 if second % 20 < 10 else 0.5, 4.0, float(second))
-        assert rises.count == 3
+        for number, sample in enumerate(samples):
+            rises.add(sample, 4.0, number * seconds)
+        return rises
+
+    def test_each_time_it_comes_back_counts_once(self):
+        assert self.seen(0.5, 4.0, 4.0, 0.5, 4.0, 3.0, 0.5).count == 2
+
+    def test_where_it_comes_from_must_be_known(self):
+        assert self.seen(4.0, 4.0).count == 0
+        assert self.seen(4.0, 0.5, 4.0).count == 1
 
     def test_a_fall_to_more_than_a_quarter_is_none(self):
-        rises = Rises(100.0)
-        for second in range(60):
-            rises.add(4.0 if second % 20 < 10 else 1.0, 4.0, float(second))
-        assert rises.count == 1
+        assert self.seen(0.5, 4.0, 1.0, 4.0, 1.0, 4.0).count == 1
 
     def test_what_is_older_is_forgotten(self):
-        rises = Rises(100.0)
-        rises.add(4.0, 4.0, 0.0)
-        rises.add(0.0, 4.0, 100.0)
-        assert rises.count == 1
-        rises.add(0.0, 4.0, 100.5)
-        assert rises.count == 0
+        assert self.seen(0.5, 4.0, 0.5, seconds=100.0).count == 1
+        assert self.seen(0.5, 4.0, 0.5, seconds=100.5).count == 0
 
 
 class TestTrend:
