@@ -78,8 +78,8 @@ class ScalePolicy:
     latency_high: float = 0.6
     # vLLM preempts when its cache is full.
     kv_high: float = 0.9
-    # A queue asks for no more engines than work it off within so many starts. At one, the last that comes finds
-    # nothing left of it; a half has some in reserve for the next burst.
+    # A queue asks for no more engines than work it off within so many starts. At one, the last that comes
+    # finds nothing left of it; a half has some in reserve for the next burst.
     clear_starts: float = 0.5
     # A queue this deep for so long is no accident.
     upscale_delay_s: float = 1.0

@@ -14,8 +14,8 @@ MAX_SAMPLES = 8192
 class SlidingQuantile:
     """What a share of the samples of the last `window_s` does not exceed; the newest `most` are kept.
 
-    Of samples that are closer than `grain_s` the first counts. Adding is cheap; they are put in order when they
-    are asked about. Time goes forward.
+    Of samples that are closer than `grain_s` the first counts. Adding is cheap; they are put in order when
+    they are asked about. Time goes forward.
     """
 
     __slots__ = ("_changed", "_grain_s", "_least", "_samples", "_share", "_value", "_window_s")
