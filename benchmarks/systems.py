@@ -67,6 +67,10 @@ def systems(vllm_max_queued: int, engines: int = 1) -> dict[str, System]:
             {"RAY_SERVE_ENABLE_HA_PROXY": "0"},
         ),
         "ray-serve-llm": _ray_serve_llm("build_openai_app, its defaults: Python proxy, 2 ingress replicas"),
+        "ray-serve-llm-as-is": _ray_serve_llm(
+            "the same, without the application's VLLM_USE_AOT_COMPILE=0, which no documentation names",
+            VLLM_USE_AOT_COMPILE="1",
+        ),
         "ray-serve-llm-throughput": _ray_serve_llm(
             "the same, RAY_SERVE_THROUGHPUT_OPTIMIZED=1", **throughput
         ),
