@@ -120,6 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=TRACES, nargs="+", default=list(TRACES))
     parser.add_argument("--policies", choices=POLICIES, nargs="+", default=list(POLICIES))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, help="the settings were chosen on 0 to 4")
     parser.add_argument(
         "--fleet", type=int, help="as a fluid, with the load of so many engines: for hundreds of them"
     )
@@ -130,7 +131,7 @@ def run(options: argparse.Namespace) -> Figures:
     for trace in options.only:
         path = options.traces / TRACES[trace]
         runs: dict[str, list[dict[str, float]]] = {policy: [] for policy in options.policies}
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             requests = [] if options.fleet else workload(path, VOLUMES[trace], seed)
             for policy in options.policies:
                 runs[policy].append(
