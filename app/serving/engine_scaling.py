@@ -49,14 +49,14 @@ class EngineScaling:
             looking = asyncio.get_running_loop().create_task(self._look_for_ever())
         try:
             while True:
-                # The clock on the wall may be set, and an engine costs minutes.
-                self._decide(self._load(), time.monotonic())
+                self._decide(self._load(), time.monotonic(), time.time())
                 await asyncio.sleep(DECIDE_INTERVAL_S)
         finally:
             if looking is not None:
                 looking.cancel()
 
-    def _decide(self, load: Load | None, now_s: float) -> None:
+    def _decide(self, load: Load | None, now_s: float, wall_s: float) -> None:
+        """`now_s` never goes back, as the clock on the wall may; people are told `wall_s`."""
         if load is not None and self._room is not None:
             here = load.running + load.starting
             load = replace(load, placeable=here + self._room.replicas, missing=self._room.missing)
@@ -65,17 +65,17 @@ class EngineScaling:
             self.decision.target,
             self.decision.reason,
         )
-        self._tell(self.decision, time.time())
+        self._tell(self.decision, wall_s)
         if changed or now_s - self._logged_s >= LOG_INTERVAL_S:
             self._logged_s = now_s
             _log(self.decision, load)
 
-    def _tell(self, decision: Decision, now_s: float) -> None:
+    def _tell(self, decision: Decision, wall_s: float) -> None:
         """For a person: what changes the target, and what keeps it from what is wanted."""
         told = self.log.newest
         moved = told is None or told.engines != decision.target
         if decision.reason in MORE_WANTED or (moved and decision.reason is not Reason.NO_DATA):
-            self.log.add(decision.target, _because(decision), now_s)
+            self.log.add(decision.target, _because(decision), wall_s)
 
     async def _look_for_ever(self) -> None:
         parallel, most = self._config.parallel, self._config.replicas.max
