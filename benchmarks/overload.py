@@ -30,6 +30,7 @@ from benchmarks.configs import changed
 from benchmarks.scoring import Json, Run, score
 from benchmarks.servers import StartError
 from benchmarks.systems import System, systems
+from placement.simulation.experiment import NO_PREFILL_SHARE
 from placement.simulation.summary import Promise
 from placement.simulation.workload import Mix, Request
 
@@ -57,6 +58,7 @@ ABLATIONS: dict[str, Json] = {
     "no-impatience": {"admission": {"impatient": False}},
     "no-thrift": {"admission": {"thrift_roots": 0.0}},
     "no-steps": {"route": {"follow_steps": False}},
+    "no-prefill-room": {"route": {"prefill_share": NO_PREFILL_SHARE}},
     "no-fairness": {"fairness": {"enabled": False}},
     "no-preemption": {"preempt": {"enabled": False}},
     "no-affinity": {"route": {"affinity": False}},

@@ -114,8 +114,21 @@ class Predictor:
         return (int(min(bound, mean)), min(bound, high)) if bound else (int(mean), high)
 
     def ttft_s(self, rank: int, flow: TenantFlow | None, prompt_tokens: int, now_s: float) -> float:
-        """Uncorrected: wait for a place, then for the engine. Flow None: the tenant has no ticket there."""
-        return self._wait_s(rank, flow, now_s) + self._pool.engine_ttft_s(prompt_tokens)
+        """Uncorrected: wait for a place, then for the engine; at least what the engines take for the prompts
+        ahead, as places may be free and prompts wait all the same. Flow None: the tenant has no ticket there.
+        """
+        queue = self._queue.classes[rank]
+        ahead = self._position(queue, flow)
+        tokens = queue.prompt_tokens * (ahead - 1.0) / (queue.size or 1)
+        for urgent in self._queue.classes[:rank]:
+            ahead += urgent.size
+            tokens += urgent.prompt_tokens
+        wait_s = ahead / self.rate_per_s(rank, now_s)
+        if self._pool.starting:
+            wait_s = self._with_starting(wait_s, now_s)
+        if tokens:
+            wait_s = max(wait_s, self._pool.prefill_s(tokens / (self._pool.ready or 1)))
+        return wait_s + self._pool.engine_ttft_s(prompt_tokens)
 
     def corrected(self, rank: int | None, raw_s: float) -> tuple[float, float]:
         """Median and high estimate from a raw one; rank None: there is a place at once."""
@@ -177,16 +190,9 @@ class Predictor:
         bucket = int(raw_s / MIN_TTFT_S).bit_length()
         return table[bucket] if bucket < ERROR_BUCKETS else table[-1]
 
-    def _wait_s(self, rank: int, flow: TenantFlow | None, now_s: float) -> float:
-        ahead = self._position(self._queue.classes[rank], flow)
-        for queue in self._queue.classes[:rank]:
-            ahead += queue.size
-        wait_s = ahead / self.rate_per_s(rank, now_s)
-        return self._with_starting(wait_s, now_s) if self._pool.starting else wait_s
-
     def _position(self, queue: ClassQueue, flow: TenantFlow | None) -> float:
-        """Place in the class's fair order: the other waiting tenants are served until their counters have
-        passed the flow's own, and once for each of its own tickets ahead."""
+        """Place in the class's fair order: who has a place of his own goes first; the other waiting tenants
+        are served until their counters have passed the flow's own, and once for each of its own tickets."""
         if flow is None:
             return queue.size + 1.0
         others = queue.order.waiting - (flow.size > 0)
@@ -194,7 +200,7 @@ class Predictor:
         debt = flow.counter - queue.order.floor
         if debt > 0.0:
             rounds += debt / self.cost(queue.rank)
-        position = flow.size + 1 + others * rounds
+        position = queue.order.lane.size + flow.size + 1 + others * rounds
         last = queue.size + 1.0
         return position if position < last else last
 

@@ -136,6 +136,20 @@ class EngineClock:
         """Whether it has prompts that the present step does not complete."""
         return self._given > self._before + self._chunk
 
+    def ahead_s(self, running: int, now_s: float) -> float:
+        """Until the prompts that it has are computed."""
+        if running == 0:
+            return 0.0
+        self._run(running, now_s)
+        ahead = self._given - self._before
+        if ahead == 0:
+            return 0.0
+        if not self._follow:
+            return self._pace.prefill_s(ahead, self._budget(running))
+        left_s = self._started_s + self._length_s() - now_s
+        later = ahead - self._chunk
+        return left_s + self._pace.prefill_s(later, self._budget(running)) if later else left_s
+
     def ttft_s(self, tokens: int, running: int, now_s: float) -> float:
         """Until the first token of a prompt of so many tokens, were it given now."""
         budget = self._budget(running)

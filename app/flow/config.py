@@ -178,6 +178,9 @@ class RoutePolicy:
     affinity: bool = True
     # Predict from where an engine is in its steps; else from its backlog alone.
     follow_steps: bool = True
+    # An engine whose prompts take longer than this share of the shortest promise of the more urgent classes
+    # gets no request of a less urgent one: a newcomer's first token would wait for all of them.
+    prefill_share: float = 0.2
     # vLLM's block size times 16: what the gateway hashes at once.
     tokens_per_block: int = 256
     # Blocks remembered for each replica: 16 Mi tokens' worth of hashes stay below 10 MB.
@@ -247,6 +250,8 @@ class FlowConfig:
             raise ValueError(
                 f"{window}: needs one window or more, each above 0 and at most {MAX_WINDOW_S:g} s"
             )
+        if not self.route.prefill_share >= 0.0:
+            raise ValueError(f"route.prefill_share: {self.route.prefill_share} must be 0 or more")
         for name, policy in self.tenants.items():
             if policy.highest_class not in ["", *names]:
                 highest = f"tenants[{name!r}].highest_class: {policy.highest_class!r}"

@@ -3,7 +3,8 @@
 Rules
 - A ticket is in one of three places: the queue, a lease, or ended; it ends with exactly one outcome.
 - A lease is granted only by a replica that is fresh, not draining, and below its limits.
-- While the next ticket fits on a replica, in a place that its class need not leave to others, nothing waits.
+- While the next ticket fits on a replica, in a place that its class need not leave to others, nothing waits
+  but for an engine to compute the prompts that it has: a newcomer of a more urgent class would wait for all.
 - Nothing that is too late for its promise goes to an engine.
 - A refusal charges nothing; a lease charges its tenant at once and is corrected as tokens come.
 - A silent replica gets no leases but keeps its own until they expire; one that is gone never comes back.
@@ -74,6 +75,8 @@ class FlowController:
         self._draining = False
         # Bodies that gateways keep.
         self._size_bytes = 0
+        # Ranks of classes that wait, at the last dispatch, for the prompts of engines to be computed.
+        self._held: set[int] = set()
 
     def submit(self, ticket: Ticket, now_s: float) -> list[Action]:
         """A new ticket, or one that is submitted again after this controller restarted."""
@@ -98,8 +101,11 @@ class FlowController:
             self._predict_placed(entry)
         return actions
 
-    def first_token(self, ticket_id: str, now_s: float) -> list[Action]:
-        """The engine's first token is about to be sent; wins over a revoke that is still under way."""
+    def first_token(self, ticket_id: str, now_s: float, heard_s: float | None = None) -> list[Action]:
+        """The engine's first token is about to be sent; wins over a revoke that is still under way.
+
+        `heard_s`: when it is heard of, if that is later than when it came.
+        """
         held = self._leases.get(ticket_id)
         if held is None:
             entry = self._queue.get(ticket_id)
@@ -107,7 +113,7 @@ class FlowController:
         if held is not None and held.first_token_s is None:
             self._learn_first_token(held, now_s)
             self._leases.first_token(held, now_s)
-        return []
+        return self._dispatch(now_s if heard_s is None else heard_s) if self._held else []
 
     def progress(self, ticket_id: str, output_tokens: int, now_s: float) -> list[Action]:
         """The output has this many tokens by now. Call it now and then, not for each token."""
@@ -251,13 +257,14 @@ class FlowController:
         if refused is not None:
             return refused
         order = self._queue.classes[rank].order
-        entry = Entry(ticket, rank, account, order.flow(account), self._expires_s(ticket, rank))
+        budget = budget_s(self._config.classes[rank], ticket)
+        entry = Entry(ticket, rank, account, order.flow(account), budget, self._expires_s(ticket, budget))
         late = gate.late(entry, order.lane, now_s)
         if late is None:
             return entry
         # For the autoscaler it is an answer that came so late.
         assert late.predicted_wait_s is not None
-        self._meter.first_token(late.predicted_wait_s, budget_s(self._config.classes[rank], ticket), now_s)
+        self._meter.first_token(late.predicted_wait_s, budget, now_s)
         return late
 
     def _over_bytes(self, ticket: Ticket, rank: int, now_s: float) -> Refused | None:
@@ -267,12 +274,12 @@ class FlowController:
             ticket.ticket_id, Outcome.REJECTED_FULL, self._predictor.drain_s(rank, now_s)
         )
 
-    def _expires_s(self, ticket: Ticket, rank: int) -> float:
+    def _expires_s(self, ticket: Ticket, budget: float) -> float:
         """The last moment to leave the queue: what the engine needs at least must still fit the promise."""
         longest_s = self._limits.max_queue_wait_s
         if self._config.admission.enabled:
             own_s = self._pool.prefill_s(ticket.prompt_tokens)
-            longest_s = min(longest_s, max(0.0, budget_s(self._config.classes[rank], ticket) - own_s))
+            longest_s = min(longest_s, max(0.0, budget - own_s))
         return ticket.arrived_s + longest_s
 
     def _make_room(self, rank: int, now_s: float) -> list[Action] | None:
@@ -346,41 +353,44 @@ class FlowController:
 
     def _dispatch(self, now_s: float) -> list[Action]:
         actions = self._evict_late(now_s) if self._queue.any_expired(now_s) else []
+        self._held.clear()
         while self._pool.open:
-            entry = self._queue.next(self._pool.free)
+            entry = self._queue.next(self._pool.free, self._held)
             if entry is None:
                 break
-            late = self._late_at_end(entry, now_s)
-            if late is not None:
-                actions.append(late)
-                continue
-            granted = self._grant(entry, now_s)
-            if granted is None:
+            room_s = self._doors.prefill_room_s(entry.rank)
+            action = self._grant(entry, room_s, now_s)
+            if action is not None:
+                actions.append(action)
+            elif self._pool.least_ahead_s(now_s) > room_s:
+                self._held.add(entry.rank)
+            else:
                 break
-            actions.append(granted)
         return actions
 
-    def _late_at_end(self, entry: Entry, now_s: float) -> Refused | None:
-        """Check the end-to-end promise again, at the moment of dispatch."""
-        policy = self._config.classes[entry.rank]
-        if entry.ticket.deadline_s is None and policy.deadline_s is None:
-            return None
-        deadline = deadline_s(policy, entry.ticket)
-        waited_s = now_s - entry.ticket.arrived_s
-        # Without a wait the gate has just decided, perhaps for an idle engine.
-        if waited_s <= 0 or not self._config.admission.enabled:
-            return None
-        ttft_s = waited_s + self._pool.prefill_s(entry.ticket.prompt_tokens)
-        if self._predictor.finish_s(entry.ticket, entry.account, ttft_s) <= deadline:
-            return None
-        return self._evict(entry, Outcome.EVICTED_DEADLINE, now_s)
-
-    def _grant(self, entry: Entry, now_s: float) -> Granted | None:
+    def _grant(self, entry: Entry, room_s: float, now_s: float) -> Granted | Refused | None:
+        """A lease, if some engine takes it and it is not too late for its promises there."""
         expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
-        choice = self._pool.choose(entry.ticket, entry.ticket.prompt_tokens + expected, now_s)
+        tokens = entry.ticket.prompt_tokens + expected
+        choice = self._pool.choose(entry.ticket, tokens, room_s, now_s)
         if choice is None:
             return None
+        if self._late(entry, choice, now_s):
+            return self._evict(entry, Outcome.EVICTED_DEADLINE, now_s)
         return self._lease(entry, choice, expected, now_s)
+
+    def _late(self, entry: Entry, choice: Choice, now_s: float) -> bool:
+        """Check the promises again, at the moment of dispatch and for this engine."""
+        ticket = entry.ticket
+        waited_s = now_s - ticket.arrived_s
+        # Without a wait the gate has just decided, perhaps for an idle engine.
+        if waited_s <= 0 or not self._config.admission.enabled:
+            return False
+        ttft_s = waited_s + choice.ttft_s
+        if ttft_s > entry.budget_s:
+            return True
+        end_s = deadline_s(self._config.classes[entry.rank], ticket)
+        return end_s < math.inf and self._predictor.finish_s(ticket, entry.account, ttft_s) > end_s
 
     def _lease(self, entry: Entry, choice: Choice, expected: int, now_s: float) -> Granted:
         self._queue.remove(entry)
@@ -416,7 +426,7 @@ class FlowController:
         if entry is None:
             return
         waited_s = now_s - entry.ticket.arrived_s
-        self._meter.first_token(waited_s, budget_s(self._config.classes[entry.rank], entry.ticket), now_s)
+        self._meter.first_token(waited_s, entry.budget_s, now_s)
         # Of a pace that was assumed, nothing follows for the one that is known now.
         if entry.ticket.arrived_s < self._pool.pace.learnt_s:
             return
@@ -454,11 +464,10 @@ class FlowController:
 
     def _rescue(self, entry: Entry, held: Held, loser: Entry, now_s: float) -> list[Action]:
         wait_s = self._predictor.ttft_s(entry.rank, None, entry.ticket.prompt_tokens, now_s)
-        budget = budget_s(self._config.classes[entry.rank], entry.ticket)
         replica = self._pool.replicas[held.lease.replica_id]
         if not self._pool.is_usable(replica, now_s) or not self._pool.reachable(replica, now_s):
             return []
-        if not at_risk(self._config.preempt, entry, budget, wait_s, now_s):
+        if not at_risk(self._config.preempt, entry, wait_s, now_s):
             return []
         self._leases.revoke(held, loser)
         expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
@@ -468,7 +477,7 @@ class FlowController:
 
     def _requeue(self, loser: Entry, lease: Lease) -> None:
         """Back into the queue with its age; a new object, because heaps may still hold the old one."""
-        again = Entry(loser.ticket, loser.rank, loser.account, loser.flow, loser.expires_s)
+        again = Entry(loser.ticket, loser.rank, loser.account, loser.flow, loser.budget_s, loser.expires_s)
         again.raw_ttft_s, again.predicted_ttft_s = loser.raw_ttft_s, loser.predicted_ttft_s
         again.payer = loser.payer
         again.revokes, again.revoked = loser.revokes + 1, lease

@@ -74,6 +74,7 @@ class Doors:
         self._predictor = predictor
         # By rank: the shortest promise of the more urgent classes.
         self._urgent_budget_s = [math.inf, *accumulate((one.ttft_budget_s for one in config.classes), min)]
+        self._prefill_share = config.route.prefill_share
 
     def keep_free(self, now_s: float) -> None:
         """How many places each class leaves to more urgent ones, until the next tick."""
@@ -86,6 +87,12 @@ class Doors:
         """Places that fall free in time for more urgent requests, while nothing stands in their way."""
         wait_s = WAIT_SHARE * self._urgent_budget_s[rank] - self.standing.value_s
         return max(0.0, wait_s) * self._predictor.total_rate_per_s()
+
+    def prefill_room_s(self, rank: int) -> float:
+        """How long the prompts of an engine may take that gets a request of this class. A class that is owed
+        its minimum share waits for nobody's."""
+        owed = self._queue.classes[rank].credit > 0
+        return math.inf if owed else self._prefill_share * self._urgent_budget_s[rank]
 
     def arrived(self, entry: Entry, now_s: float) -> bool:
         """Takes note of a newcomer; whether it has a place without waiting."""

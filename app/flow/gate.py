@@ -132,7 +132,7 @@ class Gate:
         if kept_s:
             kept_s /= self._predictor.rate_per_s(rank, now_s)
         ttft_s = waited_s + high_s + kept_s
-        budget = budget_s(policy, ticket)
+        budget = entry.budget_s
         if not self._pool.ready:
             budget = min(budget, self._limits.max_queue_wait_s)
         late_s = ttft_s - budget

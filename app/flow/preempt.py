@@ -31,9 +31,7 @@ def _may_lose(policy: PreemptPolicy, held: Held, entry: Entry, now_s: float) -> 
     return recent and patient and entry.revokes < policy.max_revokes
 
 
-def at_risk(
-    policy: PreemptPolicy, entry: Entry, budget_s: float, predicted_wait_s: float, now_s: float
-) -> bool:
+def at_risk(policy: PreemptPolicy, entry: Entry, predicted_wait_s: float, now_s: float) -> bool:
     """Whether waiting would use up the share of its budget that is tolerated."""
     waited_s = now_s - entry.ticket.arrived_s
-    return policy.enabled and waited_s + predicted_wait_s > policy.risk_share * budget_s
+    return policy.enabled and waited_s + predicted_wait_s > policy.risk_share * entry.budget_s

@@ -18,7 +18,7 @@ import heapq
 import itertools
 import math
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from app.flow.config import ClassPolicy, FairnessPolicy
 from app.flow.fairness import FairOrder, TenantFlow
@@ -35,6 +35,7 @@ class Entry:
 
     __slots__ = (
         "account",
+        "budget_s",
         "expires_s",
         "flow",
         "number",
@@ -50,7 +51,13 @@ class Entry:
     )
 
     def __init__(
-        self, ticket: Ticket, rank: int, account: Account, flow: TenantFlow, expires_s: float
+        self,
+        ticket: Ticket,
+        rank: int,
+        account: Account,
+        flow: TenantFlow,
+        budget_s: float,
+        expires_s: float,
     ) -> None:
         self.ticket = ticket
         # Index of the class, most urgent first.
@@ -58,6 +65,8 @@ class Entry:
         self.account = account
         # Where it waits; who is charged. They differ only for a ticket with a promise.
         self.flow = self.payer = flow
+        # Time to the first token that it is promised.
+        self.budget_s = budget_s
         # The last moment at which it may leave the queue for an engine.
         self.expires_s = expires_s
         self.number = 0
@@ -198,9 +207,12 @@ class FlowQueue:
         if entry.flow.size == 0:
             queue.order.leave(entry.flow)
 
-    def next(self, free: int) -> Entry | None:
-        """Who takes one of the free places, at least one; None when nobody waits who may."""
+    def next(self, free: int, held: Container[int] = ()) -> Entry | None:
+        """Who takes one of the free places, at least one; None when nobody waits who may. `held`: ranks of
+        classes that get none."""
         waiting = [one for one in self.classes if one.size and (one.order.lane.size or one.has_room(free))]
+        if held:
+            waiting = [one for one in waiting if one.rank not in held]
         while waiting:
             queue = waiting[0] if len(waiting) == 1 else min(waiting, key=ClassQueue.urgency)
             flow = queue.order.next()

@@ -229,6 +229,14 @@ class ReplicaPool:
         """Time to first token in an engine that works on the mean of what all have before them."""
         return self.prefill_s(self.prefill_tokens / (self.ready or 1) + prompt_tokens)
 
+    def least_ahead_s(self, now_s: float) -> float:
+        """Until the prompts of some engine with a place are computed; infinite where none can be reached."""
+        ahead_s = math.inf
+        for replica in self.open.values():
+            if self.reachable(replica, now_s):
+                ahead_s = min(ahead_s, replica.clock.ahead_s(len(replica.in_flight), now_s))
+        return ahead_s
+
     def prefill_s(self, tokens: float) -> float:
         """Time to compute so many prompt tokens in an engine that has nothing before them."""
         return self.pace.prefill_s(tokens, self._config.limit.batched_tokens)
@@ -237,17 +245,19 @@ class ReplicaPool:
         """This replica, as if it had nothing of the ticket cached."""
         return self._choice(replica, ticket, {}, now_s)
 
-    def choose(self, ticket: Ticket, tokens: int, now_s: float) -> Choice | None:
-        """The replica for a ticket that reserves `tokens`.
+    def choose(self, ticket: Ticket, tokens: int, room_s: float, now_s: float) -> Choice | None:
+        """The replica for a ticket that reserves `tokens`, among those whose prompts take at most `room_s`.
 
         None when no fresh replica has a place and room. The candidates are all of a small fleet; of a large
         one two at random (Mitzenmacher, 2001) and the replicas that know the prompt's beginning or the
         session. The best score wins, ties go to the least loaded.
         """
         fitting = [r for r in self.open.values() if r.fits(tokens) and self.reachable(r, now_s)]
+        if room_s < math.inf:
+            fitting = [r for r in fitting if r.clock.ahead_s(len(r.in_flight), now_s) <= room_s]
         if not fitting:
             return None
-        known = self._known(ticket) if self._config.route.affinity else {}
+        known = self._known(ticket) if ticket.prefix_blocks or ticket.session_id else {}
         if len(fitting) == 1:
             return self._choice(fitting[0], ticket, known, now_s)
         choices = [self._choice(one, ticket, known, now_s) for one in self._candidates(fitting, known)]
@@ -257,7 +267,7 @@ class ReplicaPool:
 
     def _known(self, ticket: Ticket) -> dict[str, int]:
         """Replicas that know the ticket: prompt tokens likely cached; -1 marks the session's."""
-        if not ticket.prefix_blocks and not ticket.session_id:
+        if not self._config.route.affinity:
             return {}
         per_block = self._config.route.tokens_per_block
         lengths = self._prefix.match(ticket.prefix_blocks)

@@ -80,6 +80,9 @@ def _no_reserve(config: FlowConfig) -> FlowConfig:
     return replace(config, classes=tuple(replace(one, reserve_roots=0.0) for one in config.classes))
 
 
+# Of a promise: more than the prompts of an engine ever take.
+NO_PREFILL_SHARE = 1e6
+
 # Ours with one mechanism off at a time.
 ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
     "no-admission": lambda c: replace(c, admission=replace(c.admission, enabled=False)),
@@ -93,6 +96,7 @@ ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
     "no-fairness": lambda c: replace(c, fairness=replace(c.fairness, enabled=False)),
     "no-adaptive-limit": lambda c: replace(c, limit=replace(c.limit, enabled=False)),
     "no-preemption": lambda c: replace(c, preempt=replace(c.preempt, enabled=False)),
+    "no-prefill-room": lambda c: replace(c, route=replace(c.route, prefill_share=NO_PREFILL_SHARE)),
     "no-affinity": lambda c: replace(c, route=replace(c.route, affinity=False)),
 }
 

@@ -52,6 +52,24 @@ def test_prompts_that_are_ahead_are_computed_first():
     assert not one.waiting
 
 
+def test_what_is_ahead_runs_out_with_the_steps():
+    one = busy()
+    assert one.ahead_s(RUNNING, 0.0) == clock().ahead_s(0, 0.0) == 0.0
+    one.give(150, RUNNING, 0.01)
+    # The present step, then two: 100 tokens and 50.
+    assert one.ahead_s(RUNNING, 0.01) == pytest.approx(0.01 + 2 * STEP_S + 150 * TOKEN_S)
+    assert one.ahead_s(RUNNING, 0.03) == pytest.approx(0.02 + STEP_S + 50 * TOKEN_S)
+    assert one.ahead_s(RUNNING, 0.06) == pytest.approx(0.015)
+    assert one.ahead_s(RUNNING, 0.08) == 0.0
+
+
+def test_without_steps_what_is_ahead_is_the_backlog():
+    one = clock(follow=False)
+    one.give(0, 0, 0.0)
+    one.give(150, RUNNING, 0.01)
+    assert one.ahead_s(RUNNING, 0.012) == pytest.approx(2 * STEP_S + 150 * TOKEN_S)
+
+
 def test_a_first_token_sets_the_clock():
     one = busy()
     mark = one.give(80, RUNNING, 0.01)

@@ -37,7 +37,7 @@ class Desk:
     def put(self, name: str, rank: int = 0, tenant: str = "a", at_s: float = 0.0, expires_s: float = 100.0):
         account = self.account(tenant)
         flow = self.queue.classes[rank].order.flow(account)
-        entry = Entry(Ticket(name, 0, at_s, tenant=tenant), rank, account, flow, expires_s)
+        entry = Entry(Ticket(name, 0, at_s, tenant=tenant), rank, account, flow, 100.0, expires_s)
         self.queue.push(entry)
         return entry
 
@@ -242,7 +242,7 @@ def test_the_lane_of_promises_is_first_unless_its_head_is_at_its_cap():
     desk.put("plain", tenant="a")
     account = desk.account("b", TenantPolicy(max_running=1))
     order = desk.queue.classes[0].order
-    entry = Entry(Ticket("kept", 0, 0.0, tenant="b"), 0, account, order.flow(account), 100.0)
+    entry = Entry(Ticket("kept", 0, 0.0, tenant="b"), 0, account, order.flow(account), 100.0, 100.0)
     entry.flow = order.lane
     desk.queue.push(entry)
     account.running = 1

@@ -149,7 +149,7 @@ class FlowRules(RuleBasedStateMachine):
     @rule(data=st.data())
     def first_token(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted({*self.waiting, *self.leases, *self.ended})))
-        assert self.flow.first_token(name, self.now_s) == []
+        actions = self.flow.first_token(name, self.now_s)
         held = self.flow._leases.get(name)
         if name in self.waiting and held is not None:
             # A revoke came too late: the lease stands again.
@@ -157,6 +157,7 @@ class FlowRules(RuleBasedStateMachine):
             self.leases[name] = held.lease.replica_id
         if name in self.leases:
             self.first.add(name)
+        self.apply(actions)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), seconds=st.sampled_from([0.1, 0.5]))
@@ -164,8 +165,8 @@ class FlowRules(RuleBasedStateMachine):
         """The usual life of a lease: a first token, some more, the end."""
         name = data.draw(st.sampled_from(sorted(self.leases)))
         self.now_s += seconds
-        self.flow.first_token(name, self.now_s)
         self.first.add(name)
+        self.apply(self.flow.first_token(name, self.now_s))
         self.flow.progress(name, 10, self.now_s)
         self.now_s += seconds
         self.end(name, Outcome.COMPLETED)
@@ -258,9 +259,10 @@ class FlowRules(RuleBasedStateMachine):
 
     @invariant()
     def while_the_next_ticket_fits_nothing_waits(self) -> None:
-        entry = self.flow._queue.next(self.flow._pool.free)
-        if self.up_to_date and entry is not None and self.flow._pool.open:
-            assert self.flow._grant(entry, self.now_s) is None
+        flow = self.flow
+        entry = flow._queue.next(flow._pool.free, flow._held)
+        if self.up_to_date and entry is not None and flow._pool.open:
+            assert flow._grant(entry, flow._doors.prefill_room_s(entry.rank), self.now_s) is None
 
     @invariant()
     def nobody_waits_beyond_the_bound(self) -> None:
