@@ -114,8 +114,8 @@ class Predictor:
         return (int(min(bound, mean)), min(bound, high)) if bound else (int(mean), high)
 
     def ttft_s(self, rank: int, flow: TenantFlow | None, prompt_tokens: int, now_s: float) -> float:
-        """Uncorrected: wait for a place, then for the engine; at least what the engines take for the prompts
-        ahead, as places may be free and prompts wait all the same. Flow None: the tenant has no ticket there.
+        """Uncorrected: wait for a place, then for the engine. Where places are free, prompts wait for prompts:
+        at least what the engines take for those ahead. Flow None: the tenant has no ticket there.
         """
         queue = self._queue.classes[rank]
         ahead = self._position(queue, flow)
@@ -126,9 +126,10 @@ class Predictor:
         wait_s = ahead / self.rate_per_s(rank, now_s)
         if self._pool.starting:
             wait_s = self._with_starting(wait_s, now_s)
-        if tokens:
-            wait_s = max(wait_s, self._pool.prefill_s(tokens / (self._pool.ready or 1)))
-        return wait_s + self._pool.engine_ttft_s(prompt_tokens)
+        ttft_s = wait_s + self._pool.engine_ttft_s(prompt_tokens)
+        if self._pool.free <= 0 or not tokens:
+            return ttft_s
+        return max(ttft_s, self._pool.engine_ttft_s(prompt_tokens + tokens / (self._pool.ready or 1)))
 
     def corrected(self, rank: int | None, raw_s: float) -> tuple[float, float]:
         """Median and high estimate from a raw one; rank None: there is a place at once."""

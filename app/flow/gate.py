@@ -118,7 +118,7 @@ class Gate:
         policy, doors = self._config.classes[rank], self._doors
         placed = doors.arrived(entry, now_s)
         if placed:
-            raw_s = self._pool.engine_ttft_s(ticket.prompt_tokens)
+            raw_s = self._pool.best_ttft_s(ticket, now_s)
             entry.flow = lane
         else:
             raw_s = self._predictor.ttft_s(rank, flow, ticket.prompt_tokens, now_s)

@@ -229,6 +229,11 @@ class ReplicaPool:
         """Time to first token in an engine that works on the mean of what all have before them."""
         return self.prefill_s(self.prefill_tokens / (self.ready or 1) + prompt_tokens)
 
+    def best_ttft_s(self, ticket: Ticket, now_s: float) -> float:
+        """Time to first token in the engine that the ticket would get now; on the mean where it gets none."""
+        choice = self.choose(ticket, ticket.prompt_tokens, math.inf, now_s)
+        return self.engine_ttft_s(ticket.prompt_tokens) if choice is None else choice.ttft_s
+
     def least_ahead_s(self, now_s: float) -> float:
         """Until the prompts of some engine with a place are computed; infinite where none can be reached."""
         ahead_s = math.inf

@@ -138,6 +138,24 @@ def test_it_is_predicted_to_wait_for_the_prompts_before_it():
     assert one.flow.predicted_ttft_s("t4") == pytest.approx(5.0, rel=0.1)
 
 
+def test_the_best_engine_is_what_counts():
+    one = Flow("a", "b")
+    one.submit("ahead", "batch", 4 * A_SECOND, 0.0)
+    # Two seconds on the mean of both engines, which is the whole promise.
+    assert one.submit("urgent", "interactive", 100, 0.0)
+    assert one.granted["urgent"] != one.granted["ahead"]
+    assert one.flow.predicted_ttft_s("urgent") == pytest.approx(0.07, abs=0.01)
+
+
+def test_where_no_engine_takes_it_now_their_mean_counts():
+    one = Flow("a", "b")
+    one.submit("ahead", "interactive", A_SECOND, 0.0)
+    one.flow.replica_unroutable("a", 0.0)
+    one.flow.replica_unroutable("b", 0.0)
+    assert not one.submit("urgent", "interactive", 100, 0.0)
+    assert one.flow.predicted_ttft_s("urgent") == pytest.approx(0.57, abs=0.01)
+
+
 def test_who_would_be_late_in_its_engine_is_not_sent_there():
     one = Flow()
     one.submit("ahead", "batch", round(0.7 * A_SECOND), 0.0)
