@@ -94,7 +94,7 @@ def prepared(queued: int, tenants: int, cycles: int, seed: int = 0) -> Callable[
 def _cycle(controller: FlowController, running: deque[str], ticket: Ticket) -> None:
     now_s = ticket.arrived_s
     done = running.popleft()
-    controller.first_token(done, now_s)
+    controller.first_tokens([(done, now_s)], now_s)
     usage = Usage(ticket.prompt_tokens, 100)
     _follow(running, controller.close(done, Outcome.COMPLETED, now_s, usage))
     _follow(running, controller.submit(ticket, now_s))

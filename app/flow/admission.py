@@ -114,8 +114,8 @@ class Predictor:
         return (int(min(bound, mean)), min(bound, high)) if bound else (int(mean), high)
 
     def ttft_s(self, rank: int, flow: TenantFlow | None, prompt_tokens: int, now_s: float) -> float:
-        """Uncorrected: wait for a place, then for the engine. Where places are free, prompts wait for prompts:
-        at least what the engines take for those ahead. Flow None: the tenant has no ticket there.
+        """Uncorrected: wait for a place, then for the engine. Where places are free, prompts wait for those
+        ahead: at least what the engines take for them. Flow None: the tenant has no ticket there.
         """
         queue = self._queue.classes[rank]
         ahead = self._position(queue, flow)
@@ -142,6 +142,11 @@ class Predictor:
         _, output = self.output_tokens(account, ticket.max_output_tokens)
         batch = self._pool.places / max(1, self._pool.ready)
         return ttft_s + output * self._itl_s.at(batch)
+
+    def reserved_tokens(self, ticket: Ticket, account: Account) -> int:
+        """What a lease takes of an engine's cache, as far as can be told."""
+        expected, _ = self.output_tokens(account, ticket.max_output_tokens)
+        return ticket.prompt_tokens + expected
 
     def expected_cost(self, ticket: Ticket, account: Account) -> float:
         """What a ticket will be charged if nothing of its prompt is cached."""

@@ -18,7 +18,7 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from app.flow.admission import Predictor
 from app.flow.autoscale import Load
@@ -75,8 +75,6 @@ class FlowController:
         self._draining = False
         # Bodies that gateways keep.
         self._size_bytes = 0
-        # Ranks of classes that wait, at the last dispatch, for the prompts of engines to be computed.
-        self._held: set[int] = set()
 
     def submit(self, ticket: Ticket, now_s: float) -> list[Action]:
         """A new ticket, or one that is submitted again after this controller restarted."""
@@ -87,33 +85,38 @@ class FlowController:
             return []
         account = self._tenants.get(ticket.tenant, now_s)
         rank = self._ranks.of(ticket, account.policy)
-        entry = self._admit(ticket, account, rank, now_s)
-        if isinstance(entry, Refused):
-            return [self._count(entry, ticket, rank, now_s)]
-        actions = self._make_room(rank, now_s)
-        if actions is None:
-            return [self._refuse(entry, Outcome.REJECTED_FULL, now_s)]
-        self._enter(entry)
-        actions += self._dispatch(now_s)
-        if entry.queued:
-            actions += self._rescue_class(rank, now_s)
-        if not entry.queued:
+        refused = self._turned_away(ticket, account, rank, now_s)
+        if refused is not None:
+            return [self._count(refused, ticket, rank, now_s)]
+        order = self._queue.classes[rank].order
+        budget = budget_s(self._config.classes[rank], ticket)
+        entry = Entry(ticket, rank, account, order.flow(account), budget, self._expires_s(ticket, budget))
+        verdict = self._gate.admit(entry, order.lane, now_s)
+        if isinstance(verdict, Refused):
+            # For the autoscaler it is an answer that came so late.
+            assert verdict.predicted_wait_s is not None
+            self._meter.first_token(verdict.predicted_wait_s, budget, now_s)
+            return [self._count(verdict, ticket, rank, now_s)]
+        if verdict is not None:
+            self._enter(entry)
+            granted = self._lease(entry, verdict, now_s)
             self._predict_placed(entry)
-        return actions
+            return [granted, *self._dispatch(now_s)] if self._queue.held else [granted]
+        return self._wait(entry, now_s)
 
-    def first_token(self, ticket_id: str, now_s: float, heard_s: float | None = None) -> list[Action]:
-        """The engine's first token is about to be sent; wins over a revoke that is still under way.
-
-        `heard_s`: when it is heard of, if that is later than when it came.
-        """
-        held = self._leases.get(ticket_id)
-        if held is None:
-            entry = self._queue.get(ticket_id)
-            held = None if entry is None else self._reinstate(entry, now_s)
-        if held is not None and held.first_token_s is None:
-            self._learn_first_token(held, now_s)
-            self._leases.first_token(held, now_s)
-        return self._dispatch(now_s if heard_s is None else heard_s) if self._held else []
+    def first_tokens(self, news: Sequence[tuple[str, float]], now_s: float) -> list[Action]:
+        """Tickets whose first tokens are about to be sent, and when those came. They win over revokes that
+        are still under way."""
+        for ticket_id, at_s in news:
+            held = self._leases.get(ticket_id)
+            if held is None:
+                entry = self._queue.get(ticket_id)
+                held = None if entry is None else self._reinstate(entry, at_s)
+            if held is not None and held.first_token_s is None:
+                self._learn_first_token(held, at_s)
+                self._leases.first_token(held, at_s)
+        # The engines have computed prompts.
+        return self._dispatch(now_s) if self._queue.held else []
 
     def progress(self, ticket_id: str, output_tokens: int, now_s: float) -> list[Action]:
         """The output has this many tokens by now. Call it now and then, not for each token."""
@@ -240,7 +243,8 @@ class FlowController:
 
     # Entering and leaving the queue
 
-    def _admit(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Entry | Refused:
+    def _turned_away(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Refused | None:
+        """Refused however long the queue is."""
         gate = self._gate
         if self._draining:
             return gate.refuse(ticket.ticket_id, Outcome.REJECTED_DRAINING, 0.0)
@@ -253,19 +257,20 @@ class FlowController:
             return refused
         self._meter.arrived(rank, now_s)
         self._predictor.arrived(rank, now_s)
-        refused = gate.no_engine(ticket, len(self._queue), now_s)
-        if refused is not None:
-            return refused
-        order = self._queue.classes[rank].order
-        budget = budget_s(self._config.classes[rank], ticket)
-        entry = Entry(ticket, rank, account, order.flow(account), budget, self._expires_s(ticket, budget))
-        late = gate.late(entry, order.lane, now_s)
-        if late is None:
-            return entry
-        # For the autoscaler it is an answer that came so late.
-        assert late.predicted_wait_s is not None
-        self._meter.first_token(late.predicted_wait_s, budget, now_s)
-        return late
+        return gate.no_engine(ticket, len(self._queue), now_s)
+
+    def _wait(self, entry: Entry, now_s: float) -> list[Action]:
+        """Into the queue, if there is room, and perhaps out of it again."""
+        actions = self._make_room(entry.rank, now_s)
+        if actions is None:
+            return [self._refuse(entry, Outcome.REJECTED_FULL, now_s)]
+        self._enter(entry)
+        actions += self._dispatch(now_s)
+        if entry.queued:
+            actions += self._rescue_class(entry.rank, now_s)
+        if not entry.queued:
+            self._predict_placed(entry)
+        return actions
 
     def _over_bytes(self, ticket: Ticket, rank: int, now_s: float) -> Refused | None:
         if self._size_bytes + ticket.size_bytes <= self._limits.max_bytes:
@@ -353,46 +358,48 @@ class FlowController:
 
     def _dispatch(self, now_s: float) -> list[Action]:
         actions = self._evict_late(now_s) if self._queue.any_expired(now_s) else []
-        self._held.clear()
+        self._queue.held.clear()
         while self._pool.open:
-            entry = self._queue.next(self._pool.free, self._held)
+            entry = self._queue.next(self._pool.free)
             if entry is None:
                 break
-            room_s = self._doors.prefill_room_s(entry.rank)
-            action = self._grant(entry, room_s, now_s)
-            if action is not None:
-                actions.append(action)
-            elif self._pool.least_ahead_s(now_s) > room_s:
-                self._held.add(entry.rank)
-            else:
+            fitting = self._pool.fitting(self._predictor.reserved_tokens(entry.ticket, entry.account), now_s)
+            if not fitting:
                 break
+            engines = self._pool.with_room(fitting, self._queue.classes[entry.rank].room_s(), now_s)
+            if engines:
+                actions.append(self._grant(entry, engines, now_s))
+            else:
+                self._queue.held.add(entry.rank)
         return actions
 
-    def _grant(self, entry: Entry, room_s: float, now_s: float) -> Granted | Refused | None:
-        """A lease, if some engine takes it and it is not too late for its promises there."""
-        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
-        tokens = entry.ticket.prompt_tokens + expected
-        choice = self._pool.choose(entry.ticket, tokens, room_s, now_s)
-        if choice is None:
-            return None
-        if self._late(entry, choice, now_s):
-            return self._evict(entry, Outcome.EVICTED_DEADLINE, now_s)
-        return self._lease(entry, choice, expected, now_s)
+    def _grant(self, entry: Entry, engines: list[Replica], now_s: float) -> Granted | Refused:
+        """A lease on one of them, unless it is too late for that."""
+        within_s = entry.budget_s - (now_s - entry.ticket.arrived_s)
+        choice = self._pool.choose(engines, entry.ticket, within_s, now_s)
+        if not self._late(entry, choice, now_s):
+            return self._lease(entry, choice, now_s)
+        # For the autoscaler it is an answer that came so late.
+        self._meter.first_token(choice.ttft_s + now_s - entry.ticket.arrived_s, entry.budget_s, now_s)
+        return self._evict(entry, Outcome.EVICTED_DEADLINE, now_s)
 
     def _late(self, entry: Entry, choice: Choice, now_s: float) -> bool:
-        """Check the promises again, at the moment of dispatch and for this engine."""
-        ticket = entry.ticket
-        waited_s = now_s - ticket.arrived_s
-        # Without a wait the gate has just decided, perhaps for an idle engine.
-        if waited_s <= 0 or not self._config.admission.enabled:
+        """Check the promises again, at the moment of dispatch and for this engine. Whoever was told to return
+        now is not looked at again."""
+        if entry.flow is not entry.payer or not self._config.admission.enabled:
             return False
-        ttft_s = waited_s + choice.ttft_s
+        ticket = entry.ticket
+        mean_s, _ = self._predictor.corrected(None, choice.ttft_s)
+        ttft_s = now_s - ticket.arrived_s + mean_s
         if ttft_s > entry.budget_s:
             return True
-        end_s = deadline_s(self._config.classes[entry.rank], ticket)
-        return end_s < math.inf and self._predictor.finish_s(ticket, entry.account, ttft_s) > end_s
+        policy = self._config.classes[entry.rank]
+        if ticket.deadline_s is None and policy.deadline_s is None:
+            return False
+        return self._predictor.finish_s(ticket, entry.account, ttft_s) > deadline_s(policy, ticket)
 
-    def _lease(self, entry: Entry, choice: Choice, expected: int, now_s: float) -> Granted:
+    def _lease(self, entry: Entry, choice: Choice, now_s: float) -> Granted:
+        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
         self._queue.remove(entry)
         held = self._leases.grant(entry, choice, expected, now_s)
         self._predictor.dispatched(entry.rank, held.cost, now_s)
@@ -456,7 +463,9 @@ class FlowController:
     def _rescue_class(self, rank: int, now_s: float) -> list[Action]:
         """Give the next of a class the place of a less urgent one, if it would be late and there is one."""
         queue = self._queue.classes[rank]
-        found = victim(self._leases, self._config.preempt, rank, now_s) if queue.size else None
+        # Whoever waits for prompts needs nobody's place.
+        waits = queue.size > 0 and rank not in self._queue.held
+        found = victim(self._leases, self._config.preempt, rank, now_s) if waits else None
         if found is None:
             return []
         flow = queue.order.next()
@@ -470,8 +479,7 @@ class FlowController:
         if not at_risk(self._config.preempt, entry, wait_s, now_s):
             return []
         self._leases.revoke(held, loser)
-        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
-        granted = self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), expected, now_s)
+        granted = self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), now_s)
         self._requeue(loser, held.lease)
         return [Revoke(loser.ticket.ticket_id, held.lease.replica_id), granted]
 
@@ -488,6 +496,5 @@ class FlowController:
         replica = self._pool.get(entry.revoked.replica_id) if entry.revoked is not None else None
         if replica is None or replica.gone:
             return None
-        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
-        self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), expected, now_s)
+        self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), now_s)
         return self._leases[entry.ticket.ticket_id]

@@ -28,7 +28,7 @@ from app.flow.admission import Predictor
 from app.flow.config import AdmissionPolicy, FlowConfig
 from app.flow.estimate import DecayedRate
 from app.flow.queue import Entry, FlowQueue
-from app.flow.replicas import ReplicaPool
+from app.flow.replicas import Choice, ReplicaPool
 
 # A class, or tenant, that was refused this recently still wants.
 WANTED_S = 10.0
@@ -77,9 +77,11 @@ class Doors:
         self._prefill_share = config.route.prefill_share
 
     def keep_free(self, now_s: float) -> None:
-        """How many places each class leaves to more urgent ones, until the next tick."""
+        """What each class leaves to more urgent ones until the next tick: places, and engines' time."""
         for queue in self._queue.classes:
             urgent_places = self._predictor.urgent_places(queue.rank, now_s)
+            room_s = self._prefill_share * self._urgent_budget_s[queue.rank] if urgent_places else math.inf
+            queue.prefill_room_s = room_s
             reserve = queue.policy.reserve(self._pool.places, urgent_places)
             queue.reserve = max(0.0, reserve - self._free_soon(queue.rank))
 
@@ -87,12 +89,6 @@ class Doors:
         """Places that fall free in time for more urgent requests, while nothing stands in their way."""
         wait_s = WAIT_SHARE * self._urgent_budget_s[rank] - self.standing.value_s
         return max(0.0, wait_s) * self._predictor.total_rate_per_s()
-
-    def prefill_room_s(self, rank: int) -> float:
-        """How long the prompts of an engine may take that gets a request of this class. A class that is owed
-        its minimum share waits for nobody's."""
-        owed = self._queue.classes[rank].credit > 0
-        return math.inf if owed else self._prefill_share * self._urgent_budget_s[rank]
 
     def arrived(self, entry: Entry, now_s: float) -> bool:
         """Takes note of a newcomer; whether it has a place without waiting."""
@@ -108,6 +104,17 @@ class Doors:
         cost = self._predictor.expected_cost(entry.ticket, entry.account)
         entry.payer.typical_cost.add(cost)
         return self._chosen(entry, ahead, cost)
+
+    def engine(self, entry: Entry, within_s: float, now_s: float) -> Choice | None:
+        """The engine for a newcomer that has a place; None where it waits for prompts, or behind others that
+        do."""
+        behind = min(self._queue.held, default=math.inf) <= entry.rank
+        if behind or entry.account.at_cap or entry.expires_s < now_s:
+            return None
+        tokens = self._predictor.reserved_tokens(entry.ticket, entry.account)
+        fitting = self._pool.fitting(tokens, now_s)
+        engines = self._pool.with_room(fitting, self._queue.classes[entry.rank].room_s(), now_s)
+        return self._pool.choose(engines, entry.ticket, within_s, now_s) if engines else None
 
     def wait_s(self, rank: int, budget_s: float) -> float:
         """How long a newcomer of this class may wait."""

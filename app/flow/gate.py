@@ -15,7 +15,7 @@ from app.flow.fairness import TenantFlow
 from app.flow.outcome import Outcome
 from app.flow.promises import PromiseBook
 from app.flow.queue import Entry
-from app.flow.replicas import ReplicaPool
+from app.flow.replicas import Choice, ReplicaPool
 from app.flow.tenants import Account
 from app.flow.ticket import Refused, Ticket
 
@@ -108,25 +108,27 @@ class Gate:
             return self.refuse(ticket.ticket_id, outcome, self._predictor.drain_s(rank, now_s))
         return None
 
-    def late(self, entry: Entry, lane: TenantFlow, now_s: float) -> Refused | None:
-        """Predict, then verify; the entry keeps what was predicted.
+    def admit(self, entry: Entry, lane: TenantFlow, now_s: float) -> Refused | Choice | None:
+        """Predict, then verify: refused, or the engine that it gets at once; None: it waits.
 
-        It goes to the lane when a place is its own: free and left by others, or promised for this time.
-        Whoever was told to return now is let in without a second look.
+        The entry keeps what was predicted. Whoever was told to return now is let in without a second look, to
+        the lane.
         """
-        ticket, rank, flow = entry.ticket, entry.rank, entry.flow
+        ticket, rank = entry.ticket, entry.rank
         policy, doors = self._config.classes[rank], self._doors
-        placed = doors.arrived(entry, now_s)
-        if placed:
-            raw_s = self._pool.best_ttft_s(ticket, now_s)
-            entry.flow = lane
-        else:
-            raw_s = self._predictor.ttft_s(rank, flow, ticket.prompt_tokens, now_s)
         waited_s = now_s - ticket.arrived_s
-        mean_s, high_s = self._predictor.corrected(None if placed else rank, raw_s)
+        placed = doors.arrived(entry, now_s)
+        choice = doors.engine(entry, entry.budget_s - waited_s, now_s) if placed else None
+        if choice is not None:
+            raw_s = choice.ttft_s
+        else:
+            raw_s = self._predictor.ttft_s(rank, entry.flow, ticket.prompt_tokens, now_s)
+        # Of the engine's time alone, or of its class.
+        kind = rank if choice is None else None
+        mean_s, high_s = self._predictor.corrected(kind, raw_s)
         entry.raw_ttft_s, entry.predicted_ttft_s = waited_s + raw_s, waited_s + mean_s
         if not self._config.admission.enabled or self._idle(now_s) or self._nothing_known():
-            return None
+            return choice
         # The wait that is added by those who were told to return in that time.
         kept_s = self._promises[rank].ahead(high_s, now_s)
         if kept_s:
@@ -141,9 +143,9 @@ class Gate:
         if ticket.deadline_s is not None or policy.deadline_s is not None:
             late_s = max(late_s, self._late_at_end_s(ticket, entry.account, policy, ttft_s))
         if late_s <= 0:
-            return None
+            return choice
         doors.denied(entry, now_s)
-        self._predictor.refused(None if placed else rank, raw_s)
+        self._predictor.refused(kind, raw_s)
         if self._config.admission.promises and self._promises[rank].redeem(_key(ticket), now_s):
             entry.flow = lane
             return None

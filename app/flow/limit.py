@@ -75,6 +75,8 @@ class AdaptiveLimit:
             self._shrink(now_s)
         elif in_flight >= NEARLY_FULL * self._limit and metrics.waiting == 0:
             self._set(self._limit + 1)
+        else:
+            self._set(self._limit)
 
     def _suffers(self, metrics: EngineMetrics) -> bool:
         known = self._preemptions is not None

@@ -7,9 +7,10 @@ The order, from outside in
 3. Within the class the tenant with the lowest virtual token counter.
 4. Within the tenant the earliest deadline; equal deadlines in the order of submission.
 
-Nothing starves. By 2, a class is overtaken only by arrivals within the difference of boosts. By 1, while a
-class waits it gets at least `min_share x dispatched cost - 2 x the largest cost`. By 3, a tenant's turn
-comes when the others' counters have passed its own.
+Nothing starves. By 2, a class is overtaken only by arrivals within the difference of boosts; or while it is
+held, because every engine has prompts that more urgent classes would wait for. By 1, while a class waits it
+gets at least `min_share x dispatched cost - 2 x the largest cost`, held or not. By 3, a tenant's turn comes
+when the others' counters have passed its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import heapq
 import itertools
 import math
 from bisect import insort
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from app.flow.config import ClassPolicy, FairnessPolicy
 from app.flow.fairness import FairOrder, TenantFlow
@@ -125,6 +126,7 @@ class ClassQueue:
         "credit",
         "order",
         "policy",
+        "prefill_room_s",
         "prompt_tokens",
         "rank",
         "reserve",
@@ -143,12 +145,18 @@ class ClassQueue:
         self.wanted_until_s = -math.inf
         self.arrivals = Arrivals()
         self.order = FairOrder(fair=fairness.enabled, credit=fairness.return_credit)
-        # Free places that the class leaves to more urgent ones, as of the last tick.
+        # As of the last tick: free places that the class leaves to more urgent ones, and how long the prompts
+        # of an engine may take that gets one of its requests.
         self.reserve = 0.0
+        self.prefill_room_s = math.inf
 
     def has_room(self, free: int) -> bool:
         """One of the free places is not left to others; a class that is owed its share leaves none."""
         return self.credit > 0 or free > self.reserve
+
+    def room_s(self) -> float:
+        """The same of an engine's time for prompts."""
+        return math.inf if self.credit > 0 else self.prefill_room_s
 
     def urgency(self) -> tuple[float, float]:
         """Lower is first; the class must not be empty."""
@@ -164,6 +172,8 @@ class FlowQueue:
 
     def __init__(self, classes: Sequence[ClassPolicy], fairness: FairnessPolicy) -> None:
         self.classes = [ClassQueue(policy, rank, fairness) for rank, policy in enumerate(classes)]
+        # Ranks of classes that wait for engines to compute the prompts that they have, at the last dispatch.
+        self.held: set[int] = set()
         self._entries: dict[str, Entry] = {}
         self._expiry: list[tuple[float, int, Entry]] = []
         self._numbers = itertools.count(1)
@@ -207,12 +217,16 @@ class FlowQueue:
         if entry.flow.size == 0:
             queue.order.leave(entry.flow)
 
-    def next(self, free: int, held: Container[int] = ()) -> Entry | None:
-        """Who takes one of the free places, at least one; None when nobody waits who may. `held`: ranks of
-        classes that get none."""
-        waiting = [one for one in self.classes if one.size and (one.order.lane.size or one.has_room(free))]
-        if held:
-            waiting = [one for one in waiting if one.rank not in held]
+    def next(self, free: int) -> Entry | None:
+        """Who takes one of the free places, at least one; None when nobody waits who may."""
+        # As `has_room`, without a call for each.
+        waiting = [
+            one
+            for one in self.classes
+            if one.size and (one.credit > 0 or free > one.reserve or one.order.lane.size)
+        ]
+        if self.held:
+            waiting = [one for one in waiting if one.rank not in self.held]
         while waiting:
             queue = waiting[0] if len(waiting) == 1 else min(waiting, key=ClassQueue.urgency)
             flow = queue.order.next()
@@ -232,7 +246,9 @@ class FlowQueue:
             elif queue.size or queue.wanted_until_s > now_s:
                 queue.credit += cost * queue.policy.min_share
             else:
-                queue.credit = 0.0
+                # What it is owed lapses, what it had too much does not.
+                credit = queue.credit + cost * queue.policy.min_share
+                queue.credit = credit if credit < 0.0 else 0.0
 
     def expired(self, now_s: float) -> list[Entry]:
         """Entries that may not go to an engine any more, still in the queue."""

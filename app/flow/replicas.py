@@ -225,22 +225,9 @@ class ReplicaPool:
             if len(self._sessions) > self._config.route.max_sessions:
                 self._sessions.popitem(last=False)
 
-    def engine_ttft_s(self, prompt_tokens: int) -> float:
+    def engine_ttft_s(self, prompt_tokens: float) -> float:
         """Time to first token in an engine that works on the mean of what all have before them."""
         return self.prefill_s(self.prefill_tokens / (self.ready or 1) + prompt_tokens)
-
-    def best_ttft_s(self, ticket: Ticket, now_s: float) -> float:
-        """Time to first token in the engine that the ticket would get now; on the mean where it gets none."""
-        choice = self.choose(ticket, ticket.prompt_tokens, math.inf, now_s)
-        return self.engine_ttft_s(ticket.prompt_tokens) if choice is None else choice.ttft_s
-
-    def least_ahead_s(self, now_s: float) -> float:
-        """Until the prompts of some engine with a place are computed; infinite where none can be reached."""
-        ahead_s = math.inf
-        for replica in self.open.values():
-            if self.reachable(replica, now_s):
-                ahead_s = min(ahead_s, replica.clock.ahead_s(len(replica.in_flight), now_s))
-        return ahead_s
 
     def prefill_s(self, tokens: float) -> float:
         """Time to compute so many prompt tokens in an engine that has nothing before them."""
@@ -250,25 +237,35 @@ class ReplicaPool:
         """This replica, as if it had nothing of the ticket cached."""
         return self._choice(replica, ticket, {}, now_s)
 
-    def choose(self, ticket: Ticket, tokens: int, room_s: float, now_s: float) -> Choice | None:
-        """The replica for a ticket that reserves `tokens`, among those whose prompts take at most `room_s`.
+    def fitting(self, tokens: int, now_s: float) -> list[Replica]:
+        """The fresh replicas that have a place, and room for a lease that reserves `tokens`."""
+        return [one for one in self.open.values() if one.fits(tokens) and self.reachable(one, now_s)]
 
-        None when no fresh replica has a place and room. The candidates are all of a small fleet; of a large
-        one two at random (Mitzenmacher, 2001) and the replicas that know the prompt's beginning or the
-        session. The best score wins, ties go to the least loaded.
+    def with_room(self, replicas: list[Replica], room_s: float, now_s: float) -> list[Replica]:
+        """Those of them whose prompts are computed within `room_s`."""
+        if room_s == math.inf:
+            return replicas
+        return [one for one in replicas if one.clock.ahead_s(len(one.in_flight), now_s) <= room_s]
+
+    def choose(self, replicas: list[Replica], ticket: Ticket, within_s: float, now_s: float) -> Choice:
+        """One of these for a ticket, if possible one with the first token `within_s`. There must be one.
+
+        The candidates are all of a small fleet; of a large one two at random (Mitzenmacher, 2001) and the
+        replicas that know the prompt's beginning or the session. The best score wins, ties go to the least
+        loaded. Where that is too late, the soonest of all does.
         """
-        fitting = [r for r in self.open.values() if r.fits(tokens) and self.reachable(r, now_s)]
-        if room_s < math.inf:
-            fitting = [r for r in fitting if r.clock.ahead_s(len(r.in_flight), now_s) <= room_s]
-        if not fitting:
-            return None
         known = self._known(ticket) if ticket.prefix_blocks or ticket.session_id else {}
-        if len(fitting) == 1:
-            return self._choice(fitting[0], ticket, known, now_s)
-        choices = [self._choice(one, ticket, known, now_s) for one in self._candidates(fitting, known)]
-        return min(
+        if len(replicas) == 1:
+            return self._choice(replicas[0], ticket, known, now_s)
+        choices = [self._choice(one, ticket, known, now_s) for one in self._candidates(replicas, known)]
+        best = min(
             choices, key=lambda one: (one.score_s, len(one.replica.in_flight), one.replica.report.replica_id)
         )
+        if best.ttft_s <= within_s:
+            return best
+        if len(choices) < len(replicas):
+            choices = [self._choice(one, ticket, known, now_s) for one in replicas]
+        return min(choices, key=lambda one: (one.ttft_s, one.replica.report.replica_id))
 
     def _known(self, ticket: Ticket) -> dict[str, int]:
         """Replicas that know the ticket: prompt tokens likely cached; -1 marks the session's."""

@@ -167,9 +167,7 @@ class SchedulerReplica:
 
     async def first_tokens(self, first_tokens: Sequence[tuple[str, float]]) -> None:
         """Requests that have begun to answer, and when."""
-        now_s = time.time()
-        for ticket_id, at_s in first_tokens:
-            self._perform(self._flow.first_token(ticket_id, at_s, now_s))
+        self._perform(self._flow.first_tokens(first_tokens, time.time()))
 
     async def replica_gone(self, replica_id: str) -> None:
         """An engine has died or is about to stop."""

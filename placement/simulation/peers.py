@@ -66,7 +66,7 @@ class _Peer:
             return []
         return [self._evict(ticket_id, Outcome.EVICTED_NO_ENGINE) for ticket_id in list(self._queued)]
 
-    def first_token(self, ticket_id: str, now_s: float) -> list[Action]:
+    def first_tokens(self, news: Sequence[tuple[str, float]], now_s: float) -> list[Action]:
         return []
 
     def progress(self, ticket_id: str, output_tokens: int, now_s: float) -> list[Action]:

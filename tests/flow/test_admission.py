@@ -227,8 +227,8 @@ def test_the_prediction_learns_its_own_error():
         at_s = number * 10.0
         flow.report(ReplicaReport("r", frozenset()), at_s)
         submit(flow, f"t{number}", at_s, prompt_tokens=1000, size_bytes=1)
-        flow.first_token(f"t{number}", at_s + 1.5)
-        flow.first_token(f"t{number}", at_s + 1.6)
+        flow.first_tokens([(f"t{number}", at_s + 1.5)], at_s + 1.5)
+        flow.first_tokens([(f"t{number}", at_s + 1.6)], at_s + 1.6)
         flow.close(f"t{number}", Outcome.COMPLETED, at_s + 2.0, Usage(1000, 20, 1.5))
     submit(flow, "last", 4000.0, prompt_tokens=1000)
     assert flow.predicted_ttft_s("last") == pytest.approx(1.5, rel=0.25)
@@ -245,7 +245,7 @@ def test_what_was_predicted_before_the_engines_pace_was_known_teaches_nothing():
     flow.report(measured(0), 0.1)
     flow.report(measured(50), 1.0)
     for name in names:
-        flow.first_token(name, 90.0)
+        flow.first_tokens([(name, 90.0)], 90.0)
         flow.close(name, Outcome.COMPLETED, 90.0, Usage(100, 20, 90.0))
     submit(flow, "next", 91.0, prompt_tokens=100)
     assert flow.predicted_ttft_s("next") < 1.0
@@ -295,7 +295,7 @@ def test_a_cancel_pays_for_the_prompt_and_what_came():
 def test_an_adopted_lease_is_nobodys_to_charge():
     flow = controller()
     flow.report(ReplicaReport("s", frozenset({"old"})), 0.0)
-    assert flow.progress("old", 100, 1.0) == flow.first_token("old", 1.0) == []
+    assert flow.progress("old", 100, 1.0) == flow.first_tokens([("old", 1.0)], 1.0) == []
     assert flow.predicted_ttft_s("old") is None
     assert flow.close("old", Outcome.COMPLETED, 2.0, Usage(1, 1)) == []
 
@@ -342,7 +342,7 @@ def test_a_lease_is_not_taken_back_when(why, fields, policy):
 def test_a_request_with_a_first_token_keeps_its_place():
     flow = controller(PREEMPT)
     revocable(flow, "batch")
-    flow.first_token("batch", 0.2)
+    flow.first_tokens([("batch", 0.2)], 0.2)
     assert submit(flow, "urgent", 0.5) == []
 
 
@@ -368,7 +368,7 @@ def test_a_first_token_that_crosses_its_revoke_keeps_the_lease():
     flow = controller(PREEMPT)
     revocable(flow, "batch")
     submit(flow, "urgent", 0.5)
-    assert flow.first_token("batch", 0.6) == []
+    assert flow.first_tokens([("batch", 0.6)], 0.6) == []
     assert flow.snapshot(0.6).in_flight_by_replica == {"r": 2}
     assert flow.close("batch", Outcome.COMPLETED, 1.0) == []
 
@@ -379,7 +379,7 @@ def test_a_first_token_of_a_replica_that_has_gone_does_not_revive_its_lease():
     submit(flow, "urgent", 0.5)
     flow.report(ReplicaReport("full", frozenset({"adopted"})), 0.5)
     flow.replica_gone("r", 0.6)
-    flow.first_token("batch", 0.7)
+    flow.first_tokens([("batch", 0.7)], 0.7)
     assert flow.snapshot(0.7).queued == 1
 
 
@@ -387,7 +387,7 @@ def test_a_ticket_that_waits_and_was_never_revoked_has_no_first_token():
     flow = controller()
     submit(flow, "running")
     submit(flow, "waiting")
-    flow.first_token("waiting", 0.1)
+    flow.first_tokens([("waiting", 0.1)], 0.1)
     assert flow.snapshot(0.1).queued == 1
 
 
@@ -408,7 +408,7 @@ def test_a_prompt_goes_where_its_beginning_is_cached_and_costs_its_tenant_less()
     for replica_id in "rstuv":
         flow.report(ReplicaReport(replica_id, frozenset()), 0.0)
     first = only(submit(flow, "a", prompt_tokens=2000, prefix_blocks=(1, 2, 3)))
-    flow.first_token("a", 0.5)
+    flow.first_tokens([("a", 0.5)], 0.5)
     counter = flow._queue.classes[0].order.flows["default"].counter
     second = only(submit(flow, "b", 1.0, prompt_tokens=2000, prefix_blocks=(1, 2, 3)))
     assert second.lease.replica_id == first.lease.replica_id
@@ -431,7 +431,7 @@ def test_a_session_stays_with_its_replica_unless_that_is_much_slower():
     for replica_id in "rstuv":
         flow.report(ReplicaReport(replica_id, frozenset()), 0.0)
     first = only(submit(flow, "a", session_id="s", prompt_tokens=10)).lease.replica_id
-    flow.first_token("a", 0.1)
+    flow.first_tokens([("a", 0.1)], 0.1)
     chosen = {only(submit(flow, f"b{n}", session_id="s")).lease.replica_id for n in range(3)}
     assert chosen == {first}
     assert only(submit(flow, "other", session_id="x", prompt_tokens=5000)).lease.replica_id

@@ -320,7 +320,7 @@ def test_what_a_dead_caller_has_in_the_queue_is_closed_and_so_is_a_lease_that_no
 def test_a_lease_with_a_first_token_is_known_to_its_engine():
     flow = controller("r")
     submit(flow, "a")
-    flow.first_token("a", 0.5)
+    flow.first_tokens([("a", 0.5)], 0.5)
     report(flow, "r", at_s=1.0)
     report(flow, "r", at_s=2.0)
     assert flow.snapshot(2.0).ended == {Outcome.LEASE_EXPIRED: 1}
@@ -428,7 +428,7 @@ def test_a_replica_that_answers_is_in_reach_again():
     flow.replica_unroutable("r", 0.0)
     submit(flow, "a")
     flow.tick(FIRST_BAR_S)
-    flow.first_token("a", FIRST_BAR_S)
+    flow.first_tokens([("a", FIRST_BAR_S)], FIRST_BAR_S)
     flow.replica_unroutable("r", FIRST_BAR_S)
     assert flow._pool.replicas["r"].barred_until_s == 2 * FIRST_BAR_S
 

@@ -50,7 +50,7 @@ def test_a_served_request(flow: FlowController, ends: list[Ended]):
 
 def test_one_whose_engine_did_not_say_when_it_began(flow: FlowController, ends: list[Ended]):
     submit(flow, "a")
-    flow.first_token("a", 13.0)
+    flow.first_tokens([("a", 13.0)], 13.0)
     flow.close("a", Outcome.FAILED, 14.0)
     assert (ends[0].ttft_s, ends[0].total_s, ends[0].tpot_s) == (3.0, 4.0, None)
 

@@ -83,7 +83,7 @@ class TestLoad:
                 at_s = every_s * number
                 flow.report(ReplicaReport("a", frozenset()), at_s)
                 submit(flow, f"q{number}", at_s)
-                flow.first_token(f"q{number}", at_s + 0.5)
+                flow.first_tokens([(f"q{number}", at_s + 0.5)], at_s + 0.5)
                 flow.close(f"q{number}", Outcome.COMPLETED, at_s + 0.9, Usage(100, 3, 0.5))
             return flow
 
@@ -97,7 +97,7 @@ class TestLoad:
         flow = flow_with("a")
         for number in range(MIN_SAMPLES):
             submit(flow, f"q{number}", 0.0)
-            flow.first_token(f"q{number}", 0.5)
+            flow.first_tokens([(f"q{number}", 0.5)], 0.5)
             flow.close(f"q{number}", Outcome.COMPLETED, 0.9, Usage(100, 1, 0.5))
         assert flow.load(60.0, 1.0).tpot_over_slo is None
 

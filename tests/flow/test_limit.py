@@ -49,6 +49,12 @@ def test_preemptions_before_the_first_report_are_not_held_against_it():
     assert one.requests == 40
 
 
+def test_the_cache_bounds_the_tokens_from_the_first_report_on():
+    one = limit()
+    one.observe(replace(CALM, kv_capacity_tokens=1000), 1, 0.0)
+    assert (one.requests, one.tokens) == (40, 950)
+
+
 def test_it_never_falls_below_its_floor():
     one = limit(window_s=0.0)
     for second in range(100):

@@ -18,6 +18,7 @@ from app.flow.config import AdmissionPolicy, ClassPolicy, FlowConfig, Limits, Te
 from app.flow.controller import FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
+from app.flow.queue import Entry
 from app.flow.replicas import FIRST_BAR_S, MAX_BAR_S
 from app.flow.ticket import (
     Action,
@@ -33,7 +34,7 @@ from app.flow.ticket import (
 LIMITS = Limits(
     max_queued=5,
     max_queue_wait_s=10.0,
-    requests_per_replica=2,
+    requests_per_replica=3,
     lease_ttl_s=6.0,
     replica_ttl_s=3.0,
     max_request_tokens=5000,
@@ -70,7 +71,7 @@ TICKETS = st.fixed_dictionaries(
         "tenant": st.sampled_from(["capped", "slow", "heavy", "plain"]),
         "class_name": st.sampled_from(["interactive", "standard", "batch", ""]),
         "priority": st.integers(-1, 1),
-        "prompt_tokens": st.sampled_from([1, 100, 100, 100, 500, 2000, 6000]),
+        "prompt_tokens": st.sampled_from([1, 100, 100, 500, 2000, 4500, 6000]),
         "max_output_tokens": st.sampled_from([0, 16, 256]),
         "ttft_budget_s": st.none() | st.sampled_from([0.5, 4.0, 100.0]),
         "deadline_s": st.none() | st.sampled_from([2.0, 100.0]),
@@ -94,8 +95,9 @@ class ModelReplica:
 class FlowRules(RuleBasedStateMachine):
     """The model keeps every ticket in exactly one of three places, by what the controller said of it."""
 
-    @initialize(seed=st.integers(0, 3))
-    def start(self, seed: int) -> None:
+    @initialize(seed=st.integers(0, 3), long_prompts=st.booleans())
+    def start(self, seed: int, long_prompts: bool) -> None:
+        """`long_prompts`: interactive ones, which keep both engines busy for two seconds, and others wait."""
         self.now_s = 1000.0
         self.flow = FlowController(LIMITS, CONFIG, random.Random(seed).random)
         self.flow.tick(self.now_s)
@@ -109,6 +111,13 @@ class FlowRules(RuleBasedStateMachine):
         self.replicas: dict[str, ModelReplica] = {}
         self.report("r0", None, False, 0)
         self.report("r1", None, False, 1)
+        if long_prompts:
+            long = {"priority": 0, "tenant": "plain", "class_name": "interactive", "prompt_tokens": 4500}
+            for _ in range(2):
+                self.submit(long, 0.0)
+            self.tick(0.0, heard=False)
+            self.submit(long | {"class_name": "batch"}, 0.0)
+            assert self.flow._queue.held == {2}
 
     # What the outside does
 
@@ -149,7 +158,7 @@ class FlowRules(RuleBasedStateMachine):
     @rule(data=st.data())
     def first_token(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted({*self.waiting, *self.leases, *self.ended})))
-        actions = self.flow.first_token(name, self.now_s)
+        actions = self.flow.first_tokens([(name, self.now_s)], self.now_s)
         held = self.flow._leases.get(name)
         if name in self.waiting and held is not None:
             # A revoke came too late: the lease stands again.
@@ -166,7 +175,7 @@ class FlowRules(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.leases)))
         self.now_s += seconds
         self.first.add(name)
-        self.apply(self.flow.first_token(name, self.now_s))
+        self.apply(self.flow.first_tokens([(name, self.now_s)], self.now_s))
         self.flow.progress(name, 10, self.now_s)
         self.now_s += seconds
         self.end(name, Outcome.COMPLETED)
@@ -259,10 +268,20 @@ class FlowRules(RuleBasedStateMachine):
 
     @invariant()
     def while_the_next_ticket_fits_nothing_waits(self) -> None:
+        """But where its prompts would be in the way of more urgent ones."""
         flow = self.flow
-        entry = flow._queue.next(flow._pool.free, flow._held)
-        if self.up_to_date and entry is not None and flow._pool.open:
-            assert flow._grant(entry, flow._doors.prefill_room_s(entry.rank), self.now_s) is None
+        entry = flow._queue.next(flow._pool.free)
+        if not self.up_to_date or not flow._pool.open:
+            return
+        if entry is not None:
+            assert self.engines_for(entry) == []
+        for rank in sorted(flow._queue.held):
+            queue = flow._queue.classes[rank]
+            waiting = queue.order.next() if queue.size else None
+            if waiting is not None:
+                assert queue.credit <= 0
+                assert queue.prefill_room_s < math.inf
+                assert self.engines_for(waiting.head()) == []
 
     @invariant()
     def nobody_waits_beyond_the_bound(self) -> None:
@@ -290,6 +309,16 @@ class FlowRules(RuleBasedStateMachine):
             assert (account.queued, account.running, account.size_bytes) == (0, 0, 0)
 
     # The model
+
+    def engines_for(self, entry: Entry) -> list[str]:
+        """Which have a place, room for its tokens, and few enough prompts."""
+        flow, queue = self.flow, self.flow._queue.classes[entry.rank]
+        tokens = flow._predictor.reserved_tokens(entry.ticket, entry.account)
+        return [
+            one.report.replica_id
+            for one in flow._pool.fitting(tokens, self.now_s)
+            if one.clock.ahead_s(len(one.in_flight), self.now_s) <= queue.room_s()
+        ]
 
     def expired_unseen(self, in_flight: int) -> bool:
         """Leases expire without an action: follow the controller's own count of them."""
