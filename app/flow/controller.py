@@ -32,12 +32,16 @@ from app.flow.load import LoadMeter
 from app.flow.outcome import Outcome
 from app.flow.preempt import at_risk, victim
 from app.flow.queue import Entry, FlowQueue
-from app.flow.replicas import Choice, Replica, ReplicaPool
+from app.flow.replicas import SMALL_FLEET, Choice, Replica, ReplicaPool
 from app.flow.snapshot import Snapshot, take_snapshot
 from app.flow.tenants import Account, RateLimit, Tenants, rate_tokens
 from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revoke, Ticket, Usage
 
 __all__ = ["FlowController", "Limits", "Snapshot"]
+
+
+# Room for prompts is found this much later at most, which is little against the time that prompts take.
+LOOK_S = 0.005
 
 
 def _always_half() -> float:
@@ -75,6 +79,8 @@ class FlowController:
         self._draining = False
         # Bodies that gateways keep.
         self._size_bytes = 0
+        # When room for prompts was last looked for.
+        self._looked_s = -math.inf
 
     def submit(self, ticket: Ticket, now_s: float) -> list[Action]:
         """A new ticket, or one that is submitted again after this controller restarted."""
@@ -358,7 +364,10 @@ class FlowController:
 
     def _dispatch(self, now_s: float) -> list[Action]:
         actions = self._evict_late(now_s) if self._queue.any_expired(now_s) else []
-        self._queue.held.clear()
+        # Of a large fleet it takes long to find that no engine has room for prompts.
+        if len(self._pool.open) <= SMALL_FLEET or now_s - self._looked_s >= LOOK_S:
+            self._queue.held.clear()
+            self._looked_s = now_s
         while self._pool.open:
             entry = self._queue.next(self._pool.free)
             if entry is None:

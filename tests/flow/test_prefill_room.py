@@ -325,3 +325,14 @@ def test_without_affinity_a_session_is_like_any_other_request():
     one.submit("first", "interactive", 100, 0.0, session_id="s")
     one.submit("second", "interactive", 100, 0.0, session_id="s")
     assert one.granted["second"] != one.granted["first"]
+
+
+def test_of_many_engines_room_is_looked_for_now_and_then():
+    one = Flow("a", "b", "c", "d", "e")
+    for number in range(5):
+        assert one.submit(f"ahead{number}", "batch", A_SECOND, 0.0)
+    assert not one.submit("waits", "batch", 100, 0.0)
+    one.first_token("ahead0", 0.002)
+    assert "waits" not in one.granted
+    one.first_token("ahead1", 0.006)
+    assert "waits" in one.granted
