@@ -5,6 +5,7 @@ Rules
 - A lease is granted only by a replica that is fresh, not draining, and below its limits.
 - While the next ticket fits on a replica, in a place that its class need not leave to others, nothing waits
   but for an engine to compute the prompts that it has: a newcomer of a more urgent class would wait for all.
+  A class that comes to be owed its share by a newcomer's lease gets it with the next event.
 - Nothing that is too late for its promise goes to an engine.
 - A refusal charges nothing; a lease charges its tenant at once and is corrected as tokens come.
 - A silent replica gets no leases but keeps its own until they expire; one that is gone never comes back.
@@ -40,7 +41,7 @@ from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revo
 __all__ = ["FlowController", "Limits", "Snapshot"]
 
 
-# Room for prompts is found this much later at most, which is little against the time that prompts take.
+# Room for prompts is found by the first event after this time, which is little against what prompts take.
 LOOK_S = 0.005
 
 
@@ -107,6 +108,8 @@ class FlowController:
             self._enter(entry)
             granted = self._lease(entry, verdict, now_s)
             self._predict_placed(entry)
+            # Who is owed a share by this gets it with the next event: in the same step of an engine it would
+            # make the newcomer later than predicted.
             return [granted, *self._dispatch(now_s)] if self._queue.held else [granted]
         return self._wait(entry, now_s)
 
@@ -364,8 +367,9 @@ class FlowController:
 
     def _dispatch(self, now_s: float) -> list[Action]:
         actions = self._evict_late(now_s) if self._queue.any_expired(now_s) else []
+        self._queue.blocked = math.inf
         # Of a large fleet it takes long to find that no engine has room for prompts.
-        if len(self._pool.open) <= SMALL_FLEET or now_s - self._looked_s >= LOOK_S:
+        if len(self._pool.open) <= SMALL_FLEET or not 0.0 <= now_s - self._looked_s < LOOK_S:
             self._queue.held.clear()
             self._looked_s = now_s
         while self._pool.open:
@@ -374,6 +378,8 @@ class FlowController:
                 break
             fitting = self._pool.fitting(self._predictor.reserved_tokens(entry.ticket, entry.account), now_s)
             if not fitting:
+                owed = self._queue.classes[entry.rank].credit > 0
+                self._queue.blocked = 0 if owed else entry.rank
                 break
             engines = self._pool.with_room(fitting, self._queue.classes[entry.rank].room_s(), now_s)
             if engines:
@@ -486,6 +492,9 @@ class FlowController:
         if not self._pool.is_usable(replica, now_s) or not self._pool.reachable(replica, now_s):
             return []
         if not at_risk(self._config.preempt, entry, wait_s, now_s):
+            return []
+        tokens = self._predictor.reserved_tokens(entry.ticket, entry.account)
+        if not replica.fits(tokens - held.tokens, without=1):
             return []
         self._leases.revoke(held, loser)
         granted = self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), now_s)

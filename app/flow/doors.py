@@ -106,10 +106,10 @@ class Doors:
         return self._chosen(entry, ahead, cost)
 
     def engine(self, entry: Entry, within_s: float, now_s: float) -> Choice | None:
-        """The engine for a newcomer that has a place; None where it waits for prompts, or behind others that
-        do."""
-        behind = min(self._queue.held, default=math.inf) <= entry.rank
-        if behind or entry.account.at_cap or entry.expires_s < now_s:
+        """The engine for a newcomer that has a place; None where it waits for prompts or for room in a cache,
+        or behind others that do."""
+        first = min(self._queue.blocked, min(self._queue.held, default=math.inf))
+        if first <= entry.rank or entry.account.at_cap:
             return None
         tokens = self._predictor.reserved_tokens(entry.ticket, entry.account)
         fitting = self._pool.fitting(tokens, now_s)

@@ -118,7 +118,11 @@ class Gate:
         policy, doors = self._config.classes[rank], self._doors
         waited_s = now_s - ticket.arrived_s
         placed = doors.arrived(entry, now_s)
-        choice = doors.engine(entry, entry.budget_s - waited_s, now_s) if placed else None
+        left_s = entry.budget_s - waited_s
+        in_time = waited_s <= self._limits.max_queue_wait_s
+        if self._config.admission.enabled:
+            in_time = in_time and left_s >= 0.0
+        choice = doors.engine(entry, left_s, now_s) if placed and in_time else None
         if choice is not None:
             raw_s = choice.ttft_s
         else:

@@ -89,7 +89,7 @@ class LeaseTable:
         held.expected_output, held.cached_tokens = expected_output, cached
         held.engine_ttft_s = choice.ttft_s
         held.prefill_tokens = ticket.prompt_tokens - cached
-        held.tokens = ticket.prompt_tokens + expected_output
+        held.tokens = held.prefill_tokens + expected_output
         held.mark = replica.clock.give(held.prefill_tokens, len(replica.in_flight), now_s)
         self._pool.prefill_tokens += held.prefill_tokens
         self._pool.take(replica, ticket.ticket_id, held.tokens)

@@ -174,6 +174,8 @@ class FlowQueue:
         self.classes = [ClassQueue(policy, rank, fairness) for rank, policy in enumerate(classes)]
         # Ranks of classes that wait for engines to compute the prompts that they have, at the last dispatch.
         self.held: set[int] = set()
+        # Rank from which on newcomers wait behind one whose tokens fit on no engine, at the last dispatch.
+        self.blocked: float = math.inf
         self._entries: dict[str, Entry] = {}
         self._expiry: list[tuple[float, int, Entry]] = []
         self._numbers = itertools.count(1)
@@ -226,7 +228,9 @@ class FlowQueue:
             if one.size and (one.credit > 0 or free > one.reserve or one.order.lane.size)
         ]
         if self.held:
-            waiting = [one for one in waiting if one.rank not in self.held]
+            # Less urgent ones have no more room, and should not pass.
+            most = min(self.held)
+            waiting = [one for one in waiting if one.rank < most or one.credit > 0]
         while waiting:
             queue = waiting[0] if len(waiting) == 1 else min(waiting, key=ClassQueue.urgency)
             flow = queue.order.next()

@@ -55,9 +55,11 @@ class Replica:
         # Places that are free, as last counted.
         self.free = 0
 
-    def fits(self, tokens: int) -> bool:
-        """An empty engine takes anything: what can never fit was refused on arrival."""
-        return not self.limit.tokens or not self.in_flight or self.tokens + tokens <= self.limit.tokens
+    def fits(self, tokens: int, without: int = 0) -> bool:
+        """So many tokens more, `without` so many of its requests. An engine that is then empty takes
+        anything: what can never fit was refused on arrival."""
+        limit = self.limit.tokens
+        return not limit or len(self.in_flight) <= without or self.tokens + tokens <= limit
 
 
 class Choice(NamedTuple):

@@ -336,3 +336,70 @@ def test_of_many_engines_room_is_looked_for_now_and_then():
     assert "waits" not in one.granted
     one.first_token("ahead1", 0.006)
     assert "waits" in one.granted
+
+
+def with_cache(one: Flow, replica: str, *live: str, tokens: int = 1000) -> None:
+    """The engine says how many tokens its cache holds; 95 % of them are given away."""
+    said = EngineMetrics(running=len(live), waiting=0, kv_use=0.5, kv_capacity_tokens=tokens)
+    one.follow(one.flow.report(ReplicaReport(replica, frozenset(live), metrics=said), 0.0))
+
+
+def test_newcomers_do_not_pass_one_that_waits_for_room_in_the_cache():
+    one = Flow(urgent_places=0.0)
+    with_cache(one, "r")
+    assert one.submit("runs", "standard", 300, 0.0, max_output_tokens=100)
+    assert not one.submit("long", "standard", 700, 0.0, max_output_tokens=100)
+    assert not one.submit("small", "batch", 10, 0.1, max_output_tokens=10)
+    # More urgent ones would be first in any order.
+    assert one.submit("urgent", "interactive", 10, 0.1, max_output_tokens=10)
+    one.end("urgent", 0.2)
+    one.end("runs", 0.3)
+    assert {"long", "small"} <= set(one.granted)
+
+
+def test_nobody_passes_one_that_is_owed_the_room_in_the_cache():
+    owed = (*CLASSES[:2], ClassPolicy("batch", boost_s=0.0, min_share=0.5, ttft_budget_s=60.0))
+    one = Flow(urgent_places=0.0, classes=owed)
+    with_cache(one, "r")
+    assert one.submit("runs", "standard", 300, 0.0, max_output_tokens=100)
+    assert not one.submit("long", "batch", 700, 0.0, max_output_tokens=100)
+    assert one.submit("urgent", "interactive", 10, 0.1, max_output_tokens=10)
+    one.tick(0.15)
+    assert not one.submit("more urgent", "interactive", 10, 0.2, max_output_tokens=10)
+    one.end("urgent", 0.3)
+    one.end("runs", 0.4)
+    assert {"long", "more urgent"} <= set(one.granted)
+
+
+def test_a_less_urgent_class_does_not_pass_one_that_waits_for_prompts():
+    one = Flow("a", "b")
+    one.submit("in a", "interactive", A_SECOND, 0.0)
+    one.submit("in b", "interactive", 400, 0.0, max_output_tokens=100)
+    one.first_token("in b", 0.22)
+    with_cache(one, "b", "in b")
+    # It fits only on a, which has prompts; the small one would fit on b.
+    assert not one.submit("standard", "standard", 600, 0.3, max_output_tokens=100)
+    assert not one.submit("batch", "batch", 10, 0.3, max_output_tokens=10)
+
+
+def test_nobody_takes_a_place_whose_tokens_are_too_few():
+    one = Flow(limits=replace(LIMITS, requests_per_replica=2), urgent_places=0.0)
+    with_cache(one, "r")
+    one.submit("runs", "batch", 300, 0.0, max_output_tokens=100)
+    one.submit("loser", "batch", 100, 0.0, max_output_tokens=100, revocable=True)
+    one.submit("large", "interactive", 800, 0.1, max_output_tokens=100)
+    one.tick(0.9)
+    assert one.revoked == []
+    one.submit("small", "interactive", 100, 0.9, max_output_tokens=100, ttft_budget_s=0.2)
+    assert (one.revoked, "small" in one.granted) == ([], False)
+
+
+def test_a_long_prompt_gets_an_idle_engine_though_it_takes_longer_than_the_promise():
+    one = Flow()
+    assert one.submit("long", "interactive", 3 * A_SECOND, 0.0, age_s=0.003)
+
+
+def test_what_has_waited_for_too_long_elsewhere_gets_no_engine():
+    one = Flow()
+    assert not one.submit("old", "batch", 10, 100.0, age_s=61.0)
+    assert one.refused == {"old": Outcome.EVICTED_TIMEOUT}

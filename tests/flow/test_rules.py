@@ -273,13 +273,12 @@ class FlowRules(RuleBasedStateMachine):
         entry = flow._queue.next(flow._pool.free)
         if not self.up_to_date or not flow._pool.open:
             return
-        if entry is not None:
+        if entry is not None and flow._queue.classes[entry.rank].credit <= 0:
             assert self.engines_for(entry) == []
         for rank in sorted(flow._queue.held):
             queue = flow._queue.classes[rank]
             waiting = queue.order.next() if queue.size else None
-            if waiting is not None:
-                assert queue.credit <= 0
+            if waiting is not None and queue.credit <= 0:
                 assert queue.prefill_room_s < math.inf
                 assert self.engines_for(waiting.head()) == []
 
