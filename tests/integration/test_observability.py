@@ -28,8 +28,6 @@ KEY = "sk-gold"
 HEADERS = {"authorization": f"Bearer {KEY}"}
 # The bar: what the spans of a request account for, of what its client measured.
 ATTRIBUTED_WITHIN = 0.05
-# For which a process may wait for its turn on busy cores, in nobody's span.
-TURN_S = 0.02
 ATTRIBUTED_SHARE = 0.95
 TOKENS = 64
 # Panels and alerts that have nothing to say on a machine without one.
@@ -98,11 +96,8 @@ def test_the_spans_of_a_request_account_for_the_time_that_its_client_measured(
         sum(own[part] for part in ("queue", "lease", "network", "prefill", "decode")) / client_s
         for own, (_, client_s) in zip(parts, measured, strict=True)
     ]
-    close = sum(
-        abs(1 - share) <= max(ATTRIBUTED_WITHIN, TURN_S / client_s)
-        for share, (_, client_s) in zip(shares, measured, strict=True)
-    )
-    print(f"attributed: {close} of {len(shares)} within 5 % or 20 ms, median {statistics.median(shares):.4f}")
+    close = sum(abs(1 - share) <= ATTRIBUTED_WITHIN for share in shares)
+    print(f"attributed: {close} of {len(shares)} within 5 %, median {statistics.median(shares):.4f}")
     assert close >= ATTRIBUTED_SHARE * len(shares), sorted(shares)
     # No part is negative: children lie within their parents, whatever process they come from.
     assert all(seconds > -0.005 for own in parts for seconds in own.values()), parts
