@@ -137,16 +137,15 @@ class Predictor:
         base = raw_s if raw_s > MIN_TTFT_S else MIN_TTFT_S
         return base * errors.quantile(0.5), base * errors.quantile(self._config.admission.error_quantile)
 
+    def median_s(self, raw_s: float) -> float:
+        """The median estimate alone, where there is a place at once."""
+        return max(raw_s, MIN_TTFT_S) * self._errors(None, raw_s).quantile(0.5)
+
     def finish_s(self, ticket: Ticket, account: Account, ttft_s: float) -> float:
         """From arrival to the last token, for a time to first token."""
         _, output = self.output_tokens(account, ticket.max_output_tokens)
         batch = self._pool.places / max(1, self._pool.ready)
         return ttft_s + output * self._itl_s.at(batch)
-
-    def reserved_tokens(self, ticket: Ticket, account: Account) -> int:
-        """What a lease takes of an engine's cache, as far as can be told."""
-        expected, _ = self.output_tokens(account, ticket.max_output_tokens)
-        return ticket.prompt_tokens + expected
 
     def expected_cost(self, ticket: Ticket, account: Account) -> float:
         """What a ticket will be charged if nothing of its prompt is cached."""

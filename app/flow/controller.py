@@ -106,7 +106,8 @@ class FlowController:
             return [self._count(verdict, ticket, rank, now_s)]
         if verdict is not None:
             self._enter(entry)
-            granted = self._lease(entry, verdict, now_s)
+            expected, _ = self._predictor.output_tokens(account, ticket.max_output_tokens)
+            granted = self._lease(entry, verdict, expected, now_s)
             self._predict_placed(entry)
             # Who is owed a share by this gets it with the next event: in the same step of an engine it would
             # make the newcomer later than predicted.
@@ -246,14 +247,13 @@ class FlowController:
         if held is None:
             return
         waited_s = held.granted_s - entry.ticket.arrived_s
-        mean_s, _ = self._predictor.corrected(None, held.engine_ttft_s)
         entry.placed, entry.raw_ttft_s = True, held.engine_ttft_s
-        entry.predicted_ttft_s = waited_s + mean_s
+        entry.predicted_ttft_s = waited_s + self._predictor.median_s(held.engine_ttft_s)
 
     # Entering and leaving the queue
 
     def _turned_away(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Refused | None:
-        """Refused however long the queue is."""
+        """Refused without a prediction; takes note of whoever is not."""
         gate = self._gate
         if self._draining:
             return gate.refuse(ticket.ticket_id, Outcome.REJECTED_DRAINING, 0.0)
@@ -376,36 +376,36 @@ class FlowController:
             entry = self._queue.next(self._pool.free)
             if entry is None:
                 break
-            fitting = self._pool.fitting(self._predictor.reserved_tokens(entry.ticket, entry.account), now_s)
+            expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+            fitting = self._pool.fitting(entry.ticket.prompt_tokens + expected, now_s)
             if not fitting:
                 owed = self._queue.classes[entry.rank].credit > 0
                 self._queue.blocked = 0 if owed else entry.rank
                 break
             engines = self._pool.with_room(fitting, self._queue.classes[entry.rank].room_s(), now_s)
             if engines:
-                actions.append(self._grant(entry, engines, now_s))
+                actions.append(self._grant(entry, engines, expected, now_s))
             else:
                 self._queue.held.add(entry.rank)
         return actions
 
-    def _grant(self, entry: Entry, engines: list[Replica], now_s: float) -> Granted | Refused:
+    def _grant(self, entry: Entry, engines: list[Replica], expected: int, now_s: float) -> Granted | Refused:
         """A lease on one of them, unless it is too late for that."""
-        within_s = entry.budget_s - (now_s - entry.ticket.arrived_s)
-        choice = self._pool.choose(engines, entry.ticket, within_s, now_s)
-        if not self._late(entry, choice, now_s):
-            return self._lease(entry, choice, now_s)
+        waited_s = now_s - entry.ticket.arrived_s
+        choice = self._pool.choose(engines, entry.ticket, entry.budget_s - waited_s, now_s)
+        if not self._late(entry, choice, waited_s):
+            return self._lease(entry, choice, expected, now_s)
         # For the autoscaler it is an answer that came so late.
-        self._meter.first_token(choice.ttft_s + now_s - entry.ticket.arrived_s, entry.budget_s, now_s)
+        self._meter.first_token(waited_s + choice.ttft_s, entry.budget_s, now_s)
         return self._evict(entry, Outcome.EVICTED_DEADLINE, now_s)
 
-    def _late(self, entry: Entry, choice: Choice, now_s: float) -> bool:
+    def _late(self, entry: Entry, choice: Choice, waited_s: float) -> bool:
         """Check the promises again, at the moment of dispatch and for this engine. Whoever was told to return
         now is not looked at again."""
         if entry.flow is not entry.payer or not self._config.admission.enabled:
             return False
         ticket = entry.ticket
-        mean_s, _ = self._predictor.corrected(None, choice.ttft_s)
-        ttft_s = now_s - ticket.arrived_s + mean_s
+        ttft_s = waited_s + self._predictor.median_s(choice.ttft_s)
         if ttft_s > entry.budget_s:
             return True
         policy = self._config.classes[entry.rank]
@@ -413,8 +413,7 @@ class FlowController:
             return False
         return self._predictor.finish_s(ticket, entry.account, ttft_s) > deadline_s(policy, ticket)
 
-    def _lease(self, entry: Entry, choice: Choice, now_s: float) -> Granted:
-        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+    def _lease(self, entry: Entry, choice: Choice, expected: int, now_s: float) -> Granted:
         self._queue.remove(entry)
         held = self._leases.grant(entry, choice, expected, now_s)
         self._predictor.dispatched(entry.rank, held.cost, now_s)
@@ -493,11 +492,11 @@ class FlowController:
             return []
         if not at_risk(self._config.preempt, entry, wait_s, now_s):
             return []
-        tokens = self._predictor.reserved_tokens(entry.ticket, entry.account)
-        if not replica.fits(tokens - held.tokens, without=1):
+        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+        if not replica.fits(entry.ticket.prompt_tokens + expected - held.tokens, without=1):
             return []
         self._leases.revoke(held, loser)
-        granted = self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), now_s)
+        granted = self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), expected, now_s)
         self._requeue(loser, held.lease)
         return [Revoke(loser.ticket.ticket_id, held.lease.replica_id), granted]
 
@@ -514,5 +513,6 @@ class FlowController:
         replica = self._pool.get(entry.revoked.replica_id) if entry.revoked is not None else None
         if replica is None or replica.gone:
             return None
-        self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), now_s)
+        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+        self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), expected, now_s)
         return self._leases[entry.ticket.ticket_id]

@@ -111,8 +111,8 @@ class Doors:
         first = min(self._queue.blocked, min(self._queue.held, default=math.inf))
         if first <= entry.rank or entry.account.at_cap:
             return None
-        tokens = self._predictor.reserved_tokens(entry.ticket, entry.account)
-        fitting = self._pool.fitting(tokens, now_s)
+        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+        fitting = self._pool.fitting(entry.ticket.prompt_tokens + expected, now_s)
         engines = self._pool.with_room(fitting, self._queue.classes[entry.rank].room_s(), now_s)
         return self._pool.choose(engines, entry.ticket, within_s, now_s) if engines else None
 

@@ -119,6 +119,7 @@ class Gate:
         waited_s = now_s - ticket.arrived_s
         placed = doors.arrived(entry, now_s)
         left_s = entry.budget_s - waited_s
+        # Not `expires_s`: an idle engine gets even what takes longer than its promise.
         in_time = waited_s <= self._limits.max_queue_wait_s
         if self._config.admission.enabled:
             in_time = in_time and left_s >= 0.0

@@ -155,7 +155,7 @@ class ClassQueue:
         return self.credit > 0 or free > self.reserve
 
     def room_s(self) -> float:
-        """The same of an engine's time for prompts."""
+        """How long an engine's prompts may take; a class that is owed its share waits for nobody's."""
         return math.inf if self.credit > 0 else self.prefill_room_s
 
     def urgency(self) -> tuple[float, float]:
@@ -221,12 +221,7 @@ class FlowQueue:
 
     def next(self, free: int) -> Entry | None:
         """Who takes one of the free places, at least one; None when nobody waits who may."""
-        # As `has_room`, without a call for each.
-        waiting = [
-            one
-            for one in self.classes
-            if one.size and (one.credit > 0 or free > one.reserve or one.order.lane.size)
-        ]
+        waiting = [one for one in self.classes if one.size and (one.order.lane.size or one.has_room(free))]
         if self.held:
             # Less urgent ones have no more room, and should not pass.
             most = min(self.held)
@@ -247,12 +242,11 @@ class FlowQueue:
             if queue.rank == rank:
                 credit = queue.credit - cost * (1.0 - queue.policy.min_share)
                 queue.credit = credit if credit > -cost else -cost
-            elif queue.size or queue.wanted_until_s > now_s:
-                queue.credit += cost * queue.policy.min_share
             else:
-                # What it is owed lapses, what it had too much does not.
+                # What nobody wants lapses; what it had too much does not.
                 credit = queue.credit + cost * queue.policy.min_share
-                queue.credit = credit if credit < 0.0 else 0.0
+                wanted = queue.size or queue.wanted_until_s > now_s
+                queue.credit = credit if wanted or credit < 0.0 else 0.0
 
     def expired(self, now_s: float) -> list[Entry]:
         """Entries that may not go to an engine any more, still in the queue."""

@@ -312,7 +312,8 @@ class FlowRules(RuleBasedStateMachine):
     def engines_for(self, entry: Entry) -> list[str]:
         """Which have a place, room for its tokens, and few enough prompts."""
         flow, queue = self.flow, self.flow._queue.classes[entry.rank]
-        tokens = flow._predictor.reserved_tokens(entry.ticket, entry.account)
+        expected, _ = flow._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+        tokens = entry.ticket.prompt_tokens + expected
         return [
             one.report.replica_id
             for one in flow._pool.fitting(tokens, self.now_s)
