@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from app.flow.config import FlowConfig
+from app.flow.config import FlowConfig, LimitPolicy
 from app.limits import RequestLimits
 from app.promises import PromisesConfig
 from placement.shapes import ModelShape, known_shape
@@ -115,6 +115,16 @@ class EngineConfig(_Strict):
     # On a CPU the KV cache is a plain allocation.
     cpu_kv_cache_gib: int = Field(default=1, ge=1)
     enable_prefix_caching: bool = True
+    tool_call_parser: Annotated[str, Field(pattern="^[a-z0-9_]+$")] | None = Field(
+        default=None,
+        description="How the model writes a call of a tool, by vLLM's name, such as `llama3_json`. Without "
+        "it requests with tools are refused.",
+    )
+    reasoning_parser: Annotated[str, Field(pattern="^[a-z0-9_]+$")] | None = Field(
+        default=None,
+        description="How the model marks what it thinks, by vLLM's name, such as `deepseek_r1`: it is told "
+        "apart from the answer.",
+    )
     compilation: Literal["full", "eager"] = Field(
         default="full",
         description="`full` is vLLM's default for the device; `eager` traces without compiling, which "
@@ -345,6 +355,10 @@ class ApplicationConfig(_Strict):
             shape=self.model.known_shape(),
         )
         problems = [*plan, *self._sequence_parallelism_problems(), *self._tenant_problems()]
+        if self.flow.limit.batched_tokens != LimitPolicy().batched_tokens:
+            field = ("flow", "limit", "batched_tokens")
+            reason = "it is what engine.max_num_batched_tokens says"
+            problems.append(Problem(field, self.flow.limit.batched_tokens, reason))
         if "promises" in self.model_fields_set:
             problems += self.promise_problems()
         refuse("ApplicationConfig", problems)

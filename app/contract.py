@@ -122,6 +122,8 @@ class Metered:
     output_tokens: int = 0
     first_token_at_s: float | None = None
     last_token_at_s: float | None = None
+    # The stream has ended with an error in its midst.
+    failed: bool = False
     # The lease was taken back before the first token: the ticket waits again.
     revoked: bool = False
 

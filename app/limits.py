@@ -21,7 +21,7 @@ FORBIDDEN_FIELDS: Mapping[str, str] = {
     "kv_transfer_params": "names other engines whose cache would be read",
     "ec_transfer_params": "names other engines whose cache would be read",
     "vllm_xargs": "sets arguments of the server's plugins",
-    "request_id": "is the gateway's to choose: every answer says it as x-request-id",
+    "request_id": "is the gateway's to choose: every answer says it as x-ticket-id",
     "use_beam_search": "makes many requests out of one, which nobody admits",
     "background": "leaves work behind that no lease covers",
     "previous_response_id": "reads an answer that may be another tenant's",

@@ -18,16 +18,15 @@ _BEGINS = _EVENT_END + _COMMENT[:1]
 
 
 def to_text(metered: Metered) -> str:
-    return json.dumps(
-        [metered.prompt_tokens, metered.output_tokens, metered.first_token_at_s, metered.last_token_at_s]
-    )
+    tokens = [metered.prompt_tokens, metered.output_tokens]
+    return json.dumps([*tokens, metered.first_token_at_s, metered.last_token_at_s, metered.failed])
 
 
 def from_text(text: str | bytes) -> Metered:
     """Raises ValueError for what `to_text` has not written."""
     try:
-        prompt, output, first_s, last_s = json.loads(text)
-        return Metered(int(prompt), int(output), first_s, last_s)
+        prompt, output, first_s, last_s, failed = json.loads(text)
+        return Metered(int(prompt), int(output), first_s, last_s, bool(failed))
     except TypeError as error:
         raise ValueError(f"used: {text!r}: {error}") from None
 

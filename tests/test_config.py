@@ -172,6 +172,19 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "each running request takes a token of a step",
     ),
     (
+        {"flow": {"limit": {"batched_tokens": 512}}},
+        "flow.limit.batched_tokens: 512: it is what engine.max_num_batched_tokens says",
+    ),
+    (
+        {"flow": {"tenants": {"blue": {"requests_per_minute": 0}}}},
+        "flow: {'tenants': {'blue': {'requests_per_minute': 0}}}: "
+        "Value error, tenants['blue'].requests_per_minute: 0 must be above 0",
+    ),
+    (
+        {"engine": {"tool_call_parser": "Llama 3"}},
+        "engine.tool_call_parser: 'Llama 3': String should match pattern '^[a-z0-9_]+$'",
+    ),
+    (
         {"engine": {"kv_cache_dtype": "bfloat16"}},
         "engine.kv_cache_dtype: 'bfloat16': "
         "vLLM's CPU attention stores `auto` (the model's own) or an fp8 kind",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app import used
 from app.contract import Metered
 
-METERED = Metered(3, 5, first_token_at_s=1000.5, last_token_at_s=1002.0)
+METERED = Metered(3, 5, first_token_at_s=1000.5, last_token_at_s=1002.0, failed=True)
 EVENTS = b'data: {"text": ": used\\n\\n:"}\n\ndata: {"a"\n: 1}\n\ndata: [DONE]\n\n'
 
 

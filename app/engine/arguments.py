@@ -6,7 +6,8 @@ import json
 
 from app.config import ApplicationConfig, EngineConfig
 
-# The engine's own queue is a backstop: the scheduler never sends more than the limit and a small burst.
+# The engine's own queue is a backstop: the scheduler never sends more than the limit and a small burst. vLLM
+# counts answers and inputs, of which a request may have several; leases count requests.
 QUEUE_BACKSTOP_FACTOR = 2
 
 
@@ -26,7 +27,7 @@ def vllm_arguments(config: ApplicationConfig, model_path: str) -> list[str]:
         "max-model-len": engine.max_model_len,
         "max-num-seqs": engine.max_num_seqs,
         "max-num-batched-tokens": engine.max_num_batched_tokens,
-        "max-num-queued-reqs": config.requests_per_replica() * QUEUE_BACKSTOP_FACTOR,
+        "max-num-queued-reqs": config.requests_per_replica() * _most_answers(config) * QUEUE_BACKSTOP_FACTOR,
         "gpu-memory-utilization": engine.gpu_memory_utilization,
         "pipeline-parallel-size": parallel.pipeline_parallel_size,
         "tensor-parallel-size": parallel.tensor_parallel_size,
@@ -48,9 +49,18 @@ def vllm_arguments(config: ApplicationConfig, model_path: str) -> list[str]:
         "--disable-uvicorn-access-log",
         "--disable-fastapi-docs",
     ]
+    if engine.tool_call_parser is not None:
+        flags += ["--enable-auto-tool-choice", f"--tool-call-parser={engine.tool_call_parser}"]
+    if engine.reasoning_parser is not None:
+        flags.append(f"--reasoning-parser={engine.reasoning_parser}")
     if config.limits.media_hosts:
         flags += ["--allowed-media-domains", *sorted(config.limits.media_hosts)]
     return [f"--{name}={value}" for name, value in arguments.items()] + flags
+
+
+def _most_answers(config: ApplicationConfig) -> int:
+    """Of one request."""
+    return max(config.limits.max_choices, config.limits.max_embedding_inputs)
 
 
 def _executor(config: ApplicationConfig) -> str:

@@ -117,6 +117,10 @@ class Guard:
         if run is None:
             await _refuse(send, 403, "no lease, or one under which nothing may begin")
             return
+        if run.metered.revoked:
+            self._leases.end(lease_id)
+            await _refuse(send, REVOKED_STATUS, "the lease was taken back")
+            return
         token = current_run.set(run)
         revocable = _Revocable(run, receive, send)
         try:
@@ -174,6 +178,10 @@ class _Revocable:
             self._preamble += message["body"]
             return
         head, self._head = self._head, None
+        if head is None and self._streams and message.get("body", b"").startswith(_ERROR_EVENT):
+            # In vLLM's words it may quote whatever has failed.
+            self._run.metered.failed = True
+            message = {**message, "body": _FAILED_EVENT}
         if head is not None:
             refusal = _refusal(head, message)
             message = {**message, "body": self._preamble + message.get("body", b"")}
@@ -195,6 +203,7 @@ class _Revocable:
         if not self._streams or self._ended:
             return False
         logger.error("A stream has failed.", exc_info=error)
+        self._run.metered.failed = True
         await self._say(None, {"type": "http.response.body", "body": _FAILED_EVENT})
         return True
 

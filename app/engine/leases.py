@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -76,6 +77,8 @@ class LiveLeases:
         self._closed = False
         # What requests used that have ended lately, and when they did, oldest first.
         self._ended: OrderedDict[str, tuple[float, Metered]] = OrderedDict()
+        # Leases that were taken back before their requests came, and when.
+        self._revoked: OrderedDict[str, float] = OrderedDict()
         self._first_tokens: list[tuple[str, float]] = []
         self._news = asyncio.Event()
 
@@ -108,16 +111,28 @@ class LiveLeases:
         self._ended.pop(lease_id, None)
         entry = self._live[lease_id] = _Entry()
         self.idle.clear()
+        if self._revoked.pop(lease_id, -math.inf) > time.monotonic() - self._kept_s:
+            self.revoke(lease_id)
         return Run(lease_id, priority, entry, self)
 
     def revoke(self, lease_id: str) -> bool:
-        """Take the lease back from a request that has not begun to answer; False when it is too late."""
+        """Take the lease back from a request that has not begun to answer, or that is still on its way; False
+        when it is too late."""
         entry = self._live.get(lease_id)
+        if entry is None and lease_id not in self._ended:
+            self._expect(lease_id)
+            return True
         if entry is None or entry.answering:
             return False
         entry.metered.revoked = True
         entry.revoked.set()
         return True
+
+    def _expect(self, lease_id: str) -> None:
+        now_s = time.monotonic()
+        while self._revoked and next(iter(self._revoked.values())) < now_s - self._kept_s:
+            self._revoked.popitem(last=False)
+        self._revoked[lease_id] = now_s
 
     async def used(self, lease_id: str) -> Metered | None:
         """What the request used, once it has ended; None where nothing is known of it (any more)."""

@@ -101,7 +101,7 @@ class EngineServer:
     def healthy(self) -> bool:
         """False once the engine core, a worker or the listener is gone, or the core makes no steps."""
         unfinished = self._engine.output_processor.has_unfinished_requests()
-        stalled = self._stall.stalled(unfinished, self.vitals.steps, time.monotonic())
+        stalled = self._stall.stalled(unfinished, self.vitals.records, time.monotonic())
         return not stalled and not self._engine.errored and not self._serving.done()
 
     async def stop(self) -> None:

@@ -29,6 +29,7 @@ class Vitals(StatLoggerBase):
     def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
         self._config = vllm_config
         self._running = self._waiting = self._preemptions = self._steps = self._prompt_tokens = 0
+        self._records = 0
         self._kv_use = 0.0
         self._gaps_s = 0.0
         self._gaps = 0
@@ -39,6 +40,7 @@ class Vitals(StatLoggerBase):
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
         """vLLM calls it after every step."""
         self._recorded_s = time.monotonic()
+        self._records += 1
         if scheduler_stats is not None:
             self._running = scheduler_stats.num_running_reqs
             self._waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
@@ -53,9 +55,10 @@ class Vitals(StatLoggerBase):
                 self.on_finished(finished.request_id)
 
     @property
-    def steps(self) -> int:
-        """Made since the engine started."""
-        return self._steps
+    def records(self) -> int:
+        """Since the engine started: one a step, also of one that computes a part of a prompt and gives no
+        token, for which vLLM has no figures."""
+        return self._records
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""

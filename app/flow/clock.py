@@ -17,6 +17,8 @@ MIN_DETERMINANT = 1e-6
 SAME_S = 1e-9
 # A step that takes no time would never end.
 MIN_STEP_S = 1e-4
+# Reports come about once a second.
+MAX_SPAN_S = 30.0
 # Of the prompts that come meanwhile, about half find an engine that is less busy.
 JOINING_SHARE = 0.5
 
@@ -169,7 +171,10 @@ class EngineClock:
         """The engine's counters teach the pace, as long as it is never idle."""
         last = self._counted
         self._counted = (now_s, metrics.steps, metrics.prompt_tokens) if metrics.running else None
-        if last is not None and self._counted is not None and metrics.steps > last[1]:
+        if last is None or self._counted is None or metrics.steps <= last[1]:
+            return
+        # Else the clock was set, or nobody listened.
+        if 0.0 < now_s - last[0] <= MAX_SPAN_S:
             self._pace.add(metrics.steps - last[1], metrics.prompt_tokens - last[2], now_s - last[0], now_s)
 
     def _budget(self, running: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 # A fleet of few places must serve every class all the same.
@@ -73,6 +74,11 @@ class TenantPolicy:
     # The most urgent class; a request for a higher one is served as this. Empty: any.
     highest_class: str = ""
 
+    def shares(self) -> dict[str, float | None]:
+        """What is divided by: a tenant that is to have nothing gets no key."""
+        names = ("weight", "requests_per_minute", "tokens_per_minute")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, slots=True)
 class FairnessPolicy:
@@ -138,7 +144,8 @@ class LimitPolicy:
     enabled: bool = True
     # What waits in the engine beyond a step's worth of prompts, or beyond 15 %, is lost to its own order.
     burst_share: float = 0.15
-    # One engine step's token budget (`max_num_batched_tokens`): how far prompts get in a step.
+    # One engine step's token budget: how far prompts get in a step. An application's configuration says it as
+    # `engine.max_num_batched_tokens`.
     batched_tokens: int = 2048
     # Four tokens a second is the slowest that people read.
     itl_budget_s: float = 0.25
@@ -216,6 +223,20 @@ def default_classes() -> tuple[ClassPolicy, ...]:
     )
 
 
+# Of AdmissionPolicy.
+_ABOVE_ZERO = (
+    *("initial_service_s", "initial_step_s", "initial_prefill_tokens_per_s"),
+    *("rate_horizon_s", "lull_s", "promise_share"),
+)
+
+
+def _check_above_zero(where: str, values: Mapping[str, float | None]) -> None:
+    """Raises ValueError naming the first that is not; None says nothing."""
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{where}.{name}: {value} must be above 0")
+
+
 @dataclass(frozen=True, slots=True)
 class FlowConfig:
     """The policies of one application's flow control."""
@@ -242,6 +263,8 @@ class FlowConfig:
         if sum(policy.min_share for policy in self.classes) >= 1:
             raise ValueError("classes: the minimum shares add up to 1 or more, so none can be kept")
         for one in self.classes:
+            promises = {"ttft_budget_s": one.ttft_budget_s, "deadline_s": one.deadline_s}
+            _check_above_zero(f"classes[{one.name!r}]", promises)
             if not 0.0 < one.objective < 1.0:
                 field = f"classes[{one.name!r}].objective: {one.objective}"
                 raise ValueError(f"{field}: must lie between 0 and 1; at 1 there is no error budget")
@@ -252,7 +275,10 @@ class FlowConfig:
             )
         if not self.route.prefill_share >= 0.0:
             raise ValueError(f"route.prefill_share: {self.route.prefill_share} must be 0 or more")
+        _check_above_zero("admission", {name: getattr(self.admission, name) for name in _ABOVE_ZERO})
+        _check_above_zero("tenant", self.tenant.shares())
         for name, policy in self.tenants.items():
+            _check_above_zero(f"tenants[{name!r}]", policy.shares())
             if policy.highest_class not in ["", *names]:
                 highest = f"tenants[{name!r}].highest_class: {policy.highest_class!r}"
                 raise ValueError(f"{highest} is none of {names}")

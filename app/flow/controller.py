@@ -6,7 +6,7 @@ Rules
 - While the next ticket fits on a replica, in a place that its class need not leave to others, nothing waits
   but for an engine to compute the prompts that it has: a newcomer of a more urgent class would wait for all.
   A class that comes to be owed its share by a newcomer's lease gets it with the next event.
-- Nothing that is too late for its promise goes to an engine.
+- Nothing that is too late for its promise goes to an engine, but for what had one and lost it.
 - A refusal charges nothing; a lease charges its tenant at once and is corrected as tokens come.
 - A silent replica gets no leases but keeps its own until they expire; one that is gone never comes back.
 - A controller younger than `replica_ttl_s` has yet to hear of its replicas: tickets wait for them.
@@ -35,7 +35,7 @@ from app.flow.preempt import at_risk, victim
 from app.flow.queue import Entry, FlowQueue
 from app.flow.replicas import SMALL_FLEET, Choice, Replica, ReplicaPool
 from app.flow.snapshot import Snapshot, take_snapshot
-from app.flow.tenants import Account, RateLimit, Tenants, rate_tokens
+from app.flow.tenants import Account, RateLimit, Tenants
 from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revoke, Ticket, Usage
 
 __all__ = ["FlowController", "Limits", "Snapshot"]
@@ -97,7 +97,8 @@ class FlowController:
             return [self._count(refused, ticket, rank, now_s)]
         order = self._queue.classes[rank].order
         budget = budget_s(self._config.classes[rank], ticket)
-        entry = Entry(ticket, rank, account, order.flow(account), budget, self._expires_s(ticket, budget))
+        expires_s = self._expires_s(ticket, budget, now_s)
+        entry = Entry(ticket, rank, account, order.flow(account), budget, expires_s)
         verdict = self._gate.admit(entry, order.lane, now_s)
         if isinstance(verdict, Refused):
             # For the autoscaler it is an answer that came so late.
@@ -209,6 +210,12 @@ class FlowController:
                 queue.order.forget(tenant)
         return actions
 
+    def skip(self, span_s: float) -> None:
+        """Nobody could be heard for so long: the process was frozen, or the clock was set (back: less than
+        zero). It counts as nobody's silence."""
+        self._pool.skip(span_s)
+        self._leases.skip(span_s)
+
     def drain(self, now_s: float) -> list[Action]:
         """Refuse all that waits and all that comes; what runs goes on."""
         self._draining = True
@@ -259,7 +266,7 @@ class FlowController:
             return gate.refuse(ticket.ticket_id, Outcome.REJECTED_DRAINING, 0.0)
         refused = (
             gate.never_fits(ticket)
-            or gate.over_limit(ticket, account, rank, now_s)
+            or (None if ticket.moved else gate.over_limit(ticket, account, rank, now_s))
             or self._over_bytes(ticket, rank, now_s)
         )
         if refused is not None:
@@ -288,9 +295,11 @@ class FlowController:
             ticket.ticket_id, Outcome.REJECTED_FULL, self._predictor.drain_s(rank, now_s)
         )
 
-    def _expires_s(self, ticket: Ticket, budget: float) -> float:
+    def _expires_s(self, ticket: Ticket, budget: float, now_s: float) -> float:
         """The last moment to leave the queue: what the engine needs at least must still fit the promise."""
         longest_s = self._limits.max_queue_wait_s
+        if ticket.moved:
+            return now_s + longest_s
         if self._config.admission.enabled:
             own_s = self._pool.prefill_s(ticket.prompt_tokens)
             longest_s = min(longest_s, max(0.0, budget - own_s))
@@ -315,7 +324,7 @@ class FlowController:
         """A ticket that never reached an engine is gone from the queue: give back what it took."""
         entry.account.size_bytes -= entry.ticket.size_bytes
         self._size_bytes -= entry.ticket.size_bytes
-        entry.account.return_tokens(rate_tokens(entry.ticket))
+        entry.account.return_rate(entry.ticket)
 
     def _evict(self, entry: Entry, outcome: Outcome, now_s: float) -> Refused:
         self._queue.remove(entry)
@@ -425,11 +434,13 @@ class FlowController:
     def _adopt(self, replica: Replica, now_s: float) -> None:
         """Take over what a replica runs, at its first report only: a later one may name a lease that was
         closed while the report was under way."""
-        report = replica.report
+        report, metrics = replica.report, replica.report.metrics
+        used = 0.0 if metrics is None else metrics.kv_use * metrics.kv_capacity_tokens
+        tokens = int(used / (len(report.live_leases) or 1))
         for ticket_id in sorted(report.live_leases):
             if self._leases.get(ticket_id) is None and ticket_id not in self._queue:
                 lease = Lease(ticket_id, report.replica_id)
-                self._leases.adopt(lease, replica, now_s)
+                self._leases.adopt(lease, replica, tokens, now_s)
 
     def _end_lease(self, held: Held, outcome: Outcome, usage: Usage | None, now_s: float) -> None:
         self._leases.settle(held, usage, ended_early=outcome is not Outcome.COMPLETED)
@@ -439,7 +450,8 @@ class FlowController:
             entry.account.size_bytes -= entry.ticket.size_bytes
             self._size_bytes -= entry.ticket.size_bytes
             if usage is not None or outcome is not Outcome.COMPLETED:
-                entry.account.return_tokens(max(0, entry.ticket.max_output_tokens - held.output_tokens))
+                prompt_tokens = 0 if usage is None else usage.prompt_tokens
+                entry.account.true_up(entry.ticket, prompt_tokens, held.output_tokens)
         self._endings.of_lease(outcome, held, usage, now_s)
 
     def _learn_first_token(self, held: Held, now_s: float) -> None:
@@ -460,10 +472,12 @@ class FlowController:
         """Only what completed teaches: a client that goes away says nothing of the engine."""
         if outcome is not Outcome.COMPLETED:
             return
+        self._leases.completed(held, now_s)
+        if held.entry is None:
+            return  # Adopted: nobody knows since when it runs.
         self._predictor.served(now_s - held.granted_s)
         self._meter.served(now_s - held.granted_s)
-        self._leases.completed(held, now_s)
-        if held.entry is None or usage is None:
+        if usage is None:
             return
         self._predictor.output(held.entry.account, held.entry.ticket.max_output_tokens, usage.output_tokens)
         if held.first_token_s is not None:
@@ -495,8 +509,11 @@ class FlowController:
         expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
         if not replica.fits(entry.ticket.prompt_tokens + expected - held.tokens, without=1):
             return []
+        choice = self._pool.choice(replica, entry.ticket, now_s)
+        if self._late(entry, choice, now_s - entry.ticket.arrived_s):
+            return []
         self._leases.revoke(held, loser)
-        granted = self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), expected, now_s)
+        granted = self._lease(entry, choice, expected, now_s)
         self._requeue(loser, held.lease)
         return [Revoke(loser.ticket.ticket_id, held.lease.replica_id), granted]
 

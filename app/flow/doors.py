@@ -91,10 +91,11 @@ class Doors:
         return max(0.0, wait_s) * self._predictor.total_rate_per_s()
 
     def arrived(self, entry: Entry, now_s: float) -> bool:
-        """Takes note of a newcomer; whether it has a place without waiting."""
+        """Takes note of a newcomer; whether it has a place without waiting. Who waits for his tenant's cap
+        stands in nobody's way."""
         self.standing.arrived(now_s)
         free, queue = self._pool.free, self._queue.classes[entry.rank]
-        if free <= 0 or queue.size:
+        if free <= 0 or entry.account.at_cap or (queue.size and queue.order.next() is not None):
             return False
         if queue.wanted_until_s <= now_s:
             return queue.has_room(free)
@@ -109,7 +110,7 @@ class Doors:
         """The engine for a newcomer that has a place; None where it waits for prompts or for room in a cache,
         or behind others that do."""
         first = min(self._queue.blocked, min(self._queue.held, default=math.inf))
-        if first <= entry.rank or entry.account.at_cap:
+        if first <= entry.rank:
             return None
         expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
         fitting = self._pool.fitting(entry.ticket.prompt_tokens + expected, now_s)

@@ -127,8 +127,13 @@ class DecayedRate:
     def add(self, amount: float, now_s: float) -> None:
         if self._started_s is None:
             self._started_s = self._at_s = now_s
-        if now_s - self._at_s > GRAIN_S:
+        passed_s = now_s - self._at_s
+        if passed_s > GRAIN_S:
             self._amount = self._decayed(now_s)
+            self._at_s = now_s
+        elif passed_s < -GRAIN_S:
+            # The clock was set back: what is known is as of now.
+            self._started_s += passed_s
             self._at_s = now_s
         self._amount += amount
 

@@ -117,9 +117,14 @@ class FairOrder:
         if flow.size and flow.key is None:
             self._list(flow)
 
+    @property
+    def lane_ready(self) -> bool:
+        """The first of those with a place of their own may run; there must be one."""
+        return not self.lane.head().account.at_cap
+
     def next(self) -> TenantFlow | None:
         """The lane of kept places, else the lowest counter among the flows whose tenant may run one more."""
-        if self.lane.size and not self.lane.head().account.at_cap:
+        if self.lane.size and self.lane_ready:
             return self.lane
         heap = self._heap
         while heap:

@@ -112,7 +112,7 @@ class Gate:
         """Predict, then verify: refused, or the engine that it gets at once; None: it waits.
 
         The entry keeps what was predicted. Whoever was told to return now is let in without a second look, to
-        the lane.
+        the lane; so is, in the time that it has asked for, who was let in before and has lost its engine.
         """
         ticket, rank = entry.ticket, entry.rank
         policy, doors = self._config.classes[rank], self._doors
@@ -123,6 +123,8 @@ class Gate:
         in_time = waited_s <= self._limits.max_queue_wait_s
         if self._config.admission.enabled:
             in_time = in_time and left_s >= 0.0
+        let_in = ticket.moved and waited_s <= deadline_s(policy, ticket)
+        in_time = in_time or let_in
         choice = doors.engine(entry, left_s, now_s) if placed and in_time else None
         if choice is not None:
             raw_s = choice.ttft_s
@@ -132,6 +134,10 @@ class Gate:
         kind = rank if choice is None else None
         mean_s, high_s = self._predictor.corrected(kind, raw_s)
         entry.raw_ttft_s, entry.predicted_ttft_s = waited_s + raw_s, waited_s + mean_s
+        if let_in:
+            if choice is None:
+                self._to_lane(entry, lane)
+            return choice
         if not self._config.admission.enabled or self._idle(now_s) or self._nothing_known():
             return choice
         # The wait that is added by those who were told to return in that time.
@@ -152,11 +158,16 @@ class Gate:
         doors.denied(entry, now_s)
         self._predictor.refused(kind, raw_s)
         if self._config.admission.promises and self._promises[rank].redeem(_key(ticket), now_s):
-            entry.flow = lane
+            self._to_lane(entry, lane)
             return None
         if not self._pool.ready:
             return self.without_engine(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, mean_s, now_s)
         return self.too_late(ticket, rank, Outcome.REJECTED_DEADLINE, late_s, mean_s + kept_s, now_s)
+
+    def _to_lane(self, entry: Entry, lane: TenantFlow) -> None:
+        """Before all others, where its tenant's cap lets it run at all."""
+        if not entry.account.at_cap:
+            entry.flow = lane
 
     def refuse(self, ticket_id: str, outcome: Outcome, wait_s: float) -> Refused:
         """A refusal whose hint is the wait, plus jitter."""

@@ -78,9 +78,11 @@ class LeaseTable:
     def get(self, ticket_id: str) -> Held | None:
         return self._held.get(ticket_id)
 
-    def adopt(self, lease: Lease, replica: Replica, now_s: float) -> None:
-        self._held[lease.ticket_id] = Held(lease, None, replica, now_s)
-        self._pool.take(replica, lease.ticket_id, 0)
+    def adopt(self, lease: Lease, replica: Replica, tokens: int, now_s: float) -> None:
+        """`tokens`: what it takes of the cache, as far as that is known."""
+        held = self._held[lease.ticket_id] = Held(lease, None, replica, now_s)
+        held.tokens = tokens
+        self._pool.take(replica, lease.ticket_id, tokens)
 
     def grant(self, entry: Entry, choice: Choice, expected_output: int, now_s: float) -> Held:
         ticket, replica, cached = entry.ticket, choice.replica, choice.cached
@@ -175,6 +177,11 @@ class LeaseTable:
             for ticket_id, held in self._held.items()
             if held.missed_reports is None and held.entry is not None and held.entry.ticket.caller == caller
         ]
+
+    def skip(self, span_s: float) -> None:
+        """Nobody could be heard for so long."""
+        for held in self._held.values():
+            held.seen_s += span_s
 
     def unseen_since(self, since_s: float) -> list[Held]:
         return [held for held in self._held.values() if held.seen_s < since_s]

@@ -160,7 +160,7 @@ class ClassQueue:
 
     def urgency(self) -> tuple[float, float]:
         """Lower is first; the class must not be empty."""
-        if self.order.lane.size:
+        if self.order.lane.size and self.order.lane_ready:
             return (-1.0, self.order.lane.head().ticket.arrived_s)
         if self.credit > 0:
             return (0.0, -self.credit)
@@ -221,7 +221,11 @@ class FlowQueue:
 
     def next(self, free: int) -> Entry | None:
         """Who takes one of the free places, at least one; None when nobody waits who may."""
-        waiting = [one for one in self.classes if one.size and (one.order.lane.size or one.has_room(free))]
+        waiting = [
+            one
+            for one in self.classes
+            if one.size and ((one.order.lane.size and one.order.lane_ready) or one.has_room(free))
+        ]
         if self.held:
             # Less urgent ones have no more room, and should not pass.
             most = min(self.held)

@@ -35,6 +35,7 @@ class Replica:
         "gone",
         "in_flight",
         "limit",
+        "reached",
         "report",
         "seen_s",
         "tokens",
@@ -52,7 +53,8 @@ class Replica:
         self.gone = False
         # Reserved by its leases: prompt plus expected output.
         self.tokens = 0
-        # Places that are free, as last counted.
+        # Fresh and not barred, as last looked at; and its free places as last counted.
+        self.reached = True
         self.free = 0
 
     def fits(self, tokens: int, without: int = 0) -> bool:
@@ -75,7 +77,7 @@ class Choice(NamedTuple):
 
 
 class ReplicaPool:
-    """All known replicas; `open` holds those with a place, whatever their freshness."""
+    """All known replicas; `open` holds those with a place that could be reached when last looked at."""
 
     def __init__(self, limits: Limits, config: FlowConfig, uniform: Callable[[], float]) -> None:
         self._limits = limits
@@ -85,7 +87,7 @@ class ReplicaPool:
         self.open: dict[str, Replica] = {}
         # Capacity on its way: when each is expected to report for the first time.
         self.starting: dict[str, float] = {}
-        # Places that are free, and uncached prompt tokens of leases that have no first token yet.
+        # Free places of those, and uncached prompt tokens of leases that have no first token yet.
         self.free = 0
         self.prefill_tokens = 0
         # Replicas that could take a lease, and the sum of their limits, at the last report or tick.
@@ -141,6 +143,10 @@ class ReplicaPool:
         return now_s >= replica.barred_until_s and self.fresh(replica, now_s)
 
     def count(self, now_s: float) -> None:
+        for replica in self.replicas.values():
+            if replica.reached != self.reachable(replica, now_s):
+                replica.reached = not replica.reached
+                self._update(replica)
         usable = list(self.usable(now_s))
         self.ready = len(usable)
         self.places = sum(replica.limit.requests for replica in usable)
@@ -192,6 +198,12 @@ class ReplicaPool:
         if replica is not None and now_s >= replica.barred_until_s:
             replica.barred_until_s = now_s + replica.bar_s
             replica.bar_s = min(2.0 * replica.bar_s, MAX_BAR_S)
+            self.count(now_s)
+
+    def skip(self, span_s: float) -> None:
+        """Nobody could be heard for so long: it does not count as silence."""
+        for replica in self.replicas.values():
+            replica.seen_s += span_s
 
     def forget(self, now_s: float) -> None:
         """Replicas that are gone or silent for long, whose leases have ended; starts that never came."""
@@ -303,7 +315,7 @@ class ReplicaPool:
 
     def _update(self, replica: Replica) -> None:
         free = replica.limit.requests - len(replica.in_flight)
-        if free < 0 or replica.gone or replica.report.draining:
+        if free < 0 or replica.gone or replica.report.draining or not replica.reached:
             free = 0
         was_free, replica.free = replica.free, free
         self.free += free - was_free

@@ -117,14 +117,20 @@ class Account:
         return None
 
     def take_rate(self, ticket: Ticket) -> None:
-        if self.requests is not None:
+        if self.requests is not None and not ticket.moved:
             self.requests.take(1)
         if self.tokens is not None:
             self.tokens.take(rate_tokens(ticket))
 
-    def return_tokens(self, amount: float) -> None:
+    def return_rate(self, ticket: Ticket) -> None:
+        """It never reached an engine: its tokens come back, not that it has asked."""
         if self.tokens is not None:
-            self.tokens.take(-amount)
+            self.tokens.take(-rate_tokens(ticket))
+
+    def true_up(self, ticket: Ticket, prompt_tokens: int, output_tokens: int) -> None:
+        """Replace what it took by what it has used, as the engine counted it."""
+        if self.tokens is not None:
+            self.tokens.take(used_tokens(ticket, prompt_tokens, output_tokens) - rate_tokens(ticket))
 
     def rate_limits(self, now_s: float) -> tuple[RateLimit, RateLimit]:
         """Requests, tokens."""
@@ -132,8 +138,15 @@ class Account:
 
 
 def rate_tokens(ticket: Ticket) -> int:
-    """What a ticket takes from its tenant's tokens a minute until its true use is known."""
-    return ticket.prompt_tokens + ticket.max_output_tokens
+    """What a ticket takes from its tenant's tokens a minute until its true use is known. The prompt of one
+    that has moved was taken before."""
+    return ticket.max_output_tokens + (0 if ticket.moved else ticket.prompt_tokens)
+
+
+def used_tokens(ticket: Ticket, prompt_tokens: int, output_tokens: int) -> int:
+    """What it should have taken, as the engine counted it; where that has counted no prompt (embeddings, or
+    a request that came to nothing), it is the gateway's count."""
+    return output_tokens + (0 if ticket.moved else prompt_tokens or ticket.prompt_tokens)
 
 
 def _bucket(per_minute: int | None, now_s: float) -> TokenBucket | None:

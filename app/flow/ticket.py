@@ -39,6 +39,8 @@ class Ticket:
     fingerprint: str = ""
     # The adapter can abort this request before its first token and wait for another lease.
     revocable: bool = False
+    # It was let in and is submitted anew, because its engine was lost before it had answered.
+    moved: bool = False
     # The process that waits for the answer; when it dies nobody would use the lease. Empty: not known.
     caller: str = ""
     # What is asked for, by OpenTelemetry's names: `chat`, `text_completion`, `embeddings`. For figures only.

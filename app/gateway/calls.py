@@ -8,9 +8,9 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
-from app.gateway.errors import ApiError
+from app.gateway.errors import ApiError, engine_lost
 from app.gateway.exchange import ENGINE_LOST_RETRY_AFTER_S, Exchange
-from app.gateway.requests import Request, Window, parse
+from app.gateway.requests import Request, Window, read
 from app.gateway.spans import describe, request_span
 from app.gateway.tenants import Tenants
 
@@ -29,7 +29,7 @@ class CallFace:
     async def call(self, path: str, body: dict[str, Any], api_key: str | None) -> dict[str, Any]:
         """The whole answer."""
         with request_span(path) as span:
-            request = self._request(path, body, api_key, span, stream=False)
+            request = await self._request(path, body, api_key, span, stream=False)
             async with self._exchange.answer(request, span) as answer:
                 return json.loads(b"".join([chunk async for chunk in answer.chunks]))
 
@@ -38,7 +38,7 @@ class CallFace:
     ) -> AsyncIterator[dict[str, Any]]:
         """The answer's chunks as they are made."""
         with request_span(path) as span:
-            request = self._request(path, body, api_key, span, stream=True)
+            request = await self._request(path, body, api_key, span, stream=True)
             async with self._exchange.answer(request, span) as answer:
                 async for event in sse_events(answer.chunks):
                     payload = json.loads(event)
@@ -46,11 +46,11 @@ class CallFace:
                         raise _from_event(payload["error"])
                     yield payload
 
-    def _request(
+    async def _request(
         self, path: str, body: dict[str, Any], api_key: str | None, span: Span, stream: bool
     ) -> Request:
         tenant = self._keys.tenant(api_key)
-        request = parse(path, _encoded(body, stream), self._window, tenant)
+        request = await read(path, _encoded(body, stream), self._window, tenant)
         describe(span, request, self._window.model)
         return request
 
@@ -74,6 +74,7 @@ async def sse_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def _from_event(error: dict[str, Any]) -> ApiError:
-    """The error event that ends a stream."""
-    code = str(error.get("code") or "engine_error")
-    return ApiError(503, code, str(error.get("message")), error.get("param"), ENGINE_LOST_RETRY_AFTER_S)
+    """The error event that ends a stream, with the status that it has over HTTP before a stream begins."""
+    if error.get("code") == "engine_lost":
+        return engine_lost(ENGINE_LOST_RETRY_AFTER_S)
+    return ApiError(500, str(error.get("code")), str(error.get("message")), error.get("param"))

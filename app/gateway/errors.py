@@ -108,6 +108,12 @@ def engine_lost(retry_after_s: int) -> ApiError:
     )
 
 
+def engine_busy(retry_after_s: int) -> ApiError:
+    """The engine has refused what it was sent, for its own queue is full."""
+    message = f"The engine has too many answers to give. Try again in {retry_after_s} s."
+    return ApiError(503, "engine_busy", message, retry_after_s=retry_after_s)
+
+
 # Enough to recognise a value by, too little to carry a prompt into a log.
 SHOWN_VALUE_CHARS = 60
 

@@ -38,7 +38,7 @@ from app.contract import (
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
 from app.gateway.engine_errors import from_engine
-from app.gateway.errors import ApiError, engine_lost, refused
+from app.gateway.errors import ApiError, engine_busy, engine_lost, refused
 from app.gateway.heartbeat import Heartbeats, Lifeline
 from app.gateway.requests import Request
 from app.gateway.spans import describe_grant
@@ -165,7 +165,7 @@ class Exchange:
                 run.outcome, run.lost = Outcome.FAILED, True
                 # The scheduler must know what became of the engine before another is asked for.
                 await asyncio.wait({self._finish(run)})
-                ticket = replace(ticket, ticket_id=f"{first_id}-{attempt}")
+                ticket = replace(ticket, ticket_id=f"{first_id}-{attempt}", moved=True)
             except BaseException:
                 self._finish(run)
                 raise
@@ -223,6 +223,10 @@ class Exchange:
             raise _EngineLostError
         if run.response.status == REVOKED_STATUS:
             raise _RevokedError
+        if run.response.status == 503:
+            # Its own queue is full: requests of many answers take more of it than leases tell.
+            run.outcome = Outcome.FAILED
+            raise engine_busy(ENGINE_LOST_RETRY_AFTER_S)
         if run.response.status >= 500:
             run.outcome = Outcome.FAILED
             raise ApiError(500, "engine_error", ENGINE_FAILED)
@@ -254,7 +258,8 @@ class Exchange:
                 raise lost from None
             yield lost.sse_event()
             return
-        run.outcome = Outcome.COMPLETED
+        failed = run.metered is not None and run.metered.failed
+        run.outcome = Outcome.FAILED if failed else Outcome.COMPLETED
 
     async def _next(self, run: _Run) -> bytes:
         """What has come since; empty at the end."""

@@ -22,7 +22,7 @@ from app.gateway.metrics import engine_metrics
 from app.gateway.openapi import document
 from app.gateway.ranks import engine_ranks
 from app.gateway.redaction import where
-from app.gateway.requests import Request, Window, body_too_large, parse
+from app.gateway.requests import Request, Window, body_too_large, read
 from app.gateway.schemas import SCHEMAS
 from app.gateway.spans import describe, request_span
 from app.gateway.status import STATUS_PATHS, StatusFace
@@ -124,11 +124,7 @@ class HttpFace:
         body = await _read_body(scope, receive, self._window.limits)
         if body is None:
             return
-        # Counting the tokens of a long prompt takes milliseconds: not on the event loop.
-        if len(body) > self._window.max_model_len:
-            request = await asyncio.to_thread(parse, path, body, self._window, tenant)
-        else:
-            request = parse(path, body, self._window, tenant)
+        request = await read(path, body, self._window, tenant)
         describe(span, request, self._window.model)
         answering = asyncio.ensure_future(self._answer(request, span, send))
         leaving = asyncio.ensure_future(_disconnected(receive))
@@ -245,7 +241,7 @@ def _header(scope: Scope, name: bytes) -> str | None:
 def _answer_headers(answer: Answer) -> Headers:
     return [
         (b"content-type", answer.content_type.encode()),
-        (b"x-request-id", answer.request_id.encode()),
+        (b"x-ticket-id", answer.request_id.encode()),
         *grant_headers(answer.grant),
     ]
 

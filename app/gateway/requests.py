@@ -6,6 +6,7 @@ The body itself goes to the engine as it came, with the tenant's salt behind it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterator
@@ -68,6 +69,8 @@ class Window:
     tiers: Tiers
     tokens_per_block: int
     limits: RequestLimits = DEFAULT_LIMITS
+    # The engine knows how the model writes a call of a tool.
+    tools: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,13 @@ class _Output:
 
     field: str
     tokens: int
+
+
+async def read(path: str, body: bytes, window: Window, tenant: str) -> Request:
+    """`parse`, off the event loop where it counts the tokens of a long prompt: that takes milliseconds."""
+    if len(body) > window.max_model_len:
+        return await asyncio.to_thread(parse, path, body, window, tenant)
+    return parse(path, body, window, tenant)
 
 
 def parse(path: str, body: bytes, window: Window, tenant: str) -> Request:
@@ -87,6 +97,7 @@ def parse(path: str, body: bytes, window: Window, tenant: str) -> Request:
     check_forbidden(value, window.limits)
     fields = _validated(schema, value)
     check_bounds(fields, value, window.limits)
+    _check_tools(fields, value, window)
     if fields.model != window.model:
         reason = f"is not served; {window.model!r} is"
         raise ApiError(404, "model_not_found", f"model: {shorten(fields.model)} {reason}", "model")
@@ -97,6 +108,14 @@ def parse(path: str, body: bytes, window: Window, tenant: str) -> Request:
     if path in SALTED_PATHS:
         body = _with_salt(body, tenant, fields.cache_salt)
     return Request(path, body, bool(fields.stream), ticket, fields.service_tier)
+
+
+def _check_tools(fields: Fields, value: dict[str, Any], window: Window) -> None:
+    """vLLM would refuse them too, after a lease, and with the advice to start it otherwise."""
+    asks = isinstance(fields, Chat) and fields.tools and value.get("tool_choice") != "none"
+    if asks and not window.tools:
+        reason = "tools: are not served here: engine.tool_call_parser is not configured"
+        raise ApiError(400, "unsupported_field", reason, "tools")
 
 
 def _with_salt(body: bytes, tenant: str, own_salt: str | None) -> bytes:

@@ -66,6 +66,7 @@ class GatewayReplica:
             tiers,
             config.flow.route.tokens_per_block,
             config.limits,
+            config.engine.tool_call_parser is not None,
         )
         self._keys = key_ring(config)
         if self._keys.is_open:

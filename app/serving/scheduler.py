@@ -44,6 +44,8 @@ logger = logging.getLogger("ray.serve")
 
 # How late an expiry may be noticed.
 TICK_INTERVAL_S = 0.1
+# Between two ticks: this process was frozen, or its machine's clock was set.
+LONG_PAUSE_S = 2.0
 # An engine that does not take a lease back within this answers its request instead.
 REVOKE_TIMEOUT_S = 2.0
 # Starts differ by what is in the machine's caches: the last few count.
@@ -244,9 +246,14 @@ class SchedulerReplica:
         self._perform(self._flow.capacity_starting(UNNAMED, now_s + self._start_s.value, now_s))
 
     async def _tick_for_ever(self) -> None:
+        last_s = time.time()
         while True:
             await asyncio.sleep(TICK_INTERVAL_S)
             now_s = time.time()
+            if abs(now_s - last_s) > LONG_PAUSE_S:
+                logger.warning("Time has gone on by %.1f s at once.", now_s - last_s)
+                self._flow.skip(now_s - last_s)
+            last_s = now_s
             if self._waiting:
                 self._wake(now_s)
             self._expect_successor(now_s)

@@ -58,9 +58,10 @@ def test_every_configuration_serves_its_model_by_priority_in_chunks_and_token_by
 @pytest.mark.parametrize("name", NAMES)
 def test_the_engines_own_queue_is_longer_than_all_its_leases(name):
     config = load(name)
-    assert int(arguments(config)["--max-num-queued-reqs"]) == (
-        config.requests_per_replica() * QUEUE_BACKSTOP_FACTOR
-    )
+    longest = int(arguments(config)["--max-num-queued-reqs"])
+    # vLLM counts answers and inputs: every lease may have as many as a request may.
+    for answers in (config.limits.max_choices, config.limits.max_embedding_inputs):
+        assert longest >= config.requests_per_replica() * answers * QUEUE_BACKSTOP_FACTOR
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,6 +139,15 @@ def test_without_a_partition_vllm_splits_the_layers():
     assert "VLLM_PP_LAYER_PARTITION" not in environment(
         changed("topology-cpu.yaml", parallel={"layer_partition": None})
     )
+
+
+def test_tools_and_thoughts_are_parsed_where_it_is_said_how():
+    plain = arguments(load("llama70b.yaml"))
+    assert not {"--enable-auto-tool-choice", "--tool-call-parser", "--reasoning-parser"} & plain.keys()
+    engine = {"tool_call_parser": "llama3_json", "reasoning_parser": "deepseek_r1"}
+    given = arguments(changed("llama70b.yaml", engine=engine))
+    assert "--enable-auto-tool-choice" in given
+    assert (given["--tool-call-parser"], given["--reasoning-parser"]) == ("llama3_json", "deepseek_r1")
 
 
 def test_quantization_and_the_prefix_cache_follow_the_configuration():

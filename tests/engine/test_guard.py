@@ -13,6 +13,7 @@ from vllm.exceptions import VLLMValidationError
 from app import used
 from app.contract import (
     ENGINE_DIED_STATUS,
+    ENGINE_FAILED,
     HEALTH_PATH,
     LEASE_HEADER,
     LEASED_PATHS,
@@ -195,14 +196,18 @@ async def test_a_stream_that_fails_later_ends_with_an_event_that_says_so(door):
     assert first == "data: 1"
     assert json.loads(failed.removeprefix("data: "))["error"]["code"] == "engine_error"
     assert "secret" not in failed
-    assert end.used.output_tokens == 5
+    assert (end.used.output_tokens, end.used.failed) == (5, True)
 
 
-async def test_an_error_in_mid_stream_stays_an_event(door):
-    door.inside.streams = (b"data: 1\n\n", error_event(500))
+async def test_vllms_own_error_in_mid_stream_is_told_in_our_words_and_as_a_failure(door):
+    door.inside.streams = (b"data: 1\n\n", error_event(500), b"data: [DONE]\n\n")
     response = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
-    assert response.status_code == 200
-    assert response.content.startswith(b"data: 1\n\n" + error_event(500))
+    end = used.StreamEnd()
+    first, failed, done = end.events(response.content).decode().split("\n\n")[:3]
+    assert (response.status_code, first, done) == (200, "data: 1", "data: [DONE]")
+    error = json.loads(failed.removeprefix("data: "))["error"]
+    assert (error["code"], error["message"]) == ("engine_error", ENGINE_FAILED)
+    assert end.used.failed
 
 
 async def test_what_a_request_used_that_fails_can_be_asked_for(door):
@@ -346,9 +351,18 @@ async def test_a_lease_is_not_taken_back_once_the_answer_has_begun(door):
     assert not run.metered.revoked
 
 
-async def test_nobody_takes_a_lease_back_without_the_secret_or_one_that_is_not_there(door):
+async def test_nobody_takes_a_lease_back_without_the_secret(door):
     assert (await door.knock("DELETE", LEASES_PATH + "a")).status_code == 401
-    assert (await door.knock("DELETE", LEASES_PATH + "a", **KEY)).status_code == 404
+
+
+async def test_a_lease_that_was_taken_back_before_its_request_came_runs_nothing(door):
+    assert (await door.knock("DELETE", LEASES_PATH + "a", **KEY)).status_code == 200
+    late = await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})
+    assert late.status_code == REVOKED_STATUS
+    assert door.inside.reached == []
+    assert door.leases.ids() == frozenset()
+    # The same ticket has another lease now.
+    assert (await door.knock("POST", PATH, **KEY, **{LEASE_HEADER: "a"})).status_code == 200
 
 
 @pytest.mark.parametrize("name", [SECRET_HEADER, LEASE_HEADER, PRIORITY_HEADER, "content-type"])

@@ -118,12 +118,38 @@ def test_what_has_been_made_so_far_is_known_of_those_that_have_begun():
 
 def test_a_lease_can_be_taken_back_until_its_request_answers():
     leases = LiveLeases()
-    assert not leases.revoke("never seen")
     answering, silent = [leases.attach(lease_id, priority=0) for lease_id in "ab"]
     answering.answers()
     assert (leases.revoke("a"), leases.revoke("b")) == (False, True)
     assert (answering.revoked.is_set(), silent.revoked.is_set()) == (False, True)
     assert [run.metered.revoked for run in (answering, silent)] == [False, True]
+
+
+def test_a_lease_can_be_taken_back_before_its_request_has_come():
+    leases = LiveLeases()
+    assert leases.revoke("a")
+    assert leases.attach("b", priority=0).metered.revoked is False
+    run = leases.attach("a", priority=0)
+    assert (run.metered.revoked, run.revoked.is_set()) == (True, True)
+    leases.end("a")
+    # It has come and gone: what comes now has another lease.
+    assert not leases.attach("a", priority=0).metered.revoked
+
+
+def test_one_that_has_ended_can_not():
+    leases = LiveLeases()
+    leases.attach("a", priority=0)
+    leases.end("a")
+    assert not leases.revoke("a")
+    assert not leases.attach("a", priority=0).metered.revoked
+
+
+def test_who_never_comes_is_not_waited_for():
+    leases = LiveLeases(kept_s=0.0)
+    for lease_id in "abc":
+        assert leases.revoke(lease_id)
+    assert len(leases._revoked) == 1
+    assert not leases.attach("c", priority=0).metered.revoked
 
 
 def test_tokens_that_come_after_a_lease_was_taken_back_are_none():

@@ -55,6 +55,13 @@ def test_an_engine_with_work_that_stands_still_has_no_known_state_and_an_idle_on
     assert one.metrics() is None
 
 
+def test_a_step_of_a_long_prompt_is_one_though_it_gives_no_token():
+    one = engine()
+    one.record(stats.SchedulerStats(num_running_reqs=1), None)
+    one.record(stats.SchedulerStats(num_running_reqs=1), step())
+    assert (one.records, one.metrics().steps) == (2, 1)
+
+
 def test_whoever_asks_hears_of_each_request_that_has_finished():
     one, ended = engine(), []
     one.record(stats.SchedulerStats(), step())

@@ -178,6 +178,76 @@ def test_tokens_a_minute_are_trued_up_at_the_end():
     assert flow.rate_limits("a", 0.0)[1].remaining == 850
 
 
+@pytest.mark.parametrize(
+    ("usage", "outcome", "left"),
+    [
+        pytest.param(Usage(100, 700, ttft_s=0.2), Outcome.COMPLETED, 200, id="an output that nobody bounded"),
+        pytest.param(Usage(250, 10, ttft_s=0.2), Outcome.COMPLETED, 740, id="tools and a template"),
+        pytest.param(Usage(0, 0), Outcome.COMPLETED, 900, id="a prompt that the engine did not count"),
+        pytest.param(None, Outcome.CANCELLED, 870, id="as far as it is known"),
+        pytest.param(None, Outcome.COMPLETED, 900, id="nothing was said"),
+    ],
+)
+def test_tokens_a_minute_are_what_was_used(usage: Usage | None, outcome: Outcome, left: int):
+    config = replace(CONFIG, tenants={"a": TenantPolicy(tokens_per_minute=1000)})
+    flow = controller(config)
+    submit(flow, "t", tenant="a", prompt_tokens=100)
+    flow.progress("t", 30, 0.0)
+    flow.close("t", outcome, 0.0, usage)
+    assert flow.rate_limits("a", 0.0)[1].remaining == left
+
+
+def test_what_moves_to_another_engine_pays_its_rates_once():
+    config = replace(CONFIG, tenants={"a": TenantPolicy(tokens_per_minute=1000, requests_per_minute=1)})
+    flow = controller(config)
+    submit(flow, "t", tenant="a", prompt_tokens=600, max_output_tokens=300)
+    flow.close("t", Outcome.FAILED, 0.0)
+    again = only(submit(flow, "t-1", tenant="a", prompt_tokens=600, max_output_tokens=300, moved=True))
+    assert isinstance(again, Granted)
+    assert flow.rate_limits("a", 0.0)[1].remaining == 100
+    flow.close("t-1", Outcome.COMPLETED, 0.0, Usage(600, 20, ttft_s=0.2))
+    assert flow.rate_limits("a", 0.0)[1].remaining == 380
+    # A newcomer finds no more requests.
+    assert only(submit(flow, "u", tenant="a")).outcome is Outcome.REJECTED_REQUEST_RATE
+
+
+class TestMoved:
+    """A request whose engine was lost had been let in."""
+
+    def submit(self, flow: FlowController, name: str, at_s: float, **fields):
+        fields = {"class_name": "interactive", "moved": True, **fields}
+        return flow.submit(Ticket(name, 0, at_s - 90.0, **fields), at_s)
+
+    def test_one_whose_promise_is_over_gets_the_free_engine(self):
+        assert isinstance(only(self.submit(controller(), "t", 100.0)), Granted)
+        # Any other of that age is too late.
+        fresh = self.submit(controller(), "t", 100.0, moved=False)
+        assert only(fresh).outcome is Outcome.EVICTED_TIMEOUT
+
+    def test_it_waits_before_all_others_for_as_long_as_any(self):
+        flow = controller()
+        submit(flow, "runs", at_s=100.0)
+        assert submit(flow, "waits", at_s=100.0) == []
+        assert self.submit(flow, "moved", 100.1, class_name="batch") == []
+        assert only(flow.close("runs", Outcome.COMPLETED, 100.5)).lease.ticket_id == "moved"
+        assert self.submit(flow, "second", 100.6) == []
+        flow.tick(160.5)
+        assert flow.snapshot(160.5).queued == 1
+        assert only(flow.tick(160.7)).outcome is Outcome.EVICTED_TIMEOUT
+
+    def test_its_own_deadline_stays(self):
+        flow = controller()
+        submit(flow, "runs", at_s=100.0)
+        assert only(self.submit(flow, "t", 100.0, deadline_s=80.0)).outcome is Outcome.REJECTED_DEADLINE
+        assert self.submit(flow, "u", 100.0, deadline_s=95.0) == []
+
+    def test_its_tenants_cap_holds_it_back(self):
+        flow = controller(replace(CONFIG, tenants={"a": TenantPolicy(max_running=1)}), replicas="rs")
+        submit(flow, "runs", at_s=100.0, tenant="a")
+        assert self.submit(flow, "moved", 100.0, tenant="a") == []
+        assert isinstance(only(submit(flow, "other", at_s=100.0)), Granted)
+
+
 def test_capacity_that_is_starting_counts():
     flow = controller(replicas="")
     flow.capacity_starting("r", 5.0, 0.0)
@@ -337,6 +407,18 @@ def test_a_lease_is_not_taken_back_when(why, fields, policy):
     flow = controller(replace(PREEMPT, preempt=policy))
     revocable(flow, "batch", **fields)
     assert submit(flow, "urgent", 0.5) == [], why
+
+
+def test_a_lease_is_not_taken_back_for_one_that_would_be_late_all_the_same():
+    flow = controller(replace(PREEMPT, admission=AdmissionPolicy(initial_service_s=0.5)), replicas="rs")
+    submit(flow, "first")
+    revocable(flow, "batch")
+    assert submit(flow, "urgent", 0.1, prompt_tokens=100) == []
+    # Engines turn out to take ten seconds for its prompt.
+    flow._pool.pace.token_s = 0.1
+    assert flow.tick(0.9) == []
+    flow._pool.pace.token_s = 0.01
+    assert flow.tick(0.9)[0] == Revoke("batch", "s")
 
 
 def test_a_request_with_a_first_token_keeps_its_place():
@@ -551,3 +633,18 @@ def test_the_book_and_each_tenants_part_of_it_are_bounded():
     for number in range(20):
         book.make((f"t{number}", ""), 40.0)
     assert len(book) <= 8
+
+
+@pytest.mark.parametrize("name", ["weight", "requests_per_minute", "tokens_per_minute"])
+def test_nothing_is_divided_by_a_tenants_zero(name: str):
+    with pytest.raises(ValueError, match=rf"tenants\['a'\]\.{name}: 0 must be above 0"):
+        FlowConfig(tenants={"a": TenantPolicy(**{name: 0})})
+    with pytest.raises(ValueError, match=rf"tenant\.{name}: -1 must be above 0"):
+        FlowConfig(tenant=TenantPolicy(**{name: -1}))
+
+
+def test_nor_by_a_setting_of_zero():
+    with pytest.raises(ValueError, match=r"admission\.promise_share: 0\.0 must be above 0"):
+        FlowConfig(admission=AdmissionPolicy(promise_share=0.0))
+    with pytest.raises(ValueError, match=r"classes\['c'\]\.ttft_budget_s: 0 must be above 0"):
+        FlowConfig(classes=(ClassPolicy("c", 0.0, 0.0, 0),), default_class="c")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from app.flow.clock import EngineClock, StepPace
+from app.flow.clock import MAX_SPAN_S, EngineClock, StepPace
 from app.flow.ticket import EngineMetrics
 
 # A step takes 20 ms and 1 ms for each ten prompt tokens; 100 tokens fit beside ten requests.
@@ -135,6 +135,17 @@ def test_an_idle_engine_and_one_that_counts_nothing_teach_nothing():
     engine.count(EngineMetrics(1, 0, 0.1, steps=99), 5.0)
     assert one.step_s == STEP_S
     engine.count(EngineMetrics(1, 0, 0.1, steps=109), 6.0)
+    assert one.step_s == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("span_s", [0.0, -5.0, MAX_SPAN_S + 1.0])
+def test_a_clock_that_was_set_teaches_nothing(span_s: float):
+    one = pace()
+    engine = EngineClock(one, BUDGET)
+    engine.count(EngineMetrics(1, 0, 0.1, steps=1), 100.0)
+    engine.count(EngineMetrics(1, 0, 0.1, steps=50), 100.0 + span_s)
+    assert one.step_s == STEP_S
+    engine.count(EngineMetrics(1, 0, 0.1, steps=60), 101.0 + span_s)
     assert one.step_s == pytest.approx(0.1)
 
 

@@ -11,7 +11,7 @@ from app.flow.controller import FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
 from app.flow.replicas import FIRST_BAR_S, REPLICA_MEMORY_S
-from app.flow.ticket import Granted, Lease, Refused, ReplicaReport, Ticket
+from app.flow.ticket import EngineMetrics, Granted, Lease, Refused, ReplicaReport, Ticket
 
 LIMITS = Limits(
     max_queued=2, max_queue_wait_s=60.0, requests_per_replica=1, lease_ttl_s=15.0, replica_ttl_s=5.0
@@ -538,3 +538,90 @@ def test_a_person_sees_who_has_something_in_the_system():
         "two": (1, 0),
     }
     assert [one.name for one in flow.detail(1, 1.0).tenants] == [detail.tenants[0].name]
+
+
+class TestUnreached:
+    """Engines that can't be reached have no places, whatever the last count said."""
+
+    def two_of_which_one_is_silent(self) -> FlowController:
+        flow = controller("r", "silent", limits=replace(LIMITS, requests_per_replica=4))
+        report(flow, "r", at_s=6.0)
+        flow.tick(6.0)
+        return flow
+
+    def test_a_silent_one(self):
+        flow = self.two_of_which_one_is_silent()
+        assert flow._pool.free == flow._pool.places == 4
+        report(flow, "silent", at_s=7.0)
+        assert flow._pool.free == flow._pool.places == 8
+
+    def test_a_barred_one(self):
+        flow = controller("r", "s", limits=replace(LIMITS, requests_per_replica=4))
+        flow.replica_unroutable("s", 1.0)
+        assert flow._pool.free == 4
+        flow.tick(1.0 + FIRST_BAR_S)
+        assert flow._pool.free == 8
+
+    def test_what_ends_on_a_silent_one_frees_no_place(self):
+        flow = controller("r", limits=replace(LIMITS, requests_per_replica=4))
+        submit(flow, "a")
+        flow.tick(6.0)
+        flow.close("a", Outcome.FAILED, 6.0)
+        assert flow._pool.free == 0
+
+
+def test_a_pause_of_the_process_is_nobodys_silence():
+    flow = controller("r")
+    submit(flow, "a")
+    report(flow, "r", "a", at_s=1.0)
+    flow.skip(100.0)
+    assert flow.tick(101.5) == []
+    assert flow.snapshot(101.5).in_flight == 1
+    assert submit(flow, "b", at_s=101.5) == []
+    # The clock is set back.
+    flow.skip(-100.0)
+    assert flow.close("a", Outcome.COMPLETED, 2.0)[0].lease == Lease("b", "r")
+
+
+class TestCapped:
+    """A tenant at its cap stands in nobody's way."""
+
+    CONFIG = replace(PATIENT, tenants={"a": TenantPolicy(max_running=1)})
+
+    def flow(self, **limits: int) -> FlowController:
+        flow = FlowController(replace(LIMITS, requests_per_replica=4, **limits), self.CONFIG, lambda: 0.0)
+        flow.tick(0.0)
+        report(flow, "r", at_s=0.0)
+        flow.submit(Ticket("runs", 0, 0.0, "a"), 0.0)
+        return flow
+
+    def test_not_with_a_queue_that_it_has_filled(self):
+        flow = self.flow(max_queued=1)
+        assert flow.submit(Ticket("waits", 0, 0.0, "a"), 0.0) == []
+        assert submit(flow, "other") == [granted("other")]
+
+    def test_not_with_a_place_that_is_kept_for_it(self):
+        """It comes to the lane while it may run, and is at its cap when its turn has come."""
+        flow = self.flow()
+        flow.close("runs", Outcome.COMPLETED, 0.0)
+        for name in "bcde":
+            submit(flow, name)
+        for name in ("m1", "m2"):
+            assert flow.submit(Ticket(name, 1, 0.0, "a", moved=True), 0.0) == []
+        assert [one.lease.ticket_id for one in flow.close("b", Outcome.COMPLETED, 1.0)] == ["m1"]
+        assert submit(flow, "urgent", -1, at_s=1.0) == []
+        assert flow.submit(Ticket("plain", 1, 0.5), 1.0)[0].outcome is Outcome.REJECTED_FULL
+        assert [one.lease.ticket_id for one in flow.close("c", Outcome.COMPLETED, 1.0)] == ["urgent"]
+
+
+def test_what_an_adopted_lease_takes_of_the_cache_is_known_from_the_report():
+    flow = controller("r", limits=replace(LIMITS, requests_per_replica=9))
+    metrics = EngineMetrics(running=2, waiting=0, kv_use=0.9, kv_capacity_tokens=1000)
+    flow.report(ReplicaReport("s", frozenset({"x", "y"}), metrics=metrics), 0.0)
+    replica = flow._pool.replicas["s"]
+    assert replica.tokens == 900
+    assert not replica.fits(100)
+    flow.close("x", Outcome.COMPLETED, 1.0)
+    assert replica.tokens == 450
+    # How long it has run is not known: it teaches nothing.
+    assert flow._predictor._service_s.value == PATIENT.admission.initial_service_s

@@ -71,6 +71,15 @@ def test_a_rate_is_zero_before_the_first_sample_and_decays_afterwards():
     assert rate.per_s(299.0) < 0.01
 
 
+def test_a_rate_goes_on_when_time_goes_back():
+    rate = DecayedRate(10.0)
+    for second in range(100):
+        rate.add(3.0, 1000.0 + second)
+    for second in range(100):
+        rate.add(3.0, float(second))
+    assert rate.per_s(99.0) < 3.5
+
+
 @given(st.lists(st.floats(0.001, 1e6), min_size=1))
 def test_estimates_stay_positive(samples: list[float]):
     quantile, mean = RunningQuantile(0.9, 1.0), RunningMean(1.0, 0.1)

@@ -80,6 +80,7 @@ TICKETS = st.fixed_dictionaries(
         "size_bytes": st.sampled_from([0, 60]),
         "fingerprint": st.sampled_from(["", "f", "g"]),
         "revocable": st.sampled_from([True, True, False]),
+        "moved": st.sampled_from([False, False, False, False, True]),
     }
 )
 
@@ -106,6 +107,7 @@ class FlowRules(RuleBasedStateMachine):
         self.waiting: dict[str, Ticket] = {}
         self.leases: dict[str, str] = {}
         self.tickets: dict[str, Ticket] = {}
+        self.submitted_s: dict[str, float] = {}
         self.first: set[str] = set()
         self.ended: dict[str, Outcome] = {}
         self.replicas: dict[str, ModelReplica] = {}
@@ -127,6 +129,7 @@ class FlowRules(RuleBasedStateMachine):
         name = f"t{self.names:04}"
         ticket = Ticket(ticket_id=name, arrived_s=self.now_s - age_s, **fields)  # type: ignore[arg-type]
         self.waiting[name] = self.tickets[name] = ticket
+        self.submitted_s[name] = self.now_s
         charged = self.charged()
         actions = self.flow.submit(ticket, self.now_s)
         refused = [action for action in actions if isinstance(action, Refused)]
@@ -238,6 +241,15 @@ class FlowRules(RuleBasedStateMachine):
         self.now_s += seconds
         self.up_to_date = False
 
+    @rule(seconds=st.sampled_from([1.0, 100.0]))
+    def the_process_is_frozen(self, seconds: float) -> None:
+        """Nobody was silent."""
+        self.now_s += seconds
+        self.flow.skip(seconds)
+        for replica in self.replicas.values():
+            replica.seen_s += seconds
+        self.up_to_date = False
+
     @rule(seconds=st.sampled_from([0.0, 0.25, 1.0, 4.0, 7.0]), heard=st.sampled_from([True, True, False]))
     def tick(self, seconds: float, heard: bool) -> None:
         self.now_s += seconds
@@ -281,6 +293,13 @@ class FlowRules(RuleBasedStateMachine):
             if waiting is not None and queue.credit <= 0:
                 assert queue.prefill_room_s < math.inf
                 assert self.engines_for(waiting.head()) == []
+
+    @invariant()
+    def only_engines_that_can_be_reached_have_places(self) -> None:
+        pool = self.flow._pool
+        assert pool.free == sum(one.free for one in pool.replicas.values())
+        if self.up_to_date:
+            assert set(pool.open) <= self.open()
 
     @invariant()
     def nobody_waits_beyond_the_bound(self) -> None:
@@ -335,6 +354,8 @@ class FlowRules(RuleBasedStateMachine):
     def bound_s(self, ticket: Ticket) -> float:
         capped = ticket.tenant == "heavy" and ticket.class_name == "interactive"
         budget_s = BUDGET_S.get("standard" if capped else ticket.class_name, 30.0)
+        if ticket.moved:
+            return self.submitted_s[ticket.ticket_id] - ticket.arrived_s + LIMITS.max_queue_wait_s
         return min(LIMITS.max_queue_wait_s, budget_s, ticket.ttft_budget_s or math.inf)
 
     def end(self, name: str, outcome: Outcome) -> None:
@@ -373,7 +394,7 @@ class FlowRules(RuleBasedStateMachine):
         for replica_id in granted:
             assert snapshot.in_flight_by_replica[replica_id] <= snapshot.limit_by_replica[replica_id]
         running = Counter(self.tickets[name].tenant for name in self.leases if name in self.tickets)
-        queued = Counter(ticket.tenant for ticket in self.waiting.values())
+        queued = Counter(ticket.tenant for ticket in self.waiting.values() if not ticket.moved)
         assert running["capped"] <= 1 + len(self.first)
         assert queued["capped"] <= 2 + 1
 

@@ -13,7 +13,8 @@ def ticket(prompt: int = 40, bound: int = 10, size_bytes: int = 0) -> Ticket:
 def test_a_tenant_without_limits_is_never_refused_and_shows_none():
     account = Account("a", TenantPolicy(), 0.0)
     account.take_rate(ticket())
-    account.return_tokens(5)
+    account.true_up(ticket(), 40, 5)
+    account.return_rate(ticket())
     assert account.over_rate(ticket(), 0.0) is None
     assert account.rate_limits(0.0) == (RateLimit(None, None, 0.0), RateLimit(None, None, 0.0))
 
@@ -32,9 +33,12 @@ def test_tokens_a_minute_count_prompt_and_bound_and_are_given_back():
     account = Account("a", TenantPolicy(tokens_per_minute=60), 0.0)
     account.take_rate(ticket())
     assert account.over_rate(ticket(), 0.0) == (Outcome.REJECTED_TOKEN_RATE, 40.0)
-    account.return_tokens(40)
+    account.true_up(ticket(), 10, 0)
     assert account.over_rate(ticket(), 0.0) is None
     assert account.rate_limits(0.0)[1] == RateLimit(60, 50, 10.0)
+    account.take_rate(ticket())
+    account.return_rate(ticket())
+    assert account.rate_limits(0.0)[1].remaining == 50
 
 
 def test_a_request_above_the_whole_limit_waits_for_a_full_bucket_not_for_ever():

@@ -112,8 +112,8 @@ async def test_an_error_event_of_the_engines_own_is_raised(engine, http):
     first = asyncio.ensure_future(anext(stream))
     request = await engine.next_request()
     request.begin()
-    request.send(b'data: {"error": {"message": "Oh.", "code": 500}}\n\n')
-    with pytest.raises(ApiError, match=r"503 500: Oh\."):
+    request.send(b'data: {"error": {"message": "Oh.", "code": "engine_error"}}\n\n')
+    with pytest.raises(ApiError, match=r"500 engine_error: Oh\."):
         await soon(first)
     await soon(request.abandoned.wait())
 

@@ -235,7 +235,7 @@ async def test_an_engine_that_dies_before_it_answers_is_replaced_and_the_request
         assert await soon(answering) == b"{}"
         first, second = control.tickets
         assert first.ticket_id != second.ticket_id
-        assert replace(first, ticket_id="") == replace(second, ticket_id="")
+        assert replace(first, ticket_id="", moved=True) == replace(second, ticket_id="")
         assert control.unroutable == ["engine-1"]
         closes = {await control.next_close(), await control.next_close()}
     assert closes == {
@@ -283,6 +283,8 @@ async def test_after_a_bounded_number_of_engines_the_client_is_told_to_come_back
     assert caught.value.retry_after_s
     assert len(control.tickets) == len({ticket.ticket_id for ticket in control.tickets}) == ENGINE_ATTEMPTS
     assert len({ticket.arrived_s for ticket in control.tickets}) == 1
+    # The first asks to be let in, the others have been.
+    assert [ticket.moved for ticket in control.tickets] == [False] + [True] * (ENGINE_ATTEMPTS - 1)
     assert outcomes == [Outcome.FAILED] * ENGINE_ATTEMPTS
 
 
@@ -307,6 +309,32 @@ async def test_a_stream_whose_engine_dies_ends_with_an_error_event(engine):
         assert body.startswith(b'data: 1\n\ndata: {"error": ')
         assert b'"code": "engine_lost"' in body
         assert body.endswith(b"}\n\n")
+        assert (await control.next_close()).outcome is Outcome.FAILED
+    assert len(control.tickets) == 1
+
+
+async def test_a_stream_that_ends_with_the_engines_own_error_has_failed(engine):
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, STREAM))
+        request = await engine.next_request()
+        request.begin()
+        request.send(b'data: 1\n\ndata: {"error": {}}\n\n')
+        request.end(Metered(3, 1, failed=True))
+        await soon(answering)
+        closed = await control.next_close()
+        assert (closed.outcome, closed.usage) == (Outcome.FAILED, Usage(3, 1))
+
+
+async def test_an_engine_whose_own_queue_is_full_says_when_to_come_back(engine):
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(503, b'{"error": {"message": "too many"}}')
+        with pytest.raises(ApiError) as caught:
+            await soon(answering)
+        assert (caught.value.status, caught.value.code) == (503, "engine_busy")
+        assert caught.value.retry_after_s
         assert (await control.next_close()).outcome is Outcome.FAILED
     assert len(control.tickets) == 1
 

@@ -143,7 +143,7 @@ async def test_a_whole_answer_comes_with_its_headers(site, engine):
     assert visit.headers == {
         "content-type": "application/json",
         "content-length": "14",
-        "x-request-id": site.control.tickets[0].ticket_id,
+        "x-ticket-id": site.control.tickets[0].ticket_id,
         "x-service-class": "standard",
         "x-queue-wait-ms": "250",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -64,6 +65,18 @@ def test_the_smallest_request_of_every_path_goes_on_as_it_came_but_for_the_salt(
     sent = json.loads(request.body)
     assert bool(sent.pop("cache_salt", "")) == (path in SALTED_PATHS)
     assert sent == json.loads(body)
+
+
+FUNCTION = {"type": "function", "function": {"name": "f"}}
+
+
+def test_tools_are_served_where_the_engine_can_tell_a_call_of_one():
+    refused = refusal(CHAT, encoded(CHAT, tools=[FUNCTION]))
+    assert (refused.status, refused.code, refused.param) == (400, "unsupported_field", "tools")
+    assert "engine.tool_call_parser" in refused.message
+    for fields in ({"tools": []}, {"tools": None}, {"tools": [FUNCTION], "tool_choice": "none"}):
+        assert parse(CHAT, encoded(CHAT, **fields), WINDOW)
+    assert parse(CHAT, encoded(CHAT, tools=[FUNCTION]), replace(WINDOW, tools=True))
 
 
 def salt_of(tenant: str, **fields: object) -> str:

@@ -53,6 +53,7 @@ def app(cluster: Cluster):
             "max_num_seqs": LIMIT,
             "compilation": "eager",
             "cpu_kv_cache_gib": 1,
+            "tool_call_parser": "hermes",
         },
         scheduler={
             "max_queued": MAX_QUEUED,
@@ -176,6 +177,41 @@ class TestAnswers:
         content = answer.choices[0].message.content
         assert content is not None
         assert content.lstrip().startswith("{")
+
+    async def test_requests_with_many_answers_are_no_more_than_requests(self, app: Cluster):
+        """More answers than the engine runs at once, and than a queue of as many requests would hold."""
+        body = completion(prompt="hello", n=2 * LIMIT, max_tokens=4)
+        async with httpx.AsyncClient(timeout=60) as client:
+            posts = [client.post(f"{app.url}/v1/completions", json=body) for _ in range(4)]
+            answers = await asyncio.gather(*posts)
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert {len(answer.json()["choices"]) for answer in answers} == {2 * LIMIT}
+
+    def test_a_tool_is_called(self, client: openai.OpenAI):
+        """A random model calls what it has to, with arguments of the only form that it may."""
+        switch = {"type": "object", "properties": {"on": {"enum": [True]}}, "required": ["on"]}
+        answer = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Light, please."}],
+            tools=[{"type": "function", "function": {"name": "switch", "parameters": switch}}],
+            tool_choice={"type": "function", "function": {"name": "switch"}},
+            max_tokens=64,
+            temperature=0,
+        )
+        [call] = answer.choices[0].message.tool_calls or []
+        assert call.type == "function"
+        assert call.function.name == "switch"
+        assert call.function.arguments.lstrip().startswith("{")
+
+    def test_an_answer_has_one_id_of_each_kind(self, app: Cluster):
+        body = completion(prompt="hello", max_tokens=1)
+        answers = [
+            httpx.post(f"{app.url}/v1/completions", json=one, headers={"x-request-id": "mine"}, timeout=60)
+            for one in (body, {**body, "model": "another"})
+        ]
+        assert [answer.headers.get_list("x-request-id") for answer in answers] == [["mine"], ["mine"]]
+        tickets = [answer.headers.get_list("x-ticket-id") for answer in answers]
+        assert [len(ids) for ids in tickets] == [1, 0]
 
     async def test_64_streams_keep_to_themselves(self, app: Cluster):
         async with httpx.AsyncClient(timeout=300) as http:

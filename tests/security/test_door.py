@@ -182,7 +182,7 @@ async def test_an_accident_is_told_to_nobody(site, caplog, monkeypatch):
     def accident(*_: object) -> None:
         raise ValueError("the prompt is secret, the file /etc/secret")
 
-    monkeypatch.setattr("app.gateway.http.parse", accident)
+    monkeypatch.setattr("app.gateway.http.read", accident)
     answer = await site.ask("POST", COMPLETIONS, GOOD, BLUE)
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert answer.error["message"] == "The server failed on this request."

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 # Room for whatever is generated: how long a prompt may be no schema can say.
 WINDOW_TOKENS = 1_000_000
 # Nor what a schema or a pattern inside may be, what a name of a template may be, or how sizes multiply.
-BEYOND_SCHEMAS = {"context_length_exceeded", "forbidden_field", "forbidden_url"}
+BEYOND_SCHEMAS = {"context_length_exceeded", "forbidden_field", "forbidden_url", "unsupported_field"}
 # The same each time: a rare disagreement of generator and document is no news in somebody else's change.
 SOME = settings(max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
