@@ -112,8 +112,9 @@ class AdmissionPolicy:
     initial_output_tokens: int = 200
     # Weight of the newest sample; half of the memory is in the last 35.
     smoothing: float = 0.02
-    # Horizon of arrival rates: long against one service time, short against a daily curve.
-    rate_horizon_s: float = 20.0
+    # Horizon of arrival rates: long against one service time, short against a daily curve. With 20 s more of
+    # those that can wait are given up as soon as an overload begins; lasting ones make no difference.
+    rate_horizon_s: float = 30.0
     # Refuse at once, instead of after a wait, where a queue only stands and absorbs nothing.
     impatient: bool = True
     # A lull: arrivals averaged over this time are fewer than the engines complete; less is chance.

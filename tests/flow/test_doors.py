@@ -104,7 +104,7 @@ def test_what_is_left_follows_what_the_urgent_hold():
     assert left[0] == 0
     # Nobody else asks: all places are their share.
     assert left[1:] == pytest.approx([2.0 * 10, 2.3 * 10], rel=0.05)
-    for tick in range(2000):
+    for tick in range(3000):
         load.now_s += TICK_S
         load.fill("standard", 4)
         load.end(4)
