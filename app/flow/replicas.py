@@ -22,6 +22,9 @@ FIRST_BAR_S = 1.0
 MAX_BAR_S = 30.0
 # So many replicas are all looked at: a score costs a microsecond.
 SMALL_FLEET = 4
+# Of the time that is left for a first token: a prediction can be wrong by as much, and whoever would be late
+# is refused, so only the soonest engine will do.
+HURRY_SHARE = 0.5
 
 
 class Replica:
@@ -266,7 +269,7 @@ class ReplicaPool:
 
         The candidates are all of a small fleet; of a large one two at random (Mitzenmacher, 2001) and the
         replicas that know the prompt's beginning or the session. The best score wins, ties go to the least
-        loaded. Where that is too late, the soonest of all does.
+        loaded. Where that may be too late, the soonest of all does.
         """
         known = self._known(ticket) if ticket.prefix_blocks or ticket.session_id else {}
         if len(replicas) == 1:
@@ -275,7 +278,7 @@ class ReplicaPool:
         best = min(
             choices, key=lambda one: (one.score_s, len(one.replica.in_flight), one.replica.report.replica_id)
         )
-        if best.ttft_s <= within_s:
+        if best.ttft_s <= HURRY_SHARE * within_s:
             return best
         if len(choices) < len(replicas):
             choices = [self._choice(one, ticket, known, now_s) for one in replicas]
