@@ -376,21 +376,27 @@ class FlowController:
 
     def _dispatch(self, now_s: float) -> list[Action]:
         actions = self._evict_late(now_s) if self._queue.any_expired(now_s) else []
-        self._queue.blocked = math.inf
+        self._queue.blocked, self._pool.kept = math.inf, None
+        # The class for which an engine is kept.
+        aside: int | None = None
         # Of a large fleet it takes long to find that no engine has room for prompts.
         if len(self._pool.open) <= SMALL_FLEET or not 0.0 <= now_s - self._looked_s < LOOK_S:
             self._queue.held.clear()
             self._looked_s = now_s
         while self._pool.open:
-            entry = self._queue.next(self._pool.free)
+            entry = self._queue.next(self._pool.free, aside)
             if entry is None:
                 break
             expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
             fitting = self._pool.fitting(entry.ticket.prompt_tokens + expected, now_s)
             if not fitting:
-                owed = self._queue.classes[entry.rank].credit > 0
-                self._queue.blocked = 0 if owed else entry.rank
-                break
+                self._queue.blocked = min(self._queue.blocked, entry.rank)
+                if self._queue.classes[entry.rank].credit <= 0 or aside is not None:
+                    break
+                # One engine empties for a class that is owed its share; the others go on.
+                self._pool.keep_roomiest(now_s)
+                aside = entry.rank
+                continue
             engines = self._pool.with_room(fitting, self._queue.classes[entry.rank].room_s(), now_s)
             if engines:
                 actions.append(self._grant(entry, engines, expected, now_s))

@@ -96,6 +96,8 @@ class ReplicaPool:
         # Replicas that could take a lease, and the sum of their limits, at the last report or tick.
         self.ready = 0
         self.places = 0
+        # The one that gets nothing, at the last dispatch: it empties for a ticket whose tokens fit nowhere.
+        self.kept: Replica | None = None
         # Time of the first event.
         self._born_s: float | None = None
         self._prefix = PrefixIndex(config.route.max_blocks_per_replica)
@@ -256,7 +258,17 @@ class ReplicaPool:
 
     def fitting(self, tokens: int, now_s: float) -> list[Replica]:
         """The fresh replicas that have a place, and room for a lease that reserves `tokens`."""
-        return [one for one in self.open.values() if one.fits(tokens) and self.reachable(one, now_s)]
+        kept = self.kept
+        return [
+            one
+            for one in self.open.values()
+            if one.fits(tokens) and one is not kept and self.reachable(one, now_s)
+        ]
+
+    def keep_roomiest(self, now_s: float) -> None:
+        """The one with the most tokens free is kept."""
+        open_ = [one for one in self.open.values() if self.reachable(one, now_s)]
+        self.kept = max(open_, key=lambda one: one.limit.tokens - one.tokens, default=None)
 
     def with_room(self, replicas: list[Replica], room_s: float, now_s: float) -> list[Replica]:
         """Those of them whose prompts are computed within `room_s`."""

@@ -372,6 +372,53 @@ def test_nobody_passes_one_that_is_owed_the_room_in_the_cache():
     assert {"long", "more urgent"} <= set(one.granted)
 
 
+def two_full_engines(**shares: float) -> Flow:
+    """Each has room for 1,000 tokens or less; nothing of 700 fits; that of `second` has more free."""
+    classes = tuple(replace(one, min_share=shares.get(one.name, 0.0)) for one in CLASSES)
+    one = Flow("a", "b", urgent_places=0.0, classes=classes)
+    with_cache(one, "a")
+    with_cache(one, "b")
+    one.submit("first", "interactive", 400, 0.0, max_output_tokens=100)
+    one.submit("second", "interactive", 300, 0.0, max_output_tokens=100)
+    return one
+
+
+def test_one_engine_empties_for_one_that_is_owed_and_the_others_go_on():
+    one = two_full_engines(batch=0.3)
+    assert not one.submit("long", "batch", 700, 0.1, max_output_tokens=100)
+    # By this one it comes to be owed a share.
+    assert one.submit("urgent", "interactive", 10, 0.1, max_output_tokens=10)
+    one.tick(0.2)
+    kept, other = one.granted["second"], one.granted["first"]
+    for number in range(3):
+        assert one.submit(f"urgent{number}", "interactive", 10, 0.2, max_output_tokens=10)
+        assert one.granted[f"urgent{number}"] == other
+    # Who is no more urgent waits behind it.
+    assert not one.submit("batch", "batch", 10, 0.3, max_output_tokens=10)
+    for name in [name for name, replica in one.granted.items() if replica == kept]:
+        one.end(name, 0.4)
+    assert one.granted["long"] == kept
+
+
+def test_while_no_engine_can_be_reached_none_is_kept():
+    one = two_full_engines(batch=0.3)
+    assert not one.submit("long", "batch", 700, 0.1, max_output_tokens=100)
+    assert one.submit("urgent", "interactive", 10, 0.1, max_output_tokens=10)
+    for replica in ("a", "b"):
+        one.flow.replica_unroutable(replica, 0.1)
+    one.tick(0.2)
+    assert one.flow._pool.kept is None
+
+
+def test_one_engine_is_enough_for_several_that_are_owed():
+    one = two_full_engines(standard=0.3, batch=0.3)
+    assert not one.submit("long", "batch", 700, 0.1, max_output_tokens=100)
+    assert not one.submit("as long", "standard", 700, 0.1, max_output_tokens=100)
+    assert one.submit("urgent", "interactive", 10, 0.2, max_output_tokens=10)
+    one.end("second", 0.4)
+    assert ("long" in one.granted) != ("as long" in one.granted)
+
+
 def test_a_less_urgent_class_does_not_pass_one_that_waits_for_prompts():
     one = Flow("a", "b")
     one.submit("in a", "interactive", A_SECOND, 0.0)
