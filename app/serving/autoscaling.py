@@ -8,6 +8,7 @@ it is, and hands on what its replica has decided. Both are called in one process
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -22,6 +23,9 @@ DESIRED = "desired_replicas"
 METRICS_INTERVAL_S = 0.5
 # A scheduler that has said nothing for this long is restarting: hold.
 STALE_S = 10.0
+# A scheduler that has followed another does not know which engines are starting: it takes none back until
+# they are there. A large model takes minutes.
+FOLLOWER_S = 300.0
 
 
 class HandOnPolicy:
@@ -29,9 +33,15 @@ class HandOnPolicy:
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         by_replica = (context.raw_metrics or {}).get(DESIRED, {})
-        newest = max((series[-1] for series in by_replica.values() if series), key=_timestamp, default=None)
-        if newest is not None:
-            said.by_application[context.app_name or ""] = said.Said(round(newest.value), newest.timestamp)
+        newest = {speaker: series[-1] for speaker, series in by_replica.items() if series}
+        if newest:
+            app = context.app_name or ""
+            speaker, word = max(newest.items(), key=_timestamp)
+            last = said.by_application.get(app)
+            since_s = -math.inf if last is None else last.since_s
+            if last is not None and last.speaker != speaker:
+                since_s = word.timestamp
+            said.by_application[app] = said.Said(round(word.value), word.timestamp, speaker, since_s)
         return context.target_num_replicas, {}
 
 
@@ -46,11 +56,12 @@ class EnginePolicy:
         word = said.by_application.get(context.app_name or "")
         if word is None or word.at_s < max(self._born_s, time.time() - STALE_S):
             return context.target_num_replicas, {}
-        return word.replicas, {}
+        followed = time.time() - word.since_s < FOLLOWER_S
+        return max(word.replicas, context.target_num_replicas) if followed else word.replicas, {}
 
 
-def _timestamp(sample: Any) -> float:
-    return sample.timestamp
+def _timestamp(said_by: tuple[str, Any]) -> float:
+    return said_by[1].timestamp
 
 
 def scale_policy(config: ApplicationConfig) -> ScalePolicy:

@@ -5,6 +5,7 @@ A module of its own: Serve pickles a policy's module by value, so what that keep
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -13,6 +14,9 @@ class Said(NamedTuple):
 
     replicas: int
     at_s: float
+    # Which of the scheduler's replicas says so, and since when another did not.
+    speaker: str = ""
+    since_s: float = -math.inf
 
 
 # By application. Written by its scheduler's policy, read by its engines'.

@@ -10,7 +10,7 @@ from ray import cloudpickle
 from ray.serve.config import AutoscalingPolicy
 
 from app.serving import said
-from app.serving.autoscaling import DESIRED, STALE_S, EnginePolicy, HandOnPolicy
+from app.serving.autoscaling import DESIRED, FOLLOWER_S, STALE_S, EnginePolicy, HandOnPolicy
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,24 @@ def test_a_new_scheduler_outweighs_the_one_that_it_follows():
         )
     )
     assert engines() == 3
+
+
+def test_a_scheduler_that_follows_another_takes_back_no_engine_that_may_be_starting():
+    now_s = time.time()
+
+    def says(speaker: str, engines: float, at_s: float) -> None:
+        HandOnPolicy()(Context("llm", raw_metrics={DESIRED: {speaker: [Sample(engines, at_s)]}}))
+
+    says("old", 5.0, now_s - FOLLOWER_S - 5.0)
+    says("new", 3.0, now_s - FOLLOWER_S + 5.0)
+    says("new", 3.0, now_s)
+    assert engines(target=5) == 5
+    says("new", 6.0, now_s)
+    assert engines(target=5) == 6
+    # They have come, or they never will.
+    said.by_application["llm"] = said.by_application["llm"]._replace(since_s=now_s - FOLLOWER_S - 1.0)
+    says("new", 3.0, now_s)
+    assert engines(target=5) == 3
 
 
 def test_a_new_deployment_does_not_hear_what_was_said_before():
