@@ -31,17 +31,20 @@ FOLLOWER_S = 300.0
 class HandOnPolicy:
     """The scheduler deployment's: takes the newest word of its replica, changes nothing itself."""
 
+    def __init__(self) -> None:
+        self._speaker: str | None = None
+        self._followed_s = -math.inf
+
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         by_replica = (context.raw_metrics or {}).get(DESIRED, {})
         newest = {speaker: series[-1] for speaker, series in by_replica.items() if series}
         if newest:
-            app = context.app_name or ""
             speaker, word = max(newest.items(), key=_timestamp)
-            last = said.by_application.get(app)
-            since_s = -math.inf if last is None else last.since_s
-            if last is not None and last.speaker != speaker:
-                since_s = word.timestamp
-            said.by_application[app] = said.Said(round(word.value), word.timestamp, speaker, since_s)
+            if self._speaker not in (None, speaker):
+                self._followed_s = word.timestamp
+            self._speaker = speaker
+            told = said.Said(round(word.value), word.timestamp, self._followed_s)
+            said.by_application[context.app_name or ""] = told
         return context.target_num_replicas, {}
 
 
@@ -56,7 +59,7 @@ class EnginePolicy:
         word = said.by_application.get(context.app_name or "")
         if word is None or word.at_s < max(self._born_s, time.time() - STALE_S):
             return context.target_num_replicas, {}
-        followed = time.time() - word.since_s < FOLLOWER_S
+        followed = time.time() - word.followed_s < FOLLOWER_S
         return max(word.replicas, context.target_num_replicas) if followed else word.replicas, {}
 
 

@@ -14,9 +14,8 @@ class Said(NamedTuple):
 
     replicas: int
     at_s: float
-    # Which of the scheduler's replicas says so, and since when another did not.
-    speaker: str = ""
-    since_s: float = -math.inf
+    # When the scheduler's replica that says so has followed another; never, for the first.
+    followed_s: float = -math.inf
 
 
 # By application. Written by its scheduler's policy, read by its engines'.

@@ -76,20 +76,30 @@ def test_a_new_scheduler_outweighs_the_one_that_it_follows():
 
 
 def test_a_scheduler_that_follows_another_takes_back_no_engine_that_may_be_starting():
-    now_s = time.time()
+    now_s, hand_on = time.time(), HandOnPolicy()
 
-    def says(speaker: str, engines: float, at_s: float) -> None:
-        HandOnPolicy()(Context("llm", raw_metrics={DESIRED: {speaker: [Sample(engines, at_s)]}}))
+    def says(speaker: str, engines: float, at_s: float, policy: HandOnPolicy = hand_on) -> None:
+        policy(Context("llm", raw_metrics={DESIRED: {speaker: [Sample(engines, at_s)]}}))
 
-    says("old", 5.0, now_s - FOLLOWER_S - 5.0)
-    says("new", 3.0, now_s - FOLLOWER_S + 5.0)
+    says("old", 5.0, now_s - 20.0)
+    says("new", 3.0, now_s - 10.0)
     says("new", 3.0, now_s)
     assert engines(target=5) == 5
     says("new", 6.0, now_s)
     assert engines(target=5) == 6
-    # They have come, or they never will.
-    said.by_application["llm"] = said.by_application["llm"]._replace(since_s=now_s - FOLLOWER_S - 1.0)
-    says("new", 3.0, now_s)
+    # The first scheduler of an application that is deployed anew follows nobody.
+    says("another", 3.0, now_s, HandOnPolicy())
+    assert engines(target=5) == 3
+
+
+def test_after_a_while_they_have_come_or_never_will():
+    now_s, hand_on = time.time(), HandOnPolicy()
+    for speaker, at_s in (
+        ("old", now_s - FOLLOWER_S - 9.0),
+        ("new", now_s - FOLLOWER_S - 1.0),
+        ("new", now_s),
+    ):
+        hand_on(Context("llm", raw_metrics={DESIRED: {speaker: [Sample(3.0, at_s)]}}))
     assert engines(target=5) == 3
 
 
