@@ -180,7 +180,7 @@ class TestAnswers:
 
     async def test_requests_with_many_answers_are_no_more_than_requests(self, app: Cluster):
         """More answers than the engine runs at once, and than a queue of as many requests would hold."""
-        body = completion(prompt="hello", n=2 * LIMIT, max_tokens=4)
+        body = completion(prompt="hello", n=2 * LIMIT, max_tokens=4, temperature=1)
         async with httpx.AsyncClient(timeout=60) as client:
             posts = [client.post(f"{app.url}/v1/completions", json=body) for _ in range(4)]
             answers = await asyncio.gather(*posts)
