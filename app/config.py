@@ -22,6 +22,8 @@ from placement.topology import Problem, Topology
 _Bundle = Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
 # Of a key's bytes, lower case: `printf %s KEY | sha256sum`.
 _KeyHash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+# One of vLLM's parsers.
+_Parser = Annotated[str, Field(pattern="^[a-z0-9_]+$")]
 
 
 def refuse(title: str, problems: Iterable[Problem]) -> None:
@@ -115,12 +117,12 @@ class EngineConfig(_Strict):
     # On a CPU the KV cache is a plain allocation.
     cpu_kv_cache_gib: int = Field(default=1, ge=1)
     enable_prefix_caching: bool = True
-    tool_call_parser: Annotated[str, Field(pattern="^[a-z0-9_]+$")] | None = Field(
+    tool_call_parser: _Parser | None = Field(
         default=None,
         description="How the model writes a call of a tool, by vLLM's name, such as `llama3_json`. Without "
         "it requests with tools are refused.",
     )
-    reasoning_parser: Annotated[str, Field(pattern="^[a-z0-9_]+$")] | None = Field(
+    reasoning_parser: _Parser | None = Field(
         default=None,
         description="How the model marks what it thinks, by vLLM's name, such as `deepseek_r1`: it is told "
         "apart from the answer.",
@@ -355,10 +357,7 @@ class ApplicationConfig(_Strict):
             shape=self.model.known_shape(),
         )
         problems = [*plan, *self._sequence_parallelism_problems(), *self._tenant_problems()]
-        if self.flow.limit.batched_tokens != LimitPolicy().batched_tokens:
-            field = ("flow", "limit", "batched_tokens")
-            reason = "it is what engine.max_num_batched_tokens says"
-            problems.append(Problem(field, self.flow.limit.batched_tokens, reason))
+        problems += self._flow_problems()
         if "promises" in self.model_fields_set:
             problems += self.promise_problems()
         refuse("ApplicationConfig", problems)
@@ -392,6 +391,12 @@ class ApplicationConfig(_Strict):
         if self.status.open and not self.is_open:
             reason = "there are api_keys: name the tenants whose keys open it in status.tenants"
             yield Problem(("status", "open"), True, reason)
+
+    def _flow_problems(self) -> Iterator[Problem]:
+        batched_tokens = self.flow.limit.batched_tokens
+        if batched_tokens != LimitPolicy().batched_tokens:
+            reason = "it is what engine.max_num_batched_tokens says"
+            yield Problem(("flow", "limit", "batched_tokens"), batched_tokens, reason)
 
     def _sequence_parallelism_problems(self) -> Iterator[Problem]:
         sequence_parallelism, engine = self.parallel.sequence_parallelism, self.engine

@@ -117,14 +117,12 @@ class Guard:
         if run is None:
             await _refuse(send, 403, "no lease, or one under which nothing may begin")
             return
-        if run.metered.revoked:
-            self._leases.end(lease_id)
-            await _refuse(send, REVOKED_STATUS, "the lease was taken back")
-            return
         token = current_run.set(run)
         revocable = _Revocable(run, receive, send)
         try:
-            await self._app(scope, revocable.receive, revocable.send)
+            # It may have been taken back before it came.
+            if not run.metered.revoked:
+                await self._app(scope, revocable.receive, revocable.send)
         except Exception as error:
             # An application whose client leaves amid the body, or whose engine dies, fails in its own way.
             if not (run.withheld or await revocable.fail(error)):

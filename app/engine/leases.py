@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from app.contract import Metered
 
 # A gateway that has broken off an answer asks at once what it used. What was said at an answer's end may not
 # have reached it, so that is kept too.
 KEPT_S = 10.0
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -62,6 +64,36 @@ class Run:
             self._leases.note_first_token(self._lease_id, self.metered.first_token_at_s)
 
 
+class _Recent(Generic[_T]):
+    """What was put here in the last `kept_s`, by lease."""
+
+    def __init__(self, kept_s: float) -> None:
+        self._kept_s = kept_s
+        # With the time, oldest first.
+        self._items: OrderedDict[str, tuple[float, _T]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, lease_id: str, item: _T) -> None:
+        self._drop_old()
+        self._items[lease_id] = time.monotonic(), item
+
+    def get(self, lease_id: str) -> _T | None:
+        kept = self._items.get(lease_id)
+        return None if kept is None else kept[1]
+
+    def pop(self, lease_id: str) -> _T | None:
+        self._drop_old()
+        kept = self._items.pop(lease_id, None)
+        return None if kept is None else kept[1]
+
+    def _drop_old(self) -> None:
+        since_s = time.monotonic() - self._kept_s
+        while self._items and next(iter(self._items.values()))[0] < since_s:
+            self._items.popitem(last=False)
+
+
 class LiveLeases:
     """One event loop, no locks.
 
@@ -69,16 +101,15 @@ class LiveLeases:
     """
 
     def __init__(self, kept_s: float = KEPT_S) -> None:
-        self._kept_s = kept_s
         self._live: dict[str, _Entry] = {}
         # Set while no request runs.
         self.idle = asyncio.Event()
         self.idle.set()
         self._closed = False
-        # What requests used that have ended lately, and when they did, oldest first.
-        self._ended: OrderedDict[str, tuple[float, Metered]] = OrderedDict()
-        # Leases that were taken back before their requests came, and when.
-        self._revoked: OrderedDict[str, float] = OrderedDict()
+        # What requests used that have ended.
+        self._ended: _Recent[Metered] = _Recent(kept_s)
+        # Leases that were taken back before their requests came.
+        self._revoked: _Recent[bool] = _Recent(kept_s)
         self._first_tokens: list[tuple[str, float]] = []
         self._news = asyncio.Event()
 
@@ -108,10 +139,10 @@ class LiveLeases:
         """A request begins: None where one runs under the lease already, or nothing may begin any more."""
         if self._closed or lease_id in self._live:
             return None
-        self._ended.pop(lease_id, None)
+        self._ended.pop(lease_id)
         entry = self._live[lease_id] = _Entry()
         self.idle.clear()
-        if self._revoked.pop(lease_id, -math.inf) > time.monotonic() - self._kept_s:
+        if self._revoked.pop(lease_id):
             self.revoke(lease_id)
         return Run(lease_id, priority, entry, self)
 
@@ -119,8 +150,8 @@ class LiveLeases:
         """Take the lease back from a request that has not begun to answer, or that is still on its way; False
         when it is too late."""
         entry = self._live.get(lease_id)
-        if entry is None and lease_id not in self._ended:
-            self._expect(lease_id)
+        if entry is None and self._ended.get(lease_id) is None:
+            self._revoked.put(lease_id, True)
             return True
         if entry is None or entry.answering:
             return False
@@ -128,17 +159,11 @@ class LiveLeases:
         entry.revoked.set()
         return True
 
-    def _expect(self, lease_id: str) -> None:
-        now_s = time.monotonic()
-        while self._revoked and next(iter(self._revoked.values())) < now_s - self._kept_s:
-            self._revoked.popitem(last=False)
-        self._revoked[lease_id] = now_s
-
     async def used(self, lease_id: str) -> Metered | None:
         """What the request used, once it has ended; None where nothing is known of it (any more)."""
         entry = self._live.get(lease_id)
         if entry is None:
-            return self._ended[lease_id][1] if lease_id in self._ended else None
+            return self._ended.get(lease_id)
         await entry.ended.wait()
         return entry.metered
 
@@ -150,10 +175,7 @@ class LiveLeases:
         entry.ended.set()
         if not self._live:
             self.idle.set()
-        now_s = time.monotonic()
-        self._ended[lease_id] = now_s, entry.metered
-        while now_s - next(iter(self._ended.values()))[0] > self._kept_s:
-            self._ended.popitem(last=False)
+        self._ended.put(lease_id, entry.metered)
 
     async def close(self, quiet_s: float) -> None:
         """Returns when nothing has run for so long; from then on nothing begins."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 # A fleet of few places must serve every class all the same.
@@ -73,11 +72,6 @@ class TenantPolicy:
     max_bytes: int = 256 * 1024 * 1024
     # The most urgent class; a request for a higher one is served as this. Empty: any.
     highest_class: str = ""
-
-    def shares(self) -> dict[str, float | None]:
-        """What is divided by: a tenant that is to have nothing gets no key."""
-        names = ("weight", "requests_per_minute", "tokens_per_minute")
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,16 +218,18 @@ def default_classes() -> tuple[ClassPolicy, ...]:
     )
 
 
-# Of AdmissionPolicy.
-_ABOVE_ZERO = (
+# What is divided by. A tenant that is to have nothing gets no key.
+_OF_A_TENANT = ("weight", "requests_per_minute", "tokens_per_minute")
+_OF_ADMISSION = (
     *("initial_service_s", "initial_step_s", "initial_prefill_tokens_per_s"),
     *("rate_horizon_s", "lull_s", "promise_share"),
 )
 
 
-def _check_above_zero(where: str, values: Mapping[str, float | None]) -> None:
+def _check_above_zero(where: str, policy: object, *names: str) -> None:
     """Raises ValueError naming the first that is not; None says nothing."""
-    for name, value in values.items():
+    for name in names:
+        value = getattr(policy, name)
         if value is not None and not value > 0:
             raise ValueError(f"{where}.{name}: {value} must be above 0")
 
@@ -264,8 +260,7 @@ class FlowConfig:
         if sum(policy.min_share for policy in self.classes) >= 1:
             raise ValueError("classes: the minimum shares add up to 1 or more, so none can be kept")
         for one in self.classes:
-            promises = {"ttft_budget_s": one.ttft_budget_s, "deadline_s": one.deadline_s}
-            _check_above_zero(f"classes[{one.name!r}]", promises)
+            _check_above_zero(f"classes[{one.name!r}]", one, "ttft_budget_s", "deadline_s")
             if not 0.0 < one.objective < 1.0:
                 field = f"classes[{one.name!r}].objective: {one.objective}"
                 raise ValueError(f"{field}: must lie between 0 and 1; at 1 there is no error budget")
@@ -276,10 +271,10 @@ class FlowConfig:
             )
         if not self.route.prefill_share >= 0.0:
             raise ValueError(f"route.prefill_share: {self.route.prefill_share} must be 0 or more")
-        _check_above_zero("admission", {name: getattr(self.admission, name) for name in _ABOVE_ZERO})
-        _check_above_zero("tenant", self.tenant.shares())
+        _check_above_zero("admission", self.admission, *_OF_ADMISSION)
+        _check_above_zero("tenant", self.tenant, *_OF_A_TENANT)
         for name, policy in self.tenants.items():
-            _check_above_zero(f"tenants[{name!r}]", policy.shares())
+            _check_above_zero(f"tenants[{name!r}]", policy, *_OF_A_TENANT)
             if policy.highest_class not in ["", *names]:
                 highest = f"tenants[{name!r}].highest_class: {policy.highest_class!r}"
                 raise ValueError(f"{highest} is none of {names}")

@@ -120,12 +120,10 @@ class Gate:
         placed = doors.arrived(entry, now_s)
         left_s = entry.budget_s - waited_s
         # Not `expires_s`: an idle engine gets even what takes longer than its promise.
-        in_time = waited_s <= self._limits.max_queue_wait_s
-        if self._config.admission.enabled:
-            in_time = in_time and left_s >= 0.0
+        in_time = left_s >= 0.0 or not self._config.admission.enabled
+        in_time = in_time and waited_s <= self._limits.max_queue_wait_s
         let_in = ticket.moved and waited_s <= deadline_s(policy, ticket)
-        in_time = in_time or let_in
-        choice = doors.engine(entry, left_s, now_s) if placed and in_time else None
+        choice = doors.engine(entry, left_s, now_s) if placed and (in_time or let_in) else None
         if choice is not None:
             raw_s = choice.ttft_s
         else:

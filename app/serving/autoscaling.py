@@ -59,8 +59,9 @@ class EnginePolicy:
         word = said.by_application.get(context.app_name or "")
         if word is None or word.at_s < max(self._born_s, time.time() - STALE_S):
             return context.target_num_replicas, {}
-        followed = time.time() - word.followed_s < FOLLOWER_S
-        return max(word.replicas, context.target_num_replicas) if followed else word.replicas, {}
+        follows = time.time() - word.followed_s < FOLLOWER_S
+        least = context.target_num_replicas if follows else 0
+        return max(word.replicas, least), {}
 
 
 def _timestamp(said_by: tuple[str, Any]) -> float:

@@ -326,19 +326,6 @@ async def test_a_stream_that_ends_with_the_engines_own_error_has_failed(engine):
         assert (closed.outcome, closed.usage) == (Outcome.FAILED, Usage(3, 1))
 
 
-async def test_an_engine_whose_own_queue_is_full_says_when_to_come_back(engine):
-    control = FakeControlPlane(engine.grant)
-    async with exchange_over(control) as exchange:
-        answering = asyncio.create_task(drained(exchange, WHOLE))
-        (await engine.next_request()).answer(503, b'{"error": {"message": "too many"}}')
-        with pytest.raises(ApiError) as caught:
-            await soon(answering)
-        assert (caught.value.status, caught.value.code) == (503, "engine_busy")
-        assert caught.value.retry_after_s
-        assert (await control.next_close()).outcome is Outcome.FAILED
-    assert len(control.tickets) == 1
-
-
 async def test_a_whole_answer_whose_engine_dies_is_an_error(engine):
     control = FakeControlPlane(engine.grant)
     async with exchange_over(control) as exchange:
@@ -512,15 +499,20 @@ async def test_the_engines_refusal_is_retold_and_counts_as_an_answer(engine):
     assert len(control.tickets) == 1
 
 
-async def test_a_failure_inside_the_engine_is_not_tried_again(engine):
+@pytest.mark.parametrize(
+    ("status", "code", "comes_back"), [(500, "engine_error", False), (503, "engine_busy", True)]
+)
+async def test_a_failure_inside_the_engine_is_not_tried_again(engine, status, code, comes_back):
+    """Nor is a request for which its own queue is full; but the client is told when to come back."""
     control = FakeControlPlane(engine.grant)
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, WHOLE))
-        (await engine.next_request()).answer(500, b"Traceback: secret")
+        (await engine.next_request()).answer(status, b"Traceback: secret")
         with pytest.raises(ApiError) as caught:
             await soon(answering)
-        assert (caught.value.status, caught.value.code) == (500, "engine_error")
+        assert (caught.value.status, caught.value.code) == (status, code)
         assert "secret" not in caught.value.message
+        assert (caught.value.retry_after_s is not None) == comes_back
         assert (await control.next_close()).outcome is Outcome.FAILED
     assert len(control.tickets) == 1
 
