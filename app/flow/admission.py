@@ -2,7 +2,7 @@
 
 TTFT^ = wait for a place + time in the engine
   wait   = requests ahead / rate at which places fall free for this class
-  engine = steps that the prompt tokens ahead and its own take, at the learnt pace (clock.py); a ticket that
+  engine = steps that the prompt tokens ahead and its own take, at the learnt pace (pace.py); a ticket that
            has a place at once gets the prediction of its very engine
 E2E^  = TTFT^ + output (80 % quantile) x ITL^(batch), a line fitted to the engines' reports
 
@@ -44,12 +44,13 @@ def _error_table() -> list[Window]:
 class _ClassState:
     """What is learnt of one class: its errors by the size of the prediction, its rates, its mean cost."""
 
-    __slots__ = ("arrivals", "cost", "dispatches", "errors")
+    __slots__ = ("arrivals", "cost", "errors", "passed")
 
-    def __init__(self, config: FlowConfig) -> None:
+    def __init__(self, config: FlowConfig, budget_s: float) -> None:
         self.errors = _error_table()
         self.arrivals = DecayedRate(config.admission.rate_horizon_s)
-        self.dispatches = DecayedRate(config.admission.rate_horizon_s)
+        # More urgent requests that went before: as long as it may wait, a burst of them may end.
+        self.passed = DecayedRate(max(config.admission.rate_horizon_s, budget_s))
         self.cost = RunningMean(1.0, config.admission.smoothing)
 
 
@@ -63,7 +64,7 @@ class Predictor:
         smoothing = config.admission.smoothing
         self._service_s = RunningMean(config.admission.initial_service_s, smoothing)
         self._itl_s = RunningLine(0.0, 0.0, smoothing)
-        self._classes = [_ClassState(config) for _ in config.classes]
+        self._classes = [_ClassState(config, one.ttft_budget_s) for one in config.classes]
         # Of those that had a place at once: only the engine can surprise them, whatever their class.
         self._placed = _error_table()
 
@@ -79,8 +80,9 @@ class Predictor:
         self._classes[rank].arrivals.add(1.0, now_s)
 
     def dispatched(self, rank: int, cost: float, now_s: float) -> None:
-        self._classes[rank].dispatches.add(1.0, now_s)
         self._classes[rank].cost.add(cost)
+        for passed in self._classes[rank + 1 :]:
+            passed.passed.add(1.0, now_s)
 
     def first_token(self, rank: int | None, raw_s: float, ttft_s: float) -> None:
         """Rank None: it had a place at once."""
@@ -173,10 +175,9 @@ class Predictor:
 
     def rate_per_s(self, rank: int, now_s: float) -> float:
         """Requests of this class that can leave the queue each second."""
-        rate = total = self.total_rate_per_s()
+        total = self.total_rate_per_s()
+        rate = total - self._classes[rank].passed.per_s(now_s)
         queues = self._queue.classes
-        for urgent in self._classes[:rank]:
-            rate -= urgent.dispatches.per_s(now_s)
         for queue in queues:
             if queue.size and queue.rank != rank:
                 rate -= total * queue.policy.min_share

@@ -7,70 +7,17 @@ set the clock, in between it runs on by the learnt length of a step.
 
 from __future__ import annotations
 
-import math
-
+from app.flow.pace import StepPace
 from app.flow.ticket import EngineMetrics
 
-# Below this share of the product of squares the samples lie on one ray: only one coefficient can be told.
-MIN_DETERMINANT = 1e-6
 # Two times that are this close are one.
 SAME_S = 1e-9
-# A step that takes no time would never end.
-MIN_STEP_S = 1e-4
 # Reports come about once a second.
 MAX_SPAN_S = 30.0
-# Of the prompts that come meanwhile, about half find an engine that is less busy.
-JOINING_SHARE = 0.5
-
-
-class StepPace:
-    """Length of a step = step_s + token_s x prompt tokens in it, by decayed least squares over all engines.
-
-    A sample is what an engine's counters moved by between two reports, over the time between them.
-    """
-
-    __slots__ = ("_keep", "_py", "_sp", "_ss", "_sy", "_tt", "learnt_s", "step_s", "token_s", "tokens_per_s")
-
-    def __init__(self, step_s: float, token_s: float, smoothing: float) -> None:
-        self.step_s, self.token_s = step_s, token_s
-        # Prompt tokens that an engine gets each second.
-        self.tokens_per_s = 0.0
-        # The time of the first sample: what was predicted before came of initial values.
-        self.learnt_s = -math.inf
-        self._keep = 1.0 - smoothing
-        self._ss = self._sp = self._tt = self._sy = self._py = 0.0
-
-    def add(self, steps: int, prompt_tokens: int, span_s: float, now_s: float) -> None:
-        if self._ss == 0:
-            self.learnt_s = now_s
-        keep = self._keep
-        self.tokens_per_s += (1.0 - keep) * (prompt_tokens / span_s - self.tokens_per_s)
-        self._ss = keep * self._ss + steps * steps
-        self._sp = keep * self._sp + steps * prompt_tokens
-        self._tt = keep * self._tt + prompt_tokens * prompt_tokens
-        self._sy = keep * self._sy + steps * span_s
-        self._py = keep * self._py + prompt_tokens * span_s
-        determinant = self._ss * self._tt - self._sp * self._sp
-        if determinant > MIN_DETERMINANT * self._ss * self._tt:
-            self.token_s = max(0.0, (self._ss * self._py - self._sp * self._sy) / determinant)
-        self.step_s = max(MIN_STEP_S, (self._sy - self.token_s * self._sp) / self._ss)
-
-    def prefill_s(self, tokens: float, budget: int) -> float:
-        """Time to compute so many prompt tokens in steps that hold `budget` of them."""
-        return _steps(tokens, budget) * self.step_s + self.token_s * tokens
-
-    def shared_prefill_s(self, tokens: float, budget: int, left_s: float) -> float:
-        """The same, when prompts that come before the last step, in `left_s` and later, fill it up."""
-        steps = _steps(tokens, budget)
-        before_last_s = left_s + (steps - 1) * (self.step_s + self.token_s * budget)
-        joining = JOINING_SHARE * self.tokens_per_s * before_last_s
-        room = steps * budget - tokens
-        return steps * self.step_s + self.token_s * (tokens + (joining if joining < room else room))
-
-
-def _steps(tokens: float, budget: int) -> int:
-    """Steps that prompts of so many tokens take, `budget` tokens each; at least one."""
-    return math.ceil(tokens / budget) if tokens > budget else 1
+# A prompt counts in the step that completes it: over fewer steps than this its tokens and its time are not of
+# the same count. Steps that are so long are counted after a while all the same.
+FEW_STEPS = 24
+LONG_COUNT_S = 5.0
 
 
 class EngineClock:
@@ -82,12 +29,15 @@ class EngineClock:
     __slots__ = (
         "_batched_tokens",
         "_before",
+        "_bounds_s",
         "_chunk",
         "_counted",
+        "_ended_s",
         "_follow",
         "_given",
         "_pace",
         "_started_s",
+        "_step_s",
     )
 
     def __init__(self, pace: StepPace, batched_tokens: int, *, follow: bool = True) -> None:
@@ -97,8 +47,15 @@ class EngineClock:
         # Prompt tokens given so far, computed before the present step, and in it.
         self._given = self._before = self._chunk = 0
         self._started_s = 0.0
-        # Time, steps and prompt tokens of the last report; None once the engine was idle since.
-        self._counted: tuple[float, int, int] | None = None
+        # Length of a step without prompts, for as many as run.
+        self._step_s = pace.step_s
+        # Time and counters of the last report; None once the engine was idle since.
+        self._counted: tuple[float, EngineMetrics] | None = None
+        # When the last request ended, if no prompt is under way since.
+        self._ended_s: float | None = None
+        # Least and greatest length of a step without prompts, by the last report; None once a time between
+        # two ends has taught the pace since.
+        self._bounds_s: tuple[float, float] | None = None
 
     def give(self, tokens: int, running: int, now_s: float) -> int:
         """A prompt for the engine; the mark by which its first token is known again."""
@@ -107,6 +64,7 @@ class EngineClock:
             self._chunk, self._counted = 0, None
             self._started_s = now_s
         self._run(running, now_s)
+        self._ended_s = None
         self._given += tokens
         if now_s - self._started_s < SAME_S:
             self._begin(self._before, running, now_s)
@@ -128,6 +86,8 @@ class EngineClock:
     def ended(self, running: int, now_s: float) -> None:
         """A step has ended: the present one or, if that is nearer, the one before it."""
         self._run(running, now_s)
+        if self._bounds_s is not None and self._given == self._before:
+            self._time(running, now_s, *self._bounds_s)
         since_s = now_s - self._started_s
         if since_s > self._length_s() - since_s:
             self._before += self._chunk
@@ -147,42 +107,57 @@ class EngineClock:
         if ahead == 0:
             return 0.0
         if not self._follow:
-            return self._pace.prefill_s(ahead, self._budget(running))
+            return self._pace.prefill_s(ahead, self._budget(running), self._step_s)
         left_s = self._started_s + self._length_s() - now_s
         later = ahead - self._chunk
-        return left_s + self._pace.prefill_s(later, self._budget(running)) if later else left_s
+        return left_s + self._pace.prefill_s(later, self._budget(running), self._step_s) if later else left_s
 
     def ttft_s(self, tokens: int, running: int, now_s: float) -> float:
         """Until the first token of a prompt of so many tokens, were it given now."""
         budget = self._budget(running)
         if running == 0:
-            return self._pace.prefill_s(tokens, budget)
+            return self._pace.prefill_s(tokens, budget, self._pace.base_s)
         self._run(running, now_s)
         ahead = self._given - self._before
         left_s = 0.0
         if not self._follow:
-            return self._pace.prefill_s(ahead + tokens, budget)
+            return self._pace.prefill_s(ahead + tokens, budget, self._step_s)
         if now_s - self._started_s >= SAME_S:
             ahead -= self._chunk
             left_s = self._started_s + self._length_s() - now_s
-        return left_s + self._pace.shared_prefill_s(ahead + tokens, budget, left_s)
+        return left_s + self._pace.shared_prefill_s(ahead + tokens, budget, self._step_s, left_s)
 
     def count(self, metrics: EngineMetrics, now_s: float) -> None:
         """The engine's counters teach the pace, as long as it is never idle."""
         last = self._counted
-        self._counted = (now_s, metrics.steps, metrics.prompt_tokens) if metrics.running else None
-        if last is None or self._counted is None or metrics.steps <= last[1]:
+        if last is None or not metrics.running:
+            self._counted = (now_s, metrics) if metrics.running else None
             return
+        before_s, before = last
+        steps, span_s = metrics.steps - before.steps, now_s - before_s
+        if steps < FEW_STEPS and 0.0 <= span_s < LONG_COUNT_S and self._pace.learnt:
+            return
+        self._counted = (now_s, metrics)
         # Else the clock was set, or nobody listened.
-        if 0.0 < now_s - last[0] <= MAX_SPAN_S:
-            self._pace.add(metrics.steps - last[1], metrics.prompt_tokens - last[2], now_s - last[0], now_s)
+        if steps > 0 and 0.0 < span_s <= MAX_SPAN_S:
+            running = 0.5 * (metrics.running + before.running)
+            tokens = metrics.prompt_tokens - before.prompt_tokens
+            self._pace.counted(steps, running, tokens, span_s, now_s)
+            self._bounds_s = ((span_s - self._pace.token_s * tokens) / steps, span_s / steps)
+
+    def _time(self, running: int, now_s: float, least_s: float, most_s: float) -> None:
+        """A step without prompts has ended: the time since another did teaches the pace."""
+        since_s = self._ended_s
+        self._ended_s = now_s
+        if since_s is not None and self._pace.timed(running, now_s - since_s, least_s, most_s):
+            self._bounds_s = None
 
     def _budget(self, running: int) -> int:
         budget = self._batched_tokens - running
         return budget if budget > 1 else 1
 
     def _length_s(self) -> float:
-        return self._pace.step_s + self._pace.token_s * self._chunk
+        return self._step_s + self._pace.token_s * self._chunk
 
     def _begin(self, before: int, running: int, now_s: float) -> None:
         self._before, self._started_s = before, now_s
@@ -194,7 +169,8 @@ class EngineClock:
 
     def _run(self, running: int, now_s: float) -> None:
         """Let the steps pass that have ended by now."""
-        if now_s - self._started_s < self._pace.step_s:
+        step_s = self._step_s = self._pace.base_s + self._pace.sequence_s * running
+        if now_s - self._started_s < step_s:
             return
         while self._chunk or self._given > self._before:
             ends_s = self._started_s + self._length_s()
@@ -202,5 +178,5 @@ class EngineClock:
                 return
             self._begin(self._before + self._chunk, running, ends_s)
         passed_s = now_s - self._started_s
-        if passed_s > self._pace.step_s:
-            self._started_s += passed_s // self._pace.step_s * self._pace.step_s
+        if passed_s > step_s:
+            self._started_s += passed_s // step_s * step_s

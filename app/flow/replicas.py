@@ -7,9 +7,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from app.flow.clock import EngineClock, StepPace
+from app.flow.clock import EngineClock
 from app.flow.config import FlowConfig, Limits
 from app.flow.limit import AdaptiveLimit
+from app.flow.pace import StepPace
 from app.flow.prefix import PrefixIndex
 from app.flow.ticket import ReplicaReport, Ticket
 
@@ -250,7 +251,7 @@ class ReplicaPool:
 
     def prefill_s(self, tokens: float) -> float:
         """Time to compute so many prompt tokens in an engine that has nothing before them."""
-        return self.pace.prefill_s(tokens, self._config.limit.batched_tokens)
+        return self.pace.prefill_s(tokens, self._config.limit.batched_tokens, self.pace.step_s)
 
     def choice(self, replica: Replica, ticket: Ticket, now_s: float) -> Choice:
         """This replica, as if it had nothing of the ticket cached."""

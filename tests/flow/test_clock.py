@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
-from app.flow.clock import MAX_SPAN_S, EngineClock, StepPace
+from app.flow.clock import FEW_STEPS, MAX_SPAN_S, EngineClock
+from app.flow.pace import StepPace
 from app.flow.ticket import EngineMetrics
 
 # A step takes 20 ms and 1 ms for each ten prompt tokens; 100 tokens fit beside ten requests.
@@ -106,50 +105,101 @@ def test_without_following_steps_only_the_backlog_counts():
     assert one.ttft_s(50, RUNNING, 0.005) == pytest.approx(STEP_S + 50 * TOKEN_S)
 
 
-def test_the_pace_is_learnt_from_the_counters():
-    source = random.Random(1)
-    one, learnt = StepPace(1.0, 1.0, 0.02), 0
-    for _ in range(300):
-        tokens = source.randrange(0, 5000)
-        steps = source.randrange(5, 40)
-        one.add(steps, tokens, steps * 0.03 + tokens * 5e-5, 0.0)
-        learnt += tokens
-    assert (one.step_s, one.token_s) == (pytest.approx(0.03), pytest.approx(5e-5))
-    assert one.tokens_per_s > 0
-
-
-def test_samples_of_one_kind_tell_the_length_of_a_step_alone():
-    one = StepPace(1.0, 1e-3, 0.02)
-    for _ in range(10):
-        one.add(10, 0, 0.5, 0.0)
-    assert (one.step_s, one.token_s) == (pytest.approx(0.05), 1e-3)
+def counters(running: int, steps: int, prompt_tokens: int = 0) -> EngineMetrics:
+    return EngineMetrics(running, 0, 0.1, steps=steps, prompt_tokens=prompt_tokens)
 
 
 def test_an_idle_engine_and_one_that_counts_nothing_teach_nothing():
     one = pace()
     engine = EngineClock(one, BUDGET)
     for second, (running, steps) in enumerate([(1, 0), (1, 0), (0, 50), (1, 60)]):
-        engine.count(EngineMetrics(running, 0, 0.1, steps=steps), float(second))
-    assert one.step_s == STEP_S
+        engine.count(counters(running, steps), float(second))
+    assert not one.learnt
     engine.give(5, 0, 4.0)
-    engine.count(EngineMetrics(1, 0, 0.1, steps=99), 5.0)
-    assert one.step_s == STEP_S
-    engine.count(EngineMetrics(1, 0, 0.1, steps=109), 6.0)
-    assert one.step_s == pytest.approx(0.1)
+    engine.count(counters(1, 99), 5.0)
+    assert not one.learnt
+    engine.count(counters(1, 109), 6.0)
+    assert one.learnt_s == 6.0
+    assert STEP_S < one.step_s <= 0.1
+
+
+def test_prompts_and_time_are_counted_over_many_steps():
+    """A prompt counts in the step that completes it: in few steps it is either too much or too little."""
+    one = pace()
+    engine = EngineClock(one, BUDGET)
+    engine.count(counters(1, 0), 0.0)
+    engine.count(counters(1, FEW_STEPS), 1.0)
+    known_s = one.step_s
+    engine.count(counters(1, 2 * FEW_STEPS - 1), 2.0)
+    assert one.step_s == known_s
+    engine.count(counters(1, 2 * FEW_STEPS), 2.5)
+    assert one.step_s != known_s
+
+
+def test_steps_that_are_long_are_counted_all_the_same():
+    one = pace()
+    engine = EngineClock(one, BUDGET)
+    for second in range(0, 60, 3):
+        engine.count(counters(1, second // 3), float(second))
+    assert one.step_s == pytest.approx(3.0, rel=0.1)
 
 
 @pytest.mark.parametrize("span_s", [0.0, -5.0, MAX_SPAN_S + 1.0])
 def test_a_clock_that_was_set_teaches_nothing(span_s: float):
     one = pace()
     engine = EngineClock(one, BUDGET)
-    engine.count(EngineMetrics(1, 0, 0.1, steps=1), 100.0)
-    engine.count(EngineMetrics(1, 0, 0.1, steps=50), 100.0 + span_s)
-    assert one.step_s == STEP_S
-    engine.count(EngineMetrics(1, 0, 0.1, steps=60), 101.0 + span_s)
-    assert one.step_s == pytest.approx(0.1)
+    engine.count(counters(1, 1), 100.0)
+    engine.count(counters(1, 50), 100.0 + span_s)
+    assert not one.learnt
+    engine.count(counters(1, 60), 101.0 + span_s)
+    assert one.learnt
 
 
-def test_prompts_that_come_meanwhile_fill_up_the_last_step():
+def steady() -> tuple[EngineClock, StepPace]:
+    """It has run for 40 s, and its pace is known well enough to count steps."""
     one = pace()
-    one.tokens_per_s = 1e9
-    assert one.shared_prefill_s(50, 100, 0.01) == pytest.approx(STEP_S + 100 * TOKEN_S)
+    engine = EngineClock(one, BUDGET + RUNNING)
+    engine.give(0, 0, 0.0)
+    for second in range(41):
+        engine.count(counters(RUNNING, 50 * second), float(second))
+    assert one.step_s == pytest.approx(STEP_S, rel=1e-3)
+    return engine, one
+
+
+def test_the_time_between_two_ends_teaches_the_pace_once_a_report():
+    engine, one = steady()
+    engine.ended(RUNNING, 41.0)
+    # Three steps of 22 ms.
+    engine.ended(RUNNING, 41.066)
+    slower_s = one.step_s
+    assert slower_s > 1.003 * STEP_S
+    engine.ended(RUNNING, 41.132)
+    assert one.step_s == slower_s
+    engine.count(counters(RUNNING, 2046), 41.14)
+    engine.count(counters(RUNNING, 2096), 42.24)
+    told_s = one.step_s
+    engine.ended(RUNNING, 42.3)
+    engine.ended(RUNNING, 42.388)
+    assert one.step_s > told_s
+
+
+def test_a_time_with_prompts_in_it_is_not_one_of_steps_alone():
+    engine, one = steady()
+    known_s = one.step_s
+    engine.ended(RUNNING, 41.0)
+    mark = engine.give(80, RUNNING, 41.005)
+    engine.ended(RUNNING, 41.022)
+    engine.first_token(mark, RUNNING, 41.048)
+    engine.ended(RUNNING, 41.07)
+    assert one.step_s == known_s
+    engine.ended(RUNNING, 41.092)
+    assert one.step_s > known_s
+
+
+def test_more_that_run_take_longer_steps():
+    one = StepPace(STEP_S, TOKEN_S, 0.02)
+    one.sequence_s = 1e-3
+    engine = EngineClock(one, BUDGET + RUNNING)
+    engine.give(0, 0, 0.0)
+    assert engine.ttft_s(50, RUNNING, 0.01) == pytest.approx(0.02 + 0.03 + 50 * TOKEN_S)
+    assert engine.ttft_s(50, 1, 0.01) == pytest.approx(0.011 + 0.021 + 50 * TOKEN_S)

@@ -1,0 +1,143 @@
+"""How long is an engine's step? Learnt from outside, from all engines together.
+
+Length of a step = base_s + sequence_s x requests that run + token_s x prompt tokens in it
+
+A Kalman filter of the three coefficients (Kalman, 1960): what the load does not tell apart for a while stays
+as it was learnt, and how sure each is decides what can be learnt from. Reports tell steps, prompt tokens and
+time roughly, all three at once; the time between two ends of steps without prompts tells a step's length well,
+once it is known how many steps that were.
+"""
+
+from __future__ import annotations
+
+import math
+
+# A step that takes no time would never end.
+MIN_STEP_S = 1e-4
+# What initial values may be wrong by, in times themselves.
+DOUBT = 3.0
+# Of a step: what a request that runs may add, of which nothing is known at first; and what it and a prompt
+# token count for at least where they change, so that what was learnt to be nothing can become something.
+SEQUENCE_SHARE = 0.1
+LEAST_SEQUENCE_SHARE = 0.01
+LEAST_TOKEN_SHARE = 0.001
+# By how much of itself each may have changed at the next observation.
+DRIFT = 0.01
+# Of its time: of what ran in it only the beginning and the end are known. It falls anywhere in a step, too.
+REPORT_NOISE_SHARE = 0.1
+# The end of a request is heard of a little later than its step ends.
+END_NOISE_SHARE = 0.1
+# Standard deviations: what is further off counts as if it were so far off, for it may be an engine that
+# stood still; and the number of steps in a time must be sure by as many.
+SURE = 3.0
+# A time is of so many steps only if each then is as long as the last report says, within this share.
+AGREE_SHARE = 0.2
+# Of the prompts that come meanwhile, about half find an engine that is less busy.
+JOINING_SHARE = 0.5
+
+Vector = tuple[float, float, float]
+
+
+class StepPace:
+    """The coefficients, in seconds, and what follows for prompts."""
+
+    __slots__ = (
+        "_covariance",
+        "_running",
+        "_smoothing",
+        "base_s",
+        "learnt_s",
+        "sequence_s",
+        "step_s",
+        "token_s",
+        "tokens_per_s",
+    )
+
+    def __init__(self, step_s: float, token_s: float, smoothing: float) -> None:
+        self.base_s, self.sequence_s, self.token_s = step_s, 0.0, token_s
+        # Without prompts, with as many requests as usual.
+        self.step_s = step_s
+        # Prompt tokens that an engine gets each second.
+        self.tokens_per_s = 0.0
+        # The time of the first report: what was predicted before came of initial values.
+        self.learnt_s = -math.inf
+        self._smoothing = smoothing
+        self._running = 0.0
+        self._covariance = [[0.0] * 3 for _ in range(3)]
+        self._scale(1.0)
+
+    @property
+    def learnt(self) -> bool:
+        return self.learnt_s > -math.inf
+
+    def counted(self, steps: int, running: float, prompt_tokens: int, span_s: float, now_s: float) -> None:
+        """So far an engine's counters moved between two reports; `running`: the mean."""
+        if not self.learnt:
+            self.learnt_s, self._running = now_s, running
+            # Initial values are of one kind of engine; this one may be a hundred times as slow.
+            self._scale(span_s / (steps * self.base_s + prompt_tokens * self.token_s))
+        self.tokens_per_s += self._smoothing * (prompt_tokens / span_s - self.tokens_per_s)
+        self._running += self._smoothing * (running - self._running)
+        seen = (float(steps), steps * running, float(prompt_tokens))
+        self._learn(seen, span_s, span_s / steps + REPORT_NOISE_SHARE * span_s)
+
+    def timed(self, running: int, span_s: float, least_s: float, most_s: float) -> bool:
+        """The time between two ends of steps without prompts, each of `least_s` to `most_s` by the last
+        report; False when it is not sure how many steps."""
+        step_s = self.base_s + self.sequence_s * running
+        steps = round(span_s / step_s)
+        (base, both, _), (_, sequence, _), _ = self._covariance
+        doubt_s = math.sqrt(max(0.0, base + 2.0 * running * both + running * running * sequence))
+        if steps == 0 or steps * SURE * doubt_s > 0.5 * step_s:
+            return False
+        if not (1.0 - AGREE_SHARE) * least_s <= span_s / steps <= (1.0 + AGREE_SHARE) * most_s:
+            return False
+        self._learn((float(steps), float(steps * running), 0.0), span_s, END_NOISE_SHARE * step_s)
+        return True
+
+    def prefill_s(self, tokens: float, budget: int, step_s: float) -> float:
+        """Time to compute so many prompt tokens, `budget` in a step that would take `step_s` without."""
+        return _steps(tokens, budget) * step_s + self.token_s * tokens
+
+    def shared_prefill_s(self, tokens: float, budget: int, step_s: float, left_s: float) -> float:
+        """The same, when prompts that come before the last step, in `left_s` and later, fill it up."""
+        steps = _steps(tokens, budget)
+        before_last_s = left_s + (steps - 1) * (step_s + self.token_s * budget)
+        joining = JOINING_SHARE * self.tokens_per_s * before_last_s
+        room = steps * budget - tokens
+        return steps * step_s + self.token_s * (tokens + (joining if joining < room else room))
+
+    def _scale(self, factor: float) -> None:
+        """Coefficients and doubts of an engine that is so many times as slow."""
+        self.base_s, self.token_s = factor * self.base_s, factor * self.token_s
+        self.step_s = self.base_s
+        doubts = (DOUBT * self.base_s, SEQUENCE_SHARE * self.base_s, DOUBT * self.token_s)
+        for index, doubt in enumerate(doubts):
+            self._covariance[index][index] = doubt * doubt
+
+    def _learn(self, seen: Vector, span_s: float, noise_s: float) -> None:
+        """In `span_s` passed so many steps, so many for each request that ran, and so many prompt tokens."""
+        covariance = self._covariance
+        sequence_s = max(self.sequence_s, LEAST_SEQUENCE_SHARE * self.base_s)
+        token_s = max(self.token_s, LEAST_TOKEN_SHARE * self.base_s)
+        for index, value_s in enumerate((self.base_s, sequence_s, token_s)):
+            covariance[index][index] += (DRIFT * value_s) ** 2
+        error_s = span_s - _product(seen, (self.base_s, self.sequence_s, self.token_s))
+        spread = [_product(row, seen) for row in covariance]
+        variance = max(_product(spread, seen) + noise_s * noise_s, (error_s / SURE) ** 2)
+        base, sequence, token = (one / variance for one in spread)
+        self.base_s = max(MIN_STEP_S, self.base_s + base * error_s)
+        self.sequence_s = max(0.0, self.sequence_s + sequence * error_s)
+        self.token_s = max(0.0, self.token_s + token * error_s)
+        for row, gain in zip(covariance, (base, sequence, token), strict=True):
+            row[:] = (value - gain * one for value, one in zip(row, spread, strict=True))
+        self.step_s = self.base_s + self.sequence_s * self._running
+
+
+def _product(one: Vector | list[float], other: Vector) -> float:
+    return one[0] * other[0] + one[1] * other[1] + one[2] * other[2]
+
+
+def _steps(tokens: float, budget: int) -> int:
+    """Steps that prompts of so many tokens take, `budget` tokens each; at least one."""
+    return math.ceil(tokens / budget) if tokens > budget else 1
