@@ -6,8 +6,8 @@ import json
 
 from app.config import ApplicationConfig, EngineConfig
 
-# The engine's own queue is a backstop: the scheduler never sends more than the limit and a small burst. vLLM
-# counts answers and inputs, of which a request may have several; leases count requests.
+# The engine's own queue is a backstop: the scheduler sends as many answers as there are places, and what the
+# last request has beyond one. Who follows a scheduler that died knows its leases, but not their answers.
 QUEUE_BACKSTOP_FACTOR = 2
 
 

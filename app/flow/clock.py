@@ -84,8 +84,11 @@ class EngineClock:
         self._begin(before, running, now_s)
 
     def ended(self, running: int, now_s: float) -> None:
-        """A step has ended: the present one or, if that is nearer, the one before it."""
+        """A step has ended: the present one or, if that is nearer, the one before it. Word of it may be late:
+        of a step before that, nothing follows for the present one."""
         self._run(running, now_s)
+        if now_s < self._started_s - self._step_s:
+            return
         if self._bounds_s is not None and self._given == self._before:
             self._time(running, now_s, *self._bounds_s)
         since_s = now_s - self._started_s

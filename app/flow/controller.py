@@ -478,7 +478,7 @@ class FlowController:
         """Only what completed teaches: a client that goes away says nothing of the engine."""
         if outcome is not Outcome.COMPLETED:
             return
-        self._leases.completed(held, now_s)
+        self._leases.completed(held, usage, now_s)
         if held.entry is None:
             return  # Adopted: nobody knows since when it runs.
         self._predictor.served(now_s - held.granted_s)

@@ -17,6 +17,7 @@ class Held:
     """A lease and what is known of its request. An adopted lease has no entry: its ticket is not known."""
 
     __slots__ = (
+        "answers",
         "cached_tokens",
         "cost",
         "engine_ttft_s",
@@ -45,6 +46,7 @@ class Held:
         # Reports without it since then; None until one has named it.
         self.missed_reports: int | None = None
         self.first_token_s: float | None = None
+        self.answers = 1 if entry is None else entry.ticket.answers
         self.output_tokens = 0
         self.expected_output = 0
         self.cached_tokens = 0
@@ -82,7 +84,7 @@ class LeaseTable:
         """`tokens`: what it takes of the cache, as far as that is known."""
         held = self._held[lease.ticket_id] = Held(lease, None, replica, now_s)
         held.tokens = tokens
-        self._pool.take(replica, lease.ticket_id, tokens)
+        self._pool.take(replica, lease.ticket_id, held.answers, tokens)
 
     def grant(self, entry: Entry, choice: Choice, expected_output: int, now_s: float) -> Held:
         ticket, replica, cached = entry.ticket, choice.replica, choice.cached
@@ -92,9 +94,9 @@ class LeaseTable:
         held.engine_ttft_s = choice.ttft_s
         held.prefill_tokens = ticket.prompt_tokens - cached
         held.tokens = held.prefill_tokens + expected_output
-        held.mark = replica.clock.give(held.prefill_tokens, len(replica.in_flight), now_s)
+        held.mark = replica.clock.give(held.prefill_tokens, replica.running, now_s)
         self._pool.prefill_tokens += held.prefill_tokens
-        self._pool.take(replica, ticket.ticket_id, held.tokens)
+        self._pool.take(replica, ticket.ticket_id, held.answers, held.tokens)
         self._pool.remember(replica, ticket)
         held.cost = held.prefill_tokens + self._weight * expected_output
         self._queue.classes[entry.rank].order.charge(entry.payer, held.cost)
@@ -110,7 +112,7 @@ class LeaseTable:
         held.missed_reports = 0
         replica = held.replica
         replica.bar_s = FIRST_BAR_S
-        replica.clock.first_token(held.mark, len(replica.in_flight), now_s)
+        replica.clock.first_token(held.mark, replica.running, now_s)
         self._prefilled(held)
 
     def progress(self, held: Held, output_tokens: int) -> None:
@@ -133,10 +135,12 @@ class LeaseTable:
             prompt = held.entry.ticket.prompt_tokens - held.cached_tokens
             self._charge(held, held.entry, prompt + self._weight * held.output_tokens - held.cost)
 
-    def completed(self, held: Held, now_s: float) -> None:
-        """The engine has ended it, so one of its steps ends now."""
+    def completed(self, held: Held, usage: Usage | None, now_s: float) -> None:
+        """The engine has ended it: a step of it ended with its last token, or now, if nobody says when."""
         replica = held.replica
-        replica.clock.ended(len(replica.in_flight), now_s)
+        if usage is not None and usage.decode_s is not None and held.first_token_s is not None:
+            now_s = min(now_s, held.first_token_s + max(0.0, usage.decode_s))
+        replica.clock.ended(replica.running, now_s)
 
     def end(self, held: Held) -> None:
         ticket_id = held.lease.ticket_id
@@ -144,7 +148,7 @@ class LeaseTable:
         if held.first_token_s is None:
             held.replica.clock.take_back(held.mark, held.prefill_tokens)
             self._prefilled(held)
-        self._pool.release(held.replica, ticket_id, held.tokens)
+        self._pool.release(held.replica, ticket_id, held.answers, held.tokens)
         if held.entry is not None:
             account = held.entry.account
             account.running -= 1

@@ -4,8 +4,8 @@ Length of a step = base_s + sequence_s x requests that run + token_s x prompt to
 
 A Kalman filter of the three coefficients (Kalman, 1960): what the load does not tell apart for a while stays
 as it was learnt, and how sure each is decides what can be learnt from. Reports tell steps, prompt tokens and
-time roughly, all three at once; the time between two ends of steps without prompts tells a step's length well,
-once it is known how many steps that were.
+time roughly, all three at once; the time between two ends of steps without prompts tells a step's length
+well, once it is known how many steps that were.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class StepPace:
         steps = round(span_s / step_s)
         (base, both, _), (_, sequence, _), _ = self._covariance
         doubt_s = math.sqrt(max(0.0, base + 2.0 * running * both + running * running * sequence))
-        if steps == 0 or steps * SURE * doubt_s > 0.5 * step_s:
+        if steps < 1 or steps * SURE * doubt_s > 0.5 * step_s:
             return False
         if not (1.0 - AGREE_SHARE) * least_s <= span_s / steps <= (1.0 + AGREE_SHARE) * most_s:
             return False

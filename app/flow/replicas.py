@@ -41,6 +41,7 @@ class Replica:
         "limit",
         "reached",
         "report",
+        "running",
         "seen_s",
         "tokens",
     )
@@ -55,7 +56,8 @@ class Replica:
         self.bar_s = FIRST_BAR_S
         # A report that was under way when the replica ended must not bring it back.
         self.gone = False
-        # Reserved by its leases: prompt plus expected output.
+        # Of its leases: answers that it gives at the same time, and prompt plus expected output in tokens.
+        self.running = 0
         self.tokens = 0
         # Fresh and not barred, as last looked at; and its free places as last counted.
         self.reached = True
@@ -172,7 +174,7 @@ class ReplicaPool:
             replica = self.replicas[report.replica_id] = Replica(report, limit, clock, now_s)
             self.starting.pop(report.replica_id, None)
         replica.report, replica.seen_s = report, now_s
-        replica.limit.observe(report.metrics, len(replica.in_flight), now_s)
+        replica.limit.observe(report.metrics, replica.running, now_s)
         if report.metrics is not None:
             replica.clock.count(report.metrics, now_s)
         self._update(replica)
@@ -223,13 +225,15 @@ class ReplicaPool:
             if now_s - ready_s > START_PATIENCE_S:
                 del self.starting[replica_id]
 
-    def take(self, replica: Replica, ticket_id: str, tokens: int) -> None:
+    def take(self, replica: Replica, ticket_id: str, answers: int, tokens: int) -> None:
         replica.in_flight.add(ticket_id)
+        replica.running += answers
         replica.tokens += tokens
         self._update(replica)
 
-    def release(self, replica: Replica, ticket_id: str, tokens: int) -> None:
+    def release(self, replica: Replica, ticket_id: str, answers: int, tokens: int) -> None:
         replica.in_flight.discard(ticket_id)
+        replica.running -= answers
         replica.tokens -= tokens
         self._update(replica)
 
@@ -275,7 +279,7 @@ class ReplicaPool:
         """Those of them whose prompts are computed within `room_s`."""
         if room_s == math.inf:
             return replicas
-        return [one for one in replicas if one.clock.ahead_s(len(one.in_flight), now_s) <= room_s]
+        return [one for one in replicas if one.clock.ahead_s(one.running, now_s) <= room_s]
 
     def choose(self, replicas: list[Replica], ticket: Ticket, within_s: float, now_s: float) -> Choice:
         """One of these for a ticket, if possible one with the first token `within_s`. There must be one.
@@ -288,9 +292,7 @@ class ReplicaPool:
         if len(replicas) == 1:
             return self._choice(replicas[0], ticket, known, now_s)
         choices = [self._choice(one, ticket, known, now_s) for one in self._candidates(replicas, known)]
-        best = min(
-            choices, key=lambda one: (one.score_s, len(one.replica.in_flight), one.replica.report.replica_id)
-        )
+        best = min(choices, key=lambda one: (one.score_s, one.replica.running, one.replica.report.replica_id))
         if best.ttft_s <= HURRY_SHARE * within_s:
             return best
         if len(choices) < len(replicas):
@@ -323,14 +325,14 @@ class ReplicaPool:
     def _choice(self, replica: Replica, ticket: Ticket, known: dict[str, int], now_s: float) -> Choice:
         cached = max(0, known.get(replica.report.replica_id, 0))
         tokens = ticket.prompt_tokens - cached
-        ttft_s = replica.clock.ttft_s(tokens, len(replica.in_flight), now_s)
+        ttft_s = replica.clock.ttft_s(tokens, replica.running, now_s)
         score_s = ttft_s + self.pace.token_s * tokens if replica.clock.waiting else ttft_s
         if replica.report.replica_id in known:
             score_s -= self._config.route.session_penalty_s
         return Choice(replica, cached, ttft_s, score_s)
 
     def _update(self, replica: Replica) -> None:
-        free = replica.limit.requests - len(replica.in_flight)
+        free = replica.limit.requests - replica.running
         if free < 0 or replica.gone or replica.report.draining or not replica.reached:
             free = 0
         was_free, replica.free = replica.free, free

@@ -27,6 +27,8 @@ class Ticket:
     prompt_tokens: int = 0
     # The bound that the client or the model sets; 0 when unknown.
     max_output_tokens: int = 0
+    # Answers that the engine gives at the same time: the request takes as many places.
+    answers: int = 1
     # Chained hashes of the prompt's blocks, first block first; salted by tenant where caches must not mix.
     prefix_blocks: tuple[int, ...] = ()
     # Requests of one session prefer one replica.

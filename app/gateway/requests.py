@@ -154,6 +154,7 @@ def _ticket(
         class_name=class_name,
         prompt_tokens=prompt.tokens,
         max_output_tokens=_output_bound(fields),
+        answers=_answers(fields),
         prefix_blocks=prompt.blocks,
         # A key of one tenant's says nothing of another's.
         session_id=f"{tenant}:{session}" if session else "",
@@ -167,14 +168,20 @@ def _ticket(
     )
 
 
+def _answers(fields: Fields) -> int:
+    """How many the engine gives at the same time; an input to embed counts as one."""
+    if isinstance(fields, Completion):
+        return (fields.n or 1) * len(_prompts("prompt", fields.prompt))
+    return len(_prompts("input", fields.input)) if isinstance(fields, Embedding) else fields.n or 1
+
+
 def _output_bound(fields: Fields) -> int:
-    """Tokens of all choices together; 0 when neither the client nor the API bounds them."""
-    choices = fields.n or 1
+    """Tokens of all answers together; 0 when neither the client nor the API bounds them."""
     if isinstance(fields, Chat):
-        return choices * (fields.max_completion_tokens or fields.max_tokens or 0)
+        return _answers(fields) * (fields.max_completion_tokens or fields.max_tokens or 0)
     if isinstance(fields, Completion):
         bound = COMPLETION_TOKENS if fields.max_tokens is None else fields.max_tokens
-        return choices * len(_prompts("prompt", fields.prompt)) * max(1, bound)
+        return _answers(fields) * max(1, bound)
     if isinstance(fields, Responses):
         return fields.max_output_tokens or 0
     # Embeddings and token counts: one step.

@@ -91,6 +91,21 @@ def test_an_end_sets_the_clock_to_the_nearer_step(ended_s):
     assert one.ttft_s(50, RUNNING, ended_s + 0.005) == pytest.approx(0.015 + STEP_S + 50 * TOKEN_S)
 
 
+def test_word_of_an_end_that_comes_late_sets_the_clock_to_when_it_was():
+    one = busy()
+    # It runs on to the step that begins at 40 ms.
+    assert one.ttft_s(50, RUNNING, 0.045) == pytest.approx(0.015 + STEP_S + 50 * TOKEN_S)
+    one.ended(RUNNING, 0.037)
+    assert one.ttft_s(50, RUNNING, 0.045) == pytest.approx(0.012 + STEP_S + 50 * TOKEN_S)
+
+
+def test_an_end_of_long_ago_says_nothing_of_the_present_step():
+    one = busy()
+    expected_s = one.ttft_s(50, RUNNING, 0.065)
+    one.ended(RUNNING, 0.007)
+    assert one.ttft_s(50, RUNNING, 0.065) == expected_s
+
+
 def test_what_is_taken_back_is_ahead_of_nobody():
     one = busy()
     mark = one.give(80, RUNNING, 0.01)

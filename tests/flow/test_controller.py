@@ -11,7 +11,7 @@ from app.flow.controller import FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
 from app.flow.replicas import FIRST_BAR_S, REPLICA_MEMORY_S
-from app.flow.ticket import EngineMetrics, Granted, Lease, Refused, ReplicaReport, Ticket
+from app.flow.ticket import EngineMetrics, Granted, Lease, Refused, ReplicaReport, Ticket, Usage
 
 LIMITS = Limits(
     max_queued=2, max_queue_wait_s=60.0, requests_per_replica=1, lease_ttl_s=15.0, replica_ttl_s=5.0
@@ -66,6 +66,44 @@ def test_a_ticket_waits_while_all_places_are_taken_and_gets_the_next_one():
     submit(flow, "a")
     assert submit(flow, "b", at_s=1.0) == []
     assert flow.close("a", Outcome.COMPLETED, 3.0) == [granted("b", queue_wait_s=2.0)]
+
+
+def test_a_request_of_several_answers_takes_a_place_for_each():
+    """One free place is enough for it: it would wait for long while the others take every second one."""
+    flow = controller("r", limits=replace(LIMITS, requests_per_replica=4))
+    submit(flow, "a")
+    assert flow.submit(Ticket("many", 0, 1.0, answers=4), 1.0) == [granted("many")]
+    assert submit(flow, "b", at_s=2.0) == []
+    # Five are taken of four, then four.
+    assert flow.close("a", Outcome.COMPLETED, 3.0) == []
+    assert flow.close("many", Outcome.COMPLETED, 4.0) == [granted("b", queue_wait_s=2.0)]
+    assert [submit(flow, name, at_s=5.0) for name in "cd"] == [[granted("c")], [granted("d")]]
+
+
+@pytest.mark.parametrize(
+    ("decode_s", "left_s"),
+    # By the engine 13 ms ago; now, as the closing comes; not before the first token, nor after the closing. A
+    # step that begins now takes a newcomer along.
+    [(0.98, 0.007), (None, 0.0), (-5.0, 0.0), (99.0, 0.0)],
+)
+def test_a_step_has_ended_when_the_engine_says_so(decode_s: float | None, left_s: float):
+    flow = controller("r", limits=replace(LIMITS, requests_per_replica=3))
+    submit(flow, "a")
+    submit(flow, "b")
+    flow.first_tokens([("a", 0.02)], 0.02)
+    if decode_s == -5.0:
+        flow.first_tokens([("b", 1.013)], 1.013)
+    usage = Usage(1, 50, ttft_s=0.02, decode_s=decode_s)
+    flow.close("a" if decode_s != -5.0 else "b", Outcome.COMPLETED, 1.013, usage)
+    submit(flow, "c", at_s=1.013)
+    assert flow.predicted_ttft_s("c") == pytest.approx(left_s + 0.02)
+
+
+def test_the_replica_with_the_fewest_answers_to_give_is_chosen():
+    flow = controller("r1", "r2", limits=replace(LIMITS, requests_per_replica=8))
+    flow.submit(Ticket("many", 0, 0.0, answers=3), 0.0)
+    chosen = [submit(flow, name)[0].lease.replica_id for name in "abcd"]
+    assert chosen == ["r2", "r2", "r2", "r1"]
 
 
 def test_the_replica_with_the_fewest_leases_is_chosen():

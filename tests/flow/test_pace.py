@@ -46,7 +46,7 @@ def test_reports_teach_all_three_coefficients(seed: int):
 
 
 def test_what_the_load_does_not_tell_apart_stays():
-    """Reports without prompts say nothing of these; with one number of requests a step is known as a whole."""
+    """Reports without prompts say nothing of these; with one number of requests, a step is known as one."""
     one = taught()
     token_s = one.token_s
     for second in range(300, 600):

@@ -73,6 +73,7 @@ TICKETS = st.fixed_dictionaries(
         "priority": st.integers(-1, 1),
         "prompt_tokens": st.sampled_from([1, 100, 100, 500, 2000, 4500, 6000]),
         "max_output_tokens": st.sampled_from([0, 16, 256]),
+        "answers": st.sampled_from([1, 1, 1, 2, 4]),
         "ttft_budget_s": st.none() | st.sampled_from([0.5, 4.0, 100.0]),
         "deadline_s": st.none() | st.sampled_from([2.0, 100.0]),
         "prefix_blocks": st.sampled_from([(), (1,), (1, 2)]),
@@ -163,7 +164,8 @@ class FlowRules(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted({*self.waiting, *self.leases, *self.ended})))
         actions = self.flow.first_tokens([(name, self.now_s)], self.now_s)
         held = self.flow._leases.get(name)
-        if name in self.waiting and held is not None:
+        granted = [one.lease.ticket_id for one in actions if isinstance(one, Granted)]
+        if name in self.waiting and held is not None and name not in granted:
             # A revoke came too late: the lease stands again.
             del self.waiting[name]
             self.leases[name] = held.lease.replica_id
@@ -321,7 +323,7 @@ class FlowRules(RuleBasedStateMachine):
         assert self.flow.tick(self.now_s) == []
         assert self.flow._pool.prefill_tokens == 0
         for replica in self.flow._pool.replicas.values():
-            assert (replica.tokens, replica.in_flight) == (0, set())
+            assert (replica.tokens, replica.running, replica.in_flight) == (0, 0, set())
         assert self.flow._size_bytes == 0
         for account in self.flow._tenants._accounts.values():
             assert (account.queued, account.running, account.size_bytes) == (0, 0, 0)
@@ -336,7 +338,7 @@ class FlowRules(RuleBasedStateMachine):
         return [
             one.report.replica_id
             for one in flow._pool.fitting(tokens, self.now_s)
-            if one.clock.ahead_s(len(one.in_flight), self.now_s) <= queue.room_s()
+            if one.clock.ahead_s(one.running, self.now_s) <= queue.room_s()
         ]
 
     def expired_unseen(self, in_flight: int) -> bool:
@@ -378,7 +380,7 @@ class FlowRules(RuleBasedStateMachine):
                 self.waiting[name] = self.tickets[name]
             else:
                 self.follow_refusal(action)
-        self.limits_hold({a.lease.replica_id for a in actions if isinstance(a, Granted)})
+        self.limits_hold({a.lease.replica_id: a.lease.ticket_id for a in actions if isinstance(a, Granted)})
 
     def follow_grant(self, action: Granted) -> None:
         name, replica_id = action.lease.ticket_id, action.lease.replica_id
@@ -389,10 +391,13 @@ class FlowRules(RuleBasedStateMachine):
         assert not (ticket.tenant == "heavy" and action.class_name == "interactive")
         self.leases[name] = replica_id
 
-    def limits_hold(self, granted: set[str]) -> None:
-        snapshot = self.flow.snapshot(self.now_s)
-        for replica_id in granted:
-            assert snapshot.in_flight_by_replica[replica_id] <= snapshot.limit_by_replica[replica_id]
+    def limits_hold(self, granted: dict[str, str]) -> None:
+        """`granted`: the last one of each engine, for which there was a place, if not for all its answers."""
+        limits = self.flow.snapshot(self.now_s).limit_by_replica
+        for replica_id, last in granted.items():
+            names = [name for name, on in self.leases.items() if on == replica_id and name != last]
+            taken = sum(self.tickets[name].answers if name in self.tickets else 1 for name in names)
+            assert taken < limits[replica_id]
         running = Counter(self.tickets[name].tenant for name in self.leases if name in self.tickets)
         queued = Counter(ticket.tenant for ticket in self.waiting.values() if not ticket.moved)
         assert running["capped"] <= 1 + len(self.first)

@@ -445,6 +445,21 @@ def test_a_promise_or_a_key_that_makes_no_sense_is_refused(field, value):
     assert refusal(CHAT, encoded(CHAT, **{field: value})).param == field
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "answers"),
+    [
+        (CHAT, {}, 1),
+        (CHAT, {"n": 3}, 3),
+        (COMPLETIONS, {"prompt": ["Hi", "Ho"], "n": 3}, 6),
+        (RESPONSES, {}, 1),
+        (EMBEDDINGS, {"input": ["Hi", "Ho"]}, 2),
+        ("/tokenize", {}, 1),
+    ],
+)
+def test_a_request_takes_a_place_for_each_answer_that_the_engine_gives_at_a_time(path, fields, answers):
+    assert ticket_of(path, **fields).answers == answers
+
+
 def test_several_whole_answers_at_once_keep_their_lease():
     assert not ticket_of(CHAT, n=2).revocable
     assert ticket_of(CHAT, n=2, stream=True).revocable
