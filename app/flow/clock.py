@@ -18,6 +18,10 @@ MAX_SPAN_S = 30.0
 # the same count. Steps that are so long are counted after a while all the same.
 FEW_STEPS = 24
 LONG_COUNT_S = 5.0
+# Of an engine's own speed beside the others': two thirds of what is known are from the last three counts; and
+# beyond such a factor it is not the engine that is slow.
+SLOWNESS_SMOOTHING = 0.3
+MAX_SLOWNESS = 2.0
 
 
 class EngineClock:
@@ -36,6 +40,7 @@ class EngineClock:
         "_follow",
         "_given",
         "_pace",
+        "_slowness",
         "_started_s",
         "_step_s",
     )
@@ -47,6 +52,8 @@ class EngineClock:
         # Prompt tokens given so far, computed before the present step, and in it.
         self._given = self._before = self._chunk = 0
         self._started_s = 0.0
+        # How many times as long as the pace says its steps take: processors are shared, and clocks differ.
+        self._slowness = 1.0
         # Length of a step without prompts, for as many as run.
         self._step_s = pace.step_s
         # Time and counters of the last report; None once the engine was idle since.
@@ -110,25 +117,27 @@ class EngineClock:
         if ahead == 0:
             return 0.0
         if not self._follow:
-            return self._pace.prefill_s(ahead, self._budget(running), self._step_s)
+            return self._slowness * self._pace.prefill_s(ahead, self._budget(running), running)
         left_s = self._started_s + self._length_s() - now_s
         later = ahead - self._chunk
-        return left_s + self._pace.prefill_s(later, self._budget(running), self._step_s) if later else left_s
+        if not later:
+            return left_s
+        return left_s + self._slowness * self._pace.prefill_s(later, self._budget(running), running)
 
     def ttft_s(self, tokens: int, running: int, now_s: float) -> float:
         """Until the first token of a prompt of so many tokens, were it given now."""
         budget = self._budget(running)
         if running == 0:
-            return self._pace.prefill_s(tokens, budget, self._pace.base_s)
+            return self._slowness * self._pace.prefill_s(tokens, budget, running)
         self._run(running, now_s)
         ahead = self._given - self._before
         left_s = 0.0
         if not self._follow:
-            return self._pace.prefill_s(ahead + tokens, budget, self._step_s)
+            return self._slowness * self._pace.prefill_s(ahead + tokens, budget, running)
         if now_s - self._started_s >= SAME_S:
             ahead -= self._chunk
             left_s = self._started_s + self._length_s() - now_s
-        return left_s + self._pace.shared_prefill_s(ahead + tokens, budget, self._step_s, left_s)
+        return left_s + self._slowness * self._pace.shared_prefill_s(ahead + tokens, budget, running, left_s)
 
     def count(self, metrics: EngineMetrics, now_s: float) -> None:
         """The engine's counters teach the pace, as long as it is never idle."""
@@ -145,14 +154,20 @@ class EngineClock:
         if steps > 0 and 0.0 < span_s <= MAX_SPAN_S:
             running = 0.5 * (metrics.running + before.running)
             tokens = metrics.prompt_tokens - before.prompt_tokens
-            self._pace.counted(steps, running, tokens, span_s, now_s)
+            ratio = self._pace.counted(steps, running, tokens, span_s, now_s)
+            slowness = self._slowness + SLOWNESS_SMOOTHING * (ratio - self._slowness)
+            self._slowness = min(max(slowness, 1.0 / MAX_SLOWNESS), MAX_SLOWNESS)
             self._bounds_s = ((span_s - self._pace.token_s * tokens) / steps, span_s / steps)
 
     def _time(self, running: int, now_s: float, least_s: float, most_s: float) -> None:
         """A step without prompts has ended: the time since another did teaches the pace."""
         since_s = self._ended_s
         self._ended_s = now_s
-        if since_s is not None and self._pace.timed(running, now_s - since_s, least_s, most_s):
+        if since_s is None:
+            return
+        slowness = self._slowness
+        span_s, least_s, most_s = (now_s - since_s) / slowness, least_s / slowness, most_s / slowness
+        if self._pace.timed(running, span_s, least_s, most_s):
             self._bounds_s = None
 
     def _budget(self, running: int) -> int:
@@ -160,7 +175,7 @@ class EngineClock:
         return budget if budget > 1 else 1
 
     def _length_s(self) -> float:
-        return self._step_s + self._pace.token_s * self._chunk
+        return self._step_s + self._slowness * self._pace.token_s * self._chunk
 
     def _begin(self, before: int, running: int, now_s: float) -> None:
         self._before, self._started_s = before, now_s
@@ -172,7 +187,7 @@ class EngineClock:
 
     def _run(self, running: int, now_s: float) -> None:
         """Let the steps pass that have ended by now."""
-        step_s = self._step_s = self._pace.base_s + self._pace.sequence_s * running
+        step_s = self._step_s = self._slowness * (self._pace.base_s + self._pace.sequence_s * running)
         if now_s - self._started_s < step_s:
             return
         while self._chunk or self._given > self._before:

@@ -43,10 +43,10 @@ class StepPace:
 
     __slots__ = (
         "_covariance",
-        "_running",
         "_smoothing",
         "base_s",
         "learnt_s",
+        "running",
         "sequence_s",
         "step_s",
         "token_s",
@@ -55,14 +55,14 @@ class StepPace:
 
     def __init__(self, step_s: float, token_s: float, smoothing: float) -> None:
         self.base_s, self.sequence_s, self.token_s = step_s, 0.0, token_s
-        # Without prompts, with as many requests as usual.
+        # Requests that run in an engine on average, and the length of a step with so many, without prompts.
+        self.running = 0.0
         self.step_s = step_s
         # Prompt tokens that an engine gets each second.
         self.tokens_per_s = 0.0
         # The time of the first report: what was predicted before came of initial values.
         self.learnt_s = -math.inf
         self._smoothing = smoothing
-        self._running = 0.0
         self._covariance = [[0.0] * 3 for _ in range(3)]
         self._scale(1.0)
 
@@ -70,16 +70,19 @@ class StepPace:
     def learnt(self) -> bool:
         return self.learnt_s > -math.inf
 
-    def counted(self, steps: int, running: float, prompt_tokens: int, span_s: float, now_s: float) -> None:
-        """So far an engine's counters moved between two reports; `running`: the mean."""
+    def counted(self, steps: int, running: float, prompt_tokens: int, span_s: float, now_s: float) -> float:
+        """So far an engine's counters moved between two reports; `running`: the mean. Returns how many times
+        as long that took as was to be expected."""
         if not self.learnt:
-            self.learnt_s, self._running = now_s, running
+            self.learnt_s, self.running = now_s, running
             # Initial values are of one kind of engine; this one may be a hundred times as slow.
             self._scale(span_s / (steps * self.base_s + prompt_tokens * self.token_s))
         self.tokens_per_s += self._smoothing * (prompt_tokens / span_s - self.tokens_per_s)
-        self._running += self._smoothing * (running - self._running)
+        self.running += self._smoothing * (running - self.running)
         seen = (float(steps), steps * running, float(prompt_tokens))
+        ratio = span_s / _product(seen, (self.base_s, self.sequence_s, self.token_s))
         self._learn(seen, span_s, span_s / steps + REPORT_NOISE_SHARE * span_s)
+        return ratio
 
     def timed(self, running: int, span_s: float, least_s: float, most_s: float) -> bool:
         """The time between two ends of steps without prompts, each of `least_s` to `most_s` by the last
@@ -95,13 +98,14 @@ class StepPace:
         self._learn((float(steps), float(steps * running), 0.0), span_s, END_NOISE_SHARE * step_s)
         return True
 
-    def prefill_s(self, tokens: float, budget: int, step_s: float) -> float:
-        """Time to compute so many prompt tokens, `budget` in a step that would take `step_s` without."""
-        return _steps(tokens, budget) * step_s + self.token_s * tokens
+    def prefill_s(self, tokens: float, budget: int, running: float) -> float:
+        """Time to compute so many prompt tokens, `budget` in a step."""
+        return _steps(tokens, budget) * (self.base_s + self.sequence_s * running) + self.token_s * tokens
 
-    def shared_prefill_s(self, tokens: float, budget: int, step_s: float, left_s: float) -> float:
+    def shared_prefill_s(self, tokens: float, budget: int, running: float, left_s: float) -> float:
         """The same, when prompts that come before the last step, in `left_s` and later, fill it up."""
         steps = _steps(tokens, budget)
+        step_s = self.base_s + self.sequence_s * running
         before_last_s = left_s + (steps - 1) * (step_s + self.token_s * budget)
         joining = JOINING_SHARE * self.tokens_per_s * before_last_s
         room = steps * budget - tokens
@@ -131,7 +135,7 @@ class StepPace:
         self.token_s = max(0.0, self.token_s + token * error_s)
         for row, gain in zip(covariance, (base, sequence, token), strict=True):
             row[:] = (value - gain * one for value, one in zip(row, spread, strict=True))
-        self.step_s = self.base_s + self.sequence_s * self._running
+        self.step_s = self.base_s + self.sequence_s * self.running
 
 
 def _product(one: Vector | list[float], other: Vector) -> float:

@@ -255,7 +255,7 @@ class ReplicaPool:
 
     def prefill_s(self, tokens: float) -> float:
         """Time to compute so many prompt tokens in an engine that has nothing before them."""
-        return self.pace.prefill_s(tokens, self._config.limit.batched_tokens, self.pace.step_s)
+        return self.pace.prefill_s(tokens, self._config.limit.batched_tokens, self.pace.running)
 
     def choice(self, replica: Replica, ticket: Ticket, now_s: float) -> Choice:
         """This replica, as if it had nothing of the ticket cached."""

