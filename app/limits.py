@@ -49,7 +49,7 @@ class RequestLimits(BaseModel):
     max_json_depth: _Count = 64
     # Each message is rendered by the template, on one core.
     max_messages: _Count = 1024
-    # Answers of one request, `n` times its prompts: they share one place in the queue.
+    # Answers of one request, `n` times its prompts: one place in the queue, and one of an engine's for each.
     max_choices: _Count = 32
     # Each input of an embedding is a request to the engine.
     max_embedding_inputs: _Count = 256

@@ -8,8 +8,8 @@ E2E^  = TTFT^ + output (80 % quantile) x ITL^(batch), a line fitted to the engin
 
 Each class tracks actual / predicted by the size of the prediction, and so do all that have a place at once:
 the median corrects what is told to a client, a high quantile decides. The rate for a class is what all
-leases give back (Little: leases / mean service time) less what more urgent classes take and less the minimum
-shares of the others that wait.
+engines give back (Little: places / mean time that a request holds one) less what more urgent classes take and
+less the minimum shares of the others that wait.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Predictor:
         self._placed = _error_table()
 
     def served(self, service_s: float) -> None:
+        """Time that a completed request held its place; of several places, of all together."""
         self._service_s.add(max(service_s, MIN_SERVICE_S))
 
     def itl(self, running: int, itl_s: float) -> None:

@@ -18,10 +18,11 @@ MAX_SPAN_S = 30.0
 # the same count. Steps that are so long are counted after a while all the same.
 FEW_STEPS = 24
 LONG_COUNT_S = 5.0
-# Of an engine's own speed beside the others': two thirds of what is known are from the last three counts; and
-# beyond such a factor it is not the engine that is slow.
-SLOWNESS_SMOOTHING = 0.3
-MAX_SLOWNESS = 2.0
+# Until something is known at all.
+FEWEST_STEPS = 4
+MAX_LATE_S = 1.0
+# Of an engine's own speed: two thirds of what is known are from the last seven counts.
+SLOWNESS_SMOOTHING = 0.15
 
 
 class EngineClock:
@@ -68,7 +69,7 @@ class EngineClock:
         """A prompt for the engine; the mark by which its first token is known again."""
         if running == 0:
             self._given = self._before
-            self._chunk, self._counted = 0, None
+            self._chunk, self._counted, self._bounds_s = 0, None, None
             self._started_s = now_s
         self._run(running, now_s)
         self._ended_s = None
@@ -90,18 +91,22 @@ class EngineClock:
             before = min(self._given, max(mark, before if just_begun else before + self._chunk))
         self._begin(before, running, now_s)
 
-    def ended(self, running: int, now_s: float) -> None:
+    def ended(self, running: int, at_s: float, *, told: bool = True) -> None:
         """A step has ended: the present one or, if that is nearer, the one before it. Word of it may be late:
-        of a step before that, nothing follows for the present one."""
-        self._run(running, now_s)
-        if now_s < self._started_s - self._step_s:
+        of an earlier step nothing follows for the present one. `told`: by the engine, so that the time since
+        another end is what the steps in between took."""
+        self._run(running, at_s)
+        if not told:
+            self._ended_s = None
+        elif self._bounds_s is not None and self._given == self._before:
+            self._time(running, at_s, self._bounds_s)
+        since_s = at_s - self._started_s
+        # Word is never later than a second: else the clock was set back.
+        if -MAX_LATE_S < since_s < -0.5 * self._step_s:
             return
-        if self._bounds_s is not None and self._given == self._before:
-            self._time(running, now_s, *self._bounds_s)
-        since_s = now_s - self._started_s
         if since_s > self._length_s() - since_s:
             self._before += self._chunk
-        self._begin(self._before, running, now_s)
+        self._begin(self._before, running, at_s)
 
     @property
     def waiting(self) -> bool:
@@ -137,7 +142,8 @@ class EngineClock:
         if now_s - self._started_s >= SAME_S:
             ahead -= self._chunk
             left_s = self._started_s + self._length_s() - now_s
-        return left_s + self._slowness * self._pace.shared_prefill_s(ahead + tokens, budget, running, left_s)
+        slowness, ahead = self._slowness, ahead + tokens
+        return left_s + slowness * self._pace.shared_prefill_s(ahead, budget, running, left_s / slowness)
 
     def count(self, metrics: EngineMetrics, now_s: float) -> None:
         """The engine's counters teach the pace, as long as it is never idle."""
@@ -147,27 +153,24 @@ class EngineClock:
             return
         before_s, before = last
         steps, span_s = metrics.steps - before.steps, now_s - before_s
-        if steps < FEW_STEPS and 0.0 <= span_s < LONG_COUNT_S and self._pace.learnt:
+        enough = FEW_STEPS if self._pace.learnt else FEWEST_STEPS
+        if steps < enough and 0.0 <= span_s < LONG_COUNT_S:
             return
         self._counted = (now_s, metrics)
         # Else the clock was set, or nobody listened.
-        if steps > 0 and 0.0 < span_s <= MAX_SPAN_S:
+        tokens = metrics.prompt_tokens - before.prompt_tokens
+        if steps > 0 and tokens >= 0 and 0.0 < span_s <= MAX_SPAN_S:
             running = 0.5 * (metrics.running + before.running)
-            tokens = metrics.prompt_tokens - before.prompt_tokens
-            ratio = self._pace.counted(steps, running, tokens, span_s, now_s)
-            slowness = self._slowness + SLOWNESS_SMOOTHING * (ratio - self._slowness)
-            self._slowness = min(max(slowness, 1.0 / MAX_SLOWNESS), MAX_SLOWNESS)
-            self._bounds_s = ((span_s - self._pace.token_s * tokens) / steps, span_s / steps)
+            ratio = self._pace.counted(steps, running, tokens, span_s, now_s, self._slowness)
+            self._slowness += SLOWNESS_SMOOTHING * (ratio - self._slowness)
+            prompts_s = self._slowness * self._pace.token_s * tokens
+            self._bounds_s = ((span_s - prompts_s) / steps, span_s / steps)
 
-    def _time(self, running: int, now_s: float, least_s: float, most_s: float) -> None:
+    def _time(self, running: int, at_s: float, bounds_s: tuple[float, float]) -> None:
         """A step without prompts has ended: the time since another did teaches the pace."""
         since_s = self._ended_s
-        self._ended_s = now_s
-        if since_s is None:
-            return
-        slowness = self._slowness
-        span_s, least_s, most_s = (now_s - since_s) / slowness, least_s / slowness, most_s / slowness
-        if self._pace.timed(running, span_s, least_s, most_s):
+        self._ended_s = at_s
+        if since_s is not None and self._pace.timed(running, at_s - since_s, bounds_s, self._slowness):
             self._bounds_s = None
 
     def _budget(self, running: int) -> int:

@@ -481,8 +481,9 @@ class FlowController:
         self._leases.completed(held, usage, now_s)
         if held.entry is None:
             return  # Adopted: nobody knows since when it runs.
-        self._predictor.served(now_s - held.granted_s)
-        self._meter.served(now_s - held.granted_s)
+        service_s = held.answers * (now_s - held.granted_s)
+        self._predictor.served(service_s)
+        self._meter.served(service_s)
         if usage is None:
             return
         self._predictor.output(held.entry.account, held.entry.ticket.max_output_tokens, usage.output_tokens)
@@ -510,7 +511,9 @@ class FlowController:
         replica = self._pool.replicas[held.lease.replica_id]
         if not self._pool.is_usable(replica, now_s) or not self._pool.reachable(replica, now_s):
             return []
-        if not at_risk(self._config.preempt, entry, wait_s, now_s):
+        # A request of many answers may have taken more places than there are.
+        full = replica.running - held.answers >= replica.limit.requests
+        if full or not at_risk(self._config.preempt, entry, wait_s, now_s):
             return []
         expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
         if not replica.fits(entry.ticket.prompt_tokens + expected - held.tokens, without=1):

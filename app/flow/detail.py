@@ -49,7 +49,8 @@ class ReplicaDetail:
     replica_id: str
     # ready, barred (for a moment: calls don't reach it), draining, silent (no report lately)
     state: str
-    leases: int
+    # Places that are taken, of so many.
+    taken: int
     limit: int
     # KV-cache tokens that its leases reserve, and how many they may; 0: no limit.
     reserved_tokens: int
@@ -129,7 +130,7 @@ def _replicas(pool: ReplicaPool, now_s: float) -> Iterator[ReplicaDetail]:
         yield ReplicaDetail(
             replica_id,
             _state(pool, replica, now_s),
-            len(replica.in_flight),
+            replica.running,
             replica.limit.requests,
             replica.tokens,
             replica.limit.tokens,

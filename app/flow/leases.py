@@ -138,9 +138,11 @@ class LeaseTable:
     def completed(self, held: Held, usage: Usage | None, now_s: float) -> None:
         """The engine has ended it: a step of it ended with its last token, or now, if nobody says when."""
         replica = held.replica
-        if usage is not None and usage.decode_s is not None and held.first_token_s is not None:
-            now_s = min(now_s, held.first_token_s + max(0.0, usage.decode_s))
-        replica.clock.ended(replica.running, now_s)
+        if usage is None or usage.decode_s is None or held.first_token_s is None:
+            replica.clock.ended(replica.running, now_s, told=False)
+            return
+        last_token_s = held.first_token_s + max(0.0, usage.decode_s)
+        replica.clock.ended(replica.running, min(now_s, last_token_s))
 
     def end(self, held: Held) -> None:
         ticket_id = held.lease.ticket_id

@@ -44,7 +44,7 @@ class LoadMeter:
         self._ttft.add(ttft_s / max(budget_s, MIN_BUDGET_S), now_s)
 
     def served(self, service_s: float) -> None:
-        """Time that a completed request held its place."""
+        """Time that a completed request held its place; of several places, of all together."""
         self._service_s.add(service_s)
 
     def ended(self, decode_s: float, output_tokens: int, now_s: float) -> None:

@@ -32,6 +32,8 @@ END_NOISE_SHARE = 0.1
 SURE = 3.0
 # A time is of so many steps only if each then is as long as the last report says, within this share.
 AGREE_SHARE = 0.2
+# Beyond such a factor it is not the engine that is slow.
+MAX_SLOWNESS = 2.0
 # Of the prompts that come meanwhile, about half find an engine that is less busy.
 JOINING_SHARE = 0.5
 
@@ -43,21 +45,23 @@ class StepPace:
 
     __slots__ = (
         "_covariance",
+        "_slowness",
         "_smoothing",
         "base_s",
         "learnt_s",
         "running",
         "sequence_s",
-        "step_s",
         "token_s",
         "tokens_per_s",
     )
 
     def __init__(self, step_s: float, token_s: float, smoothing: float) -> None:
         self.base_s, self.sequence_s, self.token_s = step_s, 0.0, token_s
-        # Requests that run in an engine on average, and the length of a step with so many, without prompts.
+        # Requests that run in an engine, on average.
         self.running = 0.0
-        self.step_s = step_s
+        # How many times as long as the pace says steps take, on average of all engines: what one of them
+        # takes longer than that does not tell what steps are made of.
+        self._slowness = 1.0
         # Prompt tokens that an engine gets each second.
         self.tokens_per_s = 0.0
         # The time of the first report: what was predicted before came of initial values.
@@ -70,9 +74,22 @@ class StepPace:
     def learnt(self) -> bool:
         return self.learnt_s > -math.inf
 
-    def counted(self, steps: int, running: float, prompt_tokens: int, span_s: float, now_s: float) -> float:
-        """So far an engine's counters moved between two reports; `running`: the mean. Returns how many times
-        as long that took as was to be expected."""
+    @property
+    def step_s(self) -> float:
+        """Length of a step without prompts, with as many requests as usual."""
+        return self.base_s + self.sequence_s * self.running
+
+    def counted(
+        self,
+        steps: int,
+        running: float,
+        prompt_tokens: int,
+        span_s: float,
+        now_s: float,
+        slowness: float = 1.0,
+    ) -> float:
+        """So far the counters of an engine of this slowness moved between two reports; `running`: the mean.
+        Returns how many times as long as the pace says that took."""
         if not self.learnt:
             self.learnt_s, self.running = now_s, running
             # Initial values are of one kind of engine; this one may be a hundred times as slow.
@@ -81,12 +98,19 @@ class StepPace:
         self.running += self._smoothing * (running - self.running)
         seen = (float(steps), steps * running, float(prompt_tokens))
         ratio = span_s / _product(seen, (self.base_s, self.sequence_s, self.token_s))
+        ratio = min(max(ratio, 1.0 / MAX_SLOWNESS), MAX_SLOWNESS)
+        self._slowness += self._smoothing * (ratio - self._slowness)
+        span_s *= self._slowness / slowness
         self._learn(seen, span_s, span_s / steps + REPORT_NOISE_SHARE * span_s)
         return ratio
 
-    def timed(self, running: int, span_s: float, least_s: float, most_s: float) -> bool:
-        """The time between two ends of steps without prompts, each of `least_s` to `most_s` by the last
-        report; False when it is not sure how many steps."""
+    def timed(
+        self, running: int, span_s: float, bounds_s: tuple[float, float], slowness: float = 1.0
+    ) -> bool:
+        """The time that steps without prompts took, by the last report each of so long at least and at most;
+        False when it is not sure how many steps."""
+        share = self._slowness / slowness
+        span_s, least_s, most_s = share * span_s, share * bounds_s[0], share * bounds_s[1]
         step_s = self.base_s + self.sequence_s * running
         steps = round(span_s / step_s)
         (base, both, _), (_, sequence, _), _ = self._covariance
@@ -114,7 +138,6 @@ class StepPace:
     def _scale(self, factor: float) -> None:
         """Coefficients and doubts of an engine that is so many times as slow."""
         self.base_s, self.token_s = factor * self.base_s, factor * self.token_s
-        self.step_s = self.base_s
         doubts = (DOUBT * self.base_s, SEQUENCE_SHARE * self.base_s, DOUBT * self.token_s)
         for index, doubt in enumerate(doubts):
             self._covariance[index][index] = doubt * doubt
@@ -125,7 +148,9 @@ class StepPace:
         sequence_s = max(self.sequence_s, LEAST_SEQUENCE_SHARE * self.base_s)
         token_s = max(self.token_s, LEAST_TOKEN_SHARE * self.base_s)
         for index, value_s in enumerate((self.base_s, sequence_s, token_s)):
-            covariance[index][index] += (DRIFT * value_s) ** 2
+            # What is not seen for long is doubted more, but not without bound.
+            if covariance[index][index] < (DOUBT * value_s) ** 2:
+                covariance[index][index] += (DRIFT * value_s) ** 2
         error_s = span_s - _product(seen, (self.base_s, self.sequence_s, self.token_s))
         spread = [_product(row, seen) for row in covariance]
         variance = max(_product(spread, seen) + noise_s * noise_s, (error_s / SURE) ** 2)
@@ -135,7 +160,6 @@ class StepPace:
         self.token_s = max(0.0, self.token_s + token * error_s)
         for row, gain in zip(covariance, (base, sequence, token), strict=True):
             row[:] = (value - gain * one for value, one in zip(row, spread, strict=True))
-        self.step_s = self.base_s + self.sequence_s * self.running
 
 
 def _product(one: Vector | list[float], other: Vector) -> float:

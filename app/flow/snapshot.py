@@ -17,6 +17,7 @@ class Snapshot:
     queued: int
     in_flight: int
     replicas_ready: int
+    # Places that are taken: a lease of several answers takes as many.
     in_flight_by_replica: dict[str, int]
     ended: dict[Outcome, int]
     queued_by_class: dict[str, int] = field(default_factory=dict)
@@ -52,7 +53,7 @@ def take_snapshot(
         queued=len(queue),
         in_flight=in_flight,
         replicas_ready=sum(1 for _ in pool.usable(now_s)),
-        in_flight_by_replica={id_: len(one.in_flight) for id_, one in replicas.items()},
+        in_flight_by_replica={id_: one.running for id_, one in replicas.items()},
         ended=dict(ended),
         queued_by_class={one.policy.name: one.size for one in queue.classes},
         limit_by_replica={id_: one.limit.requests for id_, one in replicas.items()},

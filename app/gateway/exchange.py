@@ -224,7 +224,7 @@ class Exchange:
         if run.response.status == REVOKED_STATUS:
             raise _RevokedError
         if run.response.status == 503:
-            # Its own queue is full: requests of many answers take more of it than leases tell.
+            # Its own queue is full: a scheduler's successor does not know how many answers leases have.
             run.outcome = Outcome.FAILED
             raise engine_busy(ENGINE_LOST_RETRY_AFTER_S)
         if run.response.status >= 500:

@@ -172,7 +172,10 @@ def _answers(fields: Fields) -> int:
     """How many the engine gives at the same time; an input to embed counts as one."""
     if isinstance(fields, Completion):
         return (fields.n or 1) * len(_prompts("prompt", fields.prompt))
-    return len(_prompts("input", fields.input)) if isinstance(fields, Embedding) else fields.n or 1
+    if isinstance(fields, Embedding):
+        return len(_prompts("input", fields.input))
+    # Elsewhere `n` means nothing, and nobody has looked at it.
+    return (fields.n or 1) if isinstance(fields, Chat) else 1
 
 
 def _output_bound(fields: Fields) -> int:

@@ -108,7 +108,7 @@ def _scaling(view: StatusView) -> Table:
 def _engine(view: StatusView, replica: ReplicaDetail) -> Panel:
     facts = Table.grid(padding=(0, 1))
     facts.add_row(
-        "leases", _bar(replica.leases / max(1, replica.limit)), f"{replica.leases} of {replica.limit}"
+        "places", _bar(replica.taken / max(1, replica.limit)), f"{replica.taken} of {replica.limit}"
     )
     if replica.metrics is not None:
         kv_use, itl_s = replica.metrics.kv_use, replica.metrics.itl_s

@@ -75,8 +75,8 @@ class StatusView:
     backlog_tokens: int
     # Predicted time to empty the queue.
     drain_s: float
+    # Places that are taken, and how many the engines have, all together.
     in_flight: int
-    # Leases that the engines may have, all together.
     places: int
     replicas_ready: int
     min_replicas: int
@@ -120,7 +120,7 @@ def status_view(
         max_queued=config.scheduler.max_queued,
         backlog_tokens=snapshot.backlog_tokens,
         drain_s=snapshot.drain_s,
-        in_flight=snapshot.in_flight,
+        in_flight=sum(snapshot.in_flight_by_replica.values()),
         places=sum(one.limit for one in detail.replicas if one.state == "ready"),
         replicas_ready=snapshot.replicas_ready,
         min_replicas=config.replicas.min,

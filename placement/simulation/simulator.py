@@ -173,7 +173,8 @@ class Simulator:
         record = self.records[request.request_id]
         record.outcome = Outcome.COMPLETED
         record.finished_s = self.now_s - request.arrived_s
-        usage = Usage(request.prompt_tokens, request.output_tokens, record.ttft_s)
+        decode_s = None if record.ttft_s is None else record.finished_s - record.ttft_s
+        usage = Usage(request.prompt_tokens, request.output_tokens, record.ttft_s, decode_s)
         self._open -= 1
         self._do(self._policy.close(request.request_id, Outcome.COMPLETED, self.now_s, usage))
 

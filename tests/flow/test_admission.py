@@ -428,6 +428,17 @@ def test_a_request_with_a_first_token_keeps_its_place():
     assert submit(flow, "urgent", 0.5) == []
 
 
+def test_no_lease_is_taken_back_where_that_leaves_no_place():
+    """One place of two is free, and enough for a request of four answers: five are taken."""
+    flow = controller(PREEMPT, replace(LIMITS, requests_per_replica=2))
+    revocable(flow, "batch")
+    revocable(flow, "many", answers=4, revocable=False)
+    assert submit(flow, "urgent", 0.5) == []
+    assert flow.snapshot(0.5).in_flight_by_replica == {"r": 5}
+    # Of two it is one.
+    only(flow.close("many", Outcome.COMPLETED, 0.6))
+
+
 def test_a_silent_replicas_lease_is_not_taken_back():
     flow = controller(PREEMPT, replace(LIMITS, replica_ttl_s=0.1))
     revocable(flow, "batch")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.flow.clock import FEW_STEPS, MAX_SLOWNESS, MAX_SPAN_S, EngineClock
-from app.flow.pace import StepPace
+from app.flow.clock import FEW_STEPS, MAX_SPAN_S, EngineClock
+from app.flow.pace import MAX_SLOWNESS, StepPace
 from app.flow.ticket import EngineMetrics
 
 # A step takes 20 ms and 1 ms for each ten prompt tokens; 100 tokens fit beside ten requests.
@@ -99,11 +99,65 @@ def test_word_of_an_end_that_comes_late_sets_the_clock_to_when_it_was():
     assert one.ttft_s(50, RUNNING, 0.045) == pytest.approx(0.012 + STEP_S + 50 * TOKEN_S)
 
 
-def test_an_end_of_long_ago_says_nothing_of_the_present_step():
+@pytest.mark.parametrize("ended_s", [0.007, 0.028])
+def test_an_end_that_is_nearer_to_an_earlier_step_says_nothing_of_the_present_one(ended_s: float):
     one = busy()
-    expected_s = one.ttft_s(50, RUNNING, 0.065)
-    one.ended(RUNNING, 0.007)
-    assert one.ttft_s(50, RUNNING, 0.065) == expected_s
+    # The step that ends at 40 ms has begun with a prompt, the next one with another.
+    one.give(80, RUNNING, 0.001)
+    one.give(80, RUNNING, 0.03)
+    expected_s = one.ttft_s(50, RUNNING, 0.055)
+    assert one.waiting is False
+    one.ended(RUNNING, ended_s)
+    assert one.ttft_s(50, RUNNING, 0.055) == expected_s
+
+
+def test_an_end_sets_the_clock_right_after_it_was_set_back():
+    one = clock()
+    one.give(0, 0, 1000.0)
+    one.ended(RUNNING, 990.0)
+    assert one.ttft_s(50, RUNNING, 990.005) == pytest.approx(0.015 + STEP_S + 50 * TOKEN_S)
+
+
+def test_an_engine_that_stood_still_once_is_soon_as_fast_as_before():
+    engine, _ = steady()
+    expected_s = engine.ttft_s(80, 0, 41.0)
+    engine.count(counters(RUNNING, 50 * 41), 48.0)
+    assert engine.ttft_s(80, 0, 48.0) < 1.5 * expected_s
+    for second in range(49, 59):
+        engine.count(counters(RUNNING, 50 * (second - 7)), float(second))
+    assert engine.ttft_s(80, 0, 59.0) == pytest.approx(expected_s, rel=0.1)
+
+
+def test_an_end_of_which_only_the_news_is_timed_teaches_nothing():
+    engine, one = steady()
+    known_s = one.step_s
+    engine.ended(RUNNING, 41.0)
+    engine.ended(RUNNING, 41.022, told=False)
+    engine.ended(RUNNING, 41.044)
+    assert one.step_s == known_s
+    engine.ended(RUNNING, 41.066)
+    assert one.step_s > known_s
+
+
+def test_times_of_an_engine_that_is_slower_than_the_others_are_known_by_its_own_pace():
+    """Its steps take half as long again, and so do its prompts."""
+    one = pace()
+    slow, others = EngineClock(one, BUDGET + RUNNING), [EngineClock(one, BUDGET + RUNNING) for _ in range(9)]
+    clocks = [*((other, 1.0) for other in others), (slow, 1.5)]
+    steps, tokens = dict.fromkeys(range(10), 0.0), 0
+    for second in range(401):
+        come = 1000 * (1 + second // 10 % 4)
+        for index, (engine, slowness) in enumerate(clocks):
+            engine.count(counters(RUNNING, round(steps[index]), tokens), float(second))
+            # What is left of the second when the prompts that come in it are computed.
+            steps[index] += (1.0 / slowness - TOKEN_S * come) / STEP_S
+        tokens += come
+    assert slow.ttft_s(80, 0, 401.0) == pytest.approx(1.5 * (STEP_S + 80 * TOKEN_S), rel=0.1)
+    # By its last report, prompts of which took six tenths of the time.
+    known_s = one.step_s
+    slow.ended(RUNNING, 401.0)
+    slow.ended(RUNNING, 401.03)
+    assert one.step_s != known_s
 
 
 def test_what_is_taken_back_is_ahead_of_nobody():

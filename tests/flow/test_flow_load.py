@@ -33,6 +33,17 @@ class TestLoad:
         assert (load.places_per_replica, load.need, load.idle) == (2.0, 0.0, True)
         assert (load.kv_use, load.ttft_over_slo, load.tpot_over_slo) == (0.5, None, None)
 
+    @pytest.mark.parametrize("answers", [1, 2])
+    def test_a_request_of_several_answers_takes_the_time_of_as_many_places(self, answers: int):
+        flow = flow_with("a")
+        for second in range(0, 400, 4):
+            flow.submit(Ticket(f"q{second}", 0, float(second), answers=answers), float(second))
+            flow.close(f"q{second}", Outcome.COMPLETED, second + 2.0, Usage(1, 1))
+        load = flow.load(60.0, 398.0)
+        assert load.service_s == pytest.approx(2.0 * answers, rel=0.05)
+        # A request every four seconds, of two seconds, on an engine of two places.
+        assert load.need == pytest.approx(0.25 * answers, rel=0.1)
+
     def test_what_waits_and_what_runs(self):
         flow = flow_with("a")
         for number in range(3):

@@ -24,7 +24,7 @@ def report(one: StepPace, source: random.Random, now_s: float) -> None:
 def timed(one: StepPace, running: int, span_s: float, *, report_s: float | None = None) -> bool:
     """With a report that says so much of a step; None: what is true."""
     said_s = length_s(running) if report_s is None else report_s
-    return one.timed(running, span_s, 0.9 * said_s, 1.1 * said_s)
+    return one.timed(running, span_s, (0.9 * said_s, 1.1 * said_s))
 
 
 def taught(reports: int = 300, seed: int = 1) -> StepPace:
@@ -105,15 +105,18 @@ def test_an_engine_that_stood_still_does_not_spoil_the_pace():
     assert one.base_s + 30 * one.sequence_s == pytest.approx(length_s(30), rel=0.02)
 
 
-def test_an_engine_that_changes_its_pace_for_good_is_followed():
-    one = taught()
-    for second in range(300, 400):
-        span_s = 50 * length_s(30, 40)
-        one.counted(25, 30, 1000, span_s, float(second))
+def test_engines_that_change_their_pace_for_good_are_followed():
+    """All of them: it is the pace that changes, and none is slow beside the others."""
+    one, slowness, span_s = taught(), 1.0, 50 * length_s(30, 40)
+    for second in range(300, 500):
+        ratio = one.counted(25, 30, 1000, span_s, float(second), slowness)
+        slowness += 0.3 * (ratio - slowness)
         # Each step would pass for two.
-        timed(one, 30, 2 * length_s(30), report_s=(span_s - 1000 * one.token_s) / 25)
+        bounds_s = (1.8 * length_s(30), 2.2 * length_s(30))
+        one.timed(30, 2 * length_s(30), bounds_s, slowness)
     learnt_s = one.base_s + 30 * one.sequence_s + 40 * one.token_s
     assert learnt_s == pytest.approx(2 * length_s(30, 40), rel=0.05)
+    assert slowness == pytest.approx(1.0, rel=0.05)
 
 
 def test_what_was_learnt_to_be_nothing_can_become_something():

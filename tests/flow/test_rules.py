@@ -276,7 +276,9 @@ class FlowRules(RuleBasedStateMachine):
             return
         assert snapshot.queued == len(self.waiting) <= LIMITS.max_queued
         assert sum(snapshot.queued_by_class.values()) == snapshot.queued
-        assert snapshot.in_flight == len(self.leases) == sum(snapshot.in_flight_by_replica.values())
+        assert snapshot.in_flight == len(self.leases)
+        answers = [self.tickets[name].answers if name in self.tickets else 1 for name in self.leases]
+        assert sum(snapshot.in_flight_by_replica.values()) == sum(answers)
         assert snapshot.ended == Counter(self.ended.values())
         assert snapshot.replicas_ready == len(self.usable())
 

@@ -451,9 +451,9 @@ def test_a_promise_or_a_key_that_makes_no_sense_is_refused(field, value):
         (CHAT, {}, 1),
         (CHAT, {"n": 3}, 3),
         (COMPLETIONS, {"prompt": ["Hi", "Ho"], "n": 3}, 6),
-        (RESPONSES, {}, 1),
-        (EMBEDDINGS, {"input": ["Hi", "Ho"]}, 2),
-        ("/tokenize", {}, 1),
+        (RESPONSES, {"n": 10**20}, 1),
+        (EMBEDDINGS, {"input": ["Hi", "Ho"], "n": 10**20}, 2),
+        ("/tokenize", {"n": 10**20}, 1),
     ],
 )
 def test_a_request_takes_a_place_for_each_answer_that_the_engine_gives_at_a_time(path, fields, answers):

@@ -64,7 +64,7 @@ def test_detail_says_what_each_engine_has_and_which_are_on_their_way():
     flow.capacity_starting("s", 130.0, 98.0)
     detail = flow.detail(9, 100.0)
     [replica] = detail.replicas
-    assert (replica.state, replica.leases, replica.limit, replica.metrics) == ("ready", 2, 2, METRICS)
+    assert (replica.state, replica.taken, replica.limit, replica.metrics) == ("ready", 2, 2, METRICS)
     assert (replica.silent_s, detail.starting_s) == (2.0, (30.0,))
 
 

@@ -72,7 +72,7 @@ def busy(engines: int = 2, tenants: int = 4) -> StatusView:
         queued=147,
         backlog_tokens=183_412,
         drain_s=11.4,
-        in_flight=sum(one.leases for one in replicas),
+        in_flight=sum(one.taken for one in replicas),
         places=64 * engines,
         replicas_ready=engines,
         max_replicas=4,
