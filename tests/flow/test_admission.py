@@ -396,6 +396,7 @@ def test_an_urgent_ticket_that_would_be_late_takes_the_place_of_one_without_a_fi
     ("why", "fields", "policy"),
     [
         ("it can't be taken back", {"revocable": False}, PreemptPolicy()),
+        ("it would be granted again beside the urgent one", {"answers": 2}, PreemptPolicy()),
         ("it is of the same class", {"class_name": "interactive"}, PreemptPolicy()),
         ("its own promise is near", {"ttft_budget_s": 4.0}, PreemptPolicy()),
         ("switched off", {}, PreemptPolicy(enabled=False)),
@@ -432,7 +433,7 @@ def test_no_lease_is_taken_back_where_that_leaves_no_place():
     """One place of two is free, and enough for a request of four answers: five are taken."""
     flow = controller(PREEMPT, replace(LIMITS, requests_per_replica=2))
     revocable(flow, "batch")
-    revocable(flow, "many", answers=4, revocable=False)
+    revocable(flow, "many", answers=4)
     assert submit(flow, "urgent", 0.5) == []
     assert flow.snapshot(0.5).in_flight_by_replica == {"r": 5}
     # Of two it is one.
