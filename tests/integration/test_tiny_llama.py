@@ -470,9 +470,9 @@ class TestTools:
                 beats = [next(line for line in lines if line.startswith("data: <h1>")) for _ in range(2)]
         assert beats == [f"data: <h1>{MODEL}</h1>"] * 2
         replicas, [tenant] = {one.replica_id: one for one in view.detail.replicas}, view.detail.tenants
-        assert tenant.running == sum(one.leases for one in replicas.values())
+        assert tenant.running == sum(one.taken for one in replicas.values())
         assert (sum(tenant.queued), tenant.running) == (view.queued, view.in_flight)
-        assert any(one.leases == one.limit == LIMIT for one in replicas.values())
+        assert any(one.taken == one.limit == LIMIT for one in replicas.values())
         for load in loads(view):
             assert load.replica_id in replicas
             assert load.rank == 0
