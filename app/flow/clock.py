@@ -20,6 +20,7 @@ FEW_STEPS = 24
 LONG_COUNT_S = 5.0
 # Until something is known at all.
 FEWEST_STEPS = 4
+# Word of the end of a request comes over its gateway, but never so late.
 MAX_LATE_S = 1.0
 # Of an engine's own speed: two thirds of what is known are from the last seven counts.
 SLOWNESS_SMOOTHING = 0.15
@@ -28,7 +29,7 @@ SLOWNESS_SMOOTHING = 0.15
 class EngineClock:
     """Where one engine is in its steps, and how many prompt tokens it has yet to compute.
 
-    `running` is always the number of requests in the engine, prompts under way included.
+    `running` is always the number of answers that the engine gives, prompts under way included.
     """
 
     __slots__ = (
@@ -101,7 +102,7 @@ class EngineClock:
         elif self._bounds_s is not None and self._given == self._before:
             self._time(running, at_s, self._bounds_s)
         since_s = at_s - self._started_s
-        # Word is never later than a second: else the clock was set back.
+        # Else the clock was set back.
         if -MAX_LATE_S < since_s < -0.5 * self._step_s:
             return
         if since_s > self._length_s() - since_s:

@@ -145,7 +145,7 @@ def _ticket(
 ) -> Ticket:
     overhead = TOKENS_A_MESSAGE * len(fields.messages) if isinstance(fields, Chat) else 0
     prompt = prompt_of(parts, overhead, salt=tenant, block=window.tokens_per_block)
-    session = fields.prompt_cache_key
+    session, answers = fields.prompt_cache_key, _answers(fields)
     return Ticket(
         ticket_id="",
         priority=fields.priority or DEFAULT_PRIORITY,
@@ -153,8 +153,8 @@ def _ticket(
         tenant=tenant,
         class_name=class_name,
         prompt_tokens=prompt.tokens,
-        max_output_tokens=_output_bound(fields),
-        answers=_answers(fields),
+        max_output_tokens=_output_bound(fields, answers),
+        answers=answers,
         prefix_blocks=prompt.blocks,
         # A key of one tenant's says nothing of another's.
         session_id=f"{tenant}:{session}" if session else "",
@@ -178,13 +178,13 @@ def _answers(fields: Fields) -> int:
     return (fields.n or 1) if isinstance(fields, Chat) else 1
 
 
-def _output_bound(fields: Fields) -> int:
+def _output_bound(fields: Fields, answers: int) -> int:
     """Tokens of all answers together; 0 when neither the client nor the API bounds them."""
     if isinstance(fields, Chat):
-        return _answers(fields) * (fields.max_completion_tokens or fields.max_tokens or 0)
+        return answers * (fields.max_completion_tokens or fields.max_tokens or 0)
     if isinstance(fields, Completion):
         bound = COMPLETION_TOKENS if fields.max_tokens is None else fields.max_tokens
-        return _answers(fields) * max(1, bound)
+        return answers * max(1, bound)
     if isinstance(fields, Responses):
         return fields.max_output_tokens or 0
     # Embeddings and token counts: one step.
