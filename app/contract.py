@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from app.flow.outcome import Outcome
-from app.flow.tenants import RateLimit
-from app.flow.ticket import Ticket, Usage
+from app.flow.ticket import RateLimit, Ticket, Usage
 from app.status.view import StatusView
 
 # Headers of the private ports, an engine's and, the secret, the scheduler's (lower case, as ASGI gives them).

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from app.flow import COMPILED
 from app.flow.config import ClassPolicy, FlowConfig
 from app.flow.controller import FlowController, Limits
 from app.flow.outcome import Outcome
@@ -107,12 +108,13 @@ def _follow(running: deque[str], actions: list[Action]) -> None:
         running.append(action.lease.ticket_id)
 
 
-def measure(repeats: int, cycles: int) -> dict[str, float]:
+def measure(repeats: int, cycles: int) -> dict[str, float | bool]:
     def best(queued: int) -> float:
         return min(cost_per_cycle_s(queued, 1000, cycles, seed) for seed in range(repeats))
 
     small, middle, large = best(1_000), best(10_000), best(100_000)
     return {
+        "compiled": COMPILED,
         "cycles_per_s": round(1 / middle),
         "cost_ratio_100k_to_1k": round(large / small, 3),
         "cycle_us_1k": round(small * 1e6, 2),

@@ -168,7 +168,7 @@ class Predictor:
         """Places that more urgent classes take on average: rate x service time (Little), or their share of
         what is asked for while the service time is not known yet."""
         rates = [one.arrivals.per_s(now_s) for one in self._classes]
-        urgent_per_s = sum(rates[:rank])
+        urgent_per_s = sum(rates[:rank], 0.0)
         # Fewer than one in the time that is remembered: nobody asks.
         if urgent_per_s * self._config.admission.rate_horizon_s < 1.0:
             return 0.0

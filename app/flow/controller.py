@@ -35,8 +35,8 @@ from app.flow.preempt import at_risk, victim
 from app.flow.queue import Entry, FlowQueue
 from app.flow.replicas import SMALL_FLEET, Choice, Replica, ReplicaPool
 from app.flow.snapshot import Snapshot, take_snapshot
-from app.flow.tenants import Account, RateLimit, Tenants
-from app.flow.ticket import Action, Granted, Lease, Refused, ReplicaReport, Revoke, Ticket, Usage
+from app.flow.tenants import Account, Tenants
+from app.flow.ticket import Action, Granted, Lease, RateLimit, Refused, ReplicaReport, Revoke, Ticket, Usage
 
 __all__ = ["FlowController", "Limits", "Snapshot"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from app.flow.config import FlowConfig, TenantPolicy
 from app.flow.estimate import RunningMean, RunningQuantile
 from app.flow.outcome import Outcome
-from app.flow.ticket import Ticket
+from app.flow.ticket import RateLimit, Ticket
 
 if TYPE_CHECKING:
     from app.flow.fairness import FairOrder, TenantFlow
@@ -43,15 +43,6 @@ class TokenBucket:
         """Until `amount`, or a full bucket where that is less, is there."""
         missing = min(amount, self.per_minute) - self.level(now_s)
         return max(0.0, missing * 60.0 / self.per_minute)
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """One of OpenAI's `x-ratelimit-*` triples; None in `limit` means that there is none."""
-
-    limit: int | None
-    remaining: int | None
-    reset_s: float
 
 
 @dataclass(slots=True)

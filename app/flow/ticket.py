@@ -102,6 +102,15 @@ class ReplicaReport:
     metrics: EngineMetrics | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """One of OpenAI's `x-ratelimit-*` triples; None in `limit` means that there is none."""
+
+    limit: int | None
+    remaining: int | None
+    reset_s: float
+
+
 class Granted(NamedTuple):
     """The ticket left the queue for an engine."""
 

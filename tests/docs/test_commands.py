@@ -63,6 +63,7 @@ NOT_RUN = {
     "scripts/test": "it is what runs this test",
     "scripts/audit": "asks a service of the network; what can't be asked is a status of its own",
     "scripts/check": "scripts/test runs it before this test",
+    "scripts/compile": "scripts/install runs it, which has made the environment that this test runs in",
     "scripts/install --dev": "it has made the environment that this test runs in",
     "source .venv/bin/activate": "changes the reader's shell only",
     "source /tmp/promiseserve-*/env": f"changes the reader's shell only; {SMOLLM2} reads the file",

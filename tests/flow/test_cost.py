@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from app.flow import COMPILED
 from benchmarks.flow import prepared
 from tests.entered import Entered
 
+pytestmark = pytest.mark.skipif(COMPILED, reason="only the interpreter tells what it enters")
+
 CYCLES = 300
 # Submit, dispatch, first token and close of one ticket. A little above what is counted now: a change that
-# needs more says why in raising it.
-MAX_CALLS = 165
+# needs more says why in raising it. (The length of a step is worked out in one place: 7 calls, which cost
+# nothing in machine code.)
+MAX_CALLS = 172
 
 
 def calls_a_cycle(queued: int) -> float:

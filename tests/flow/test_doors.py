@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from app.flow import COMPILED
 from app.flow.config import AdmissionPolicy, FlowConfig, Limits, default_classes
 from app.flow.controller import FlowController
 from app.flow.doors import WANTED_S
 from app.flow.outcome import Outcome
 from app.flow.ticket import Granted, Refused, ReplicaReport, Ticket, Usage
+
+pytestmark = pytest.mark.skipif(COMPILED, reason="sets what the core would learn: interpreted only")
 
 LIMITS = Limits(
     max_queued=10_000, max_queue_wait_s=60.0, requests_per_replica=100, lease_ttl_s=1e6, replica_ttl_s=1e6

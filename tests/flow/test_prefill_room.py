@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from app.flow import COMPILED
 from app.flow.config import ClassPolicy, FlowConfig, Limits, RoutePolicy
 from app.flow.controller import FlowController
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
+
+pytestmark = pytest.mark.skipif(COMPILED, reason="sets what the core would learn: interpreted only")
 
 LIMITS = Limits(
     max_queued=100, max_queue_wait_s=60.0, requests_per_replica=100, lease_ttl_s=1e6, replica_ttl_s=1e6

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from app.flow.config import FairnessPolicy, FlowConfig, TenantPolicy
 from app.flow.outcome import Outcome
-from app.flow.tenants import Account, RateLimit, Tenants
-from app.flow.ticket import Ticket
+from app.flow.tenants import Account, Tenants
+from app.flow.ticket import RateLimit, Ticket
 
 
 def ticket(prompt: int = 40, bound: int = 10, size_bytes: int = 0) -> Ticket:

@@ -9,7 +9,7 @@ import pytest
 
 from app.contract import RateLimits, Refusal
 from app.flow.outcome import Outcome
-from app.flow.tenants import RateLimit
+from app.flow.ticket import RateLimit
 from app.gateway.errors import SHOWN_VALUE_CHARS, ApiError, engine_lost, invalid, refused, shorten
 
 NO_LIMITS = RateLimits(RateLimit(None, None, 0.0), RateLimit(None, None, 0.0))

@@ -13,7 +13,7 @@ import pytest
 from app.config import StatusConfig
 from app.contract import RateLimits, Refusal, SchedulerView
 from app.flow.outcome import Outcome
-from app.flow.tenants import RateLimit
+from app.flow.ticket import RateLimit
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
 from app.gateway.schemas import SCHEMAS

@@ -21,8 +21,7 @@ from app.contract import (
     SchedulerAddress,
 )
 from app.flow.outcome import Outcome
-from app.flow.tenants import RateLimit
-from app.flow.ticket import Ticket, Usage
+from app.flow.ticket import RateLimit, Ticket, Usage
 from app.serving.frames import MAX_JOINED, Answers, Told, decode_answers, encode
 from app.serving.scheduler_line import LOOK_INTERVAL_S, SchedulerLine
 from app.serving.scheduler_port import GATEWAY_HEADER, Inbox, SchedulerPort
