@@ -69,8 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schedulers", type=int, default=1, help="that share replicas and requests")
     parser.add_argument("--load", type=float, default=2.0)
     parser.add_argument("--returns", action="store_true", help="refused clients return once, as told")
+    parser.add_argument("--noisy", action="store_true", help="engines that drift, stop and hear late")
 
 
 def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    setup = {name: getattr(options, name) for name in ("replicas", "schedulers", "load", "returns")}
+    setup = {name: getattr(options, name) for name in ("replicas", "schedulers", "load", "returns", "noisy")}
     return measure(read_azure_trace(options.trace), options.policies, options.seeds, **setup)

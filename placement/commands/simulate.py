@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load", type=float, default=2.0, help="offered load over capacity")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--returns", action="store_true", help="refused clients return once, as told")
+    parser.add_argument("--noisy", action="store_true", help="engines that drift, stop and hear late")
     parser.add_argument("--json", type=Path, help="write the result here instead of to standard output")
 
 
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         load=args.load,
         returns=args.returns,
+        noisy=args.noisy,
     )
     text = json.dumps(simulate(experiment, _requests(args)), indent=2) + "\n"
     if args.json is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from app.flow.config import FlowConfig, default_classes
 from app.flow.controller import FlowController, Limits
 from placement.simulation.engine import ENGINES, EngineShape
+from placement.simulation.noise import Noise
 from placement.simulation.peers import FifoStaticCap, RoundRobin, StrictPriorityTtl
 from placement.simulation.simulator import Policy, Setup, Simulator, capacity_per_s
 from placement.simulation.summary import Json, promise_of, summarise
@@ -41,6 +42,8 @@ class Experiment:
     # Each has its part of the replicas, and of the requests whichever its gateways happen to get.
     schedulers: int = 1
     mix: Mix = DEFAULT_MIX
+    # Engines that are not quite what the model says, and words that take their time.
+    noisy: bool = False
 
 
 def flow_controller(
@@ -123,7 +126,14 @@ def run(experiment: Experiment, requests: Sequence[Request]) -> Json:
     arrivals = spread(at_rate(requests, capacity * experiment.load), experiment.mix, experiment.seed)
     ours = experiment.policy.startswith("flow")
     of_each = experiment.replicas // experiment.schedulers
-    setup = Setup(engine, of_each, 1.0 if ours else PEER_REPORT_S, experiment.returns)
+    setup = Setup(
+        engine,
+        of_each,
+        1.0 if ours else PEER_REPORT_S,
+        experiment.returns,
+        noise=Noise() if experiment.noisy else None,
+        seed=experiment.seed,
+    )
     draw = random.Random(f"schedulers {experiment.seed}")
     parts: list[list[Request]] = [[] for _ in range(experiment.schedulers)]
     for request in arrivals:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import heapq
 import math
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from app.flow.controller import FlowController
 from app.flow.outcome import Outcome
-from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Ticket, Usage
+from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
 from placement.simulation.engine import EngineShape, SimulatedEngine
+from placement.simulation.noise import Noise, NoisyPace
 from placement.simulation.workload import Request
 
 # The Scheduler's timer.
@@ -70,6 +72,9 @@ class Setup:
     returns: bool = False
     # The bound that requests state: the least power of two times 64 that holds the output.
     state_bound: bool = True
+    # None: every step as the model says, and every word at once. The seed is the noise's alone.
+    noise: Noise | None = None
+    seed: int = 0
 
 
 class Simulator:
@@ -81,6 +86,9 @@ class Simulator:
         # Peers predict nothing.
         self._predicts = policy.predicted_ttft_s if isinstance(policy, FlowController) else None
         self._engines = {f"r{index}": SimulatedEngine(setup.engine) for index in range(setup.replicas)}
+        noise, seed = setup.noise, setup.seed
+        self._paces = {id_: NoisyPace(noise, f"{id_} {seed}") for id_ in self._engines} if noise else {}
+        self._ways = random.Random(f"ways {seed}")
         self._stepping: set[str] = set()
         self._events: list[tuple[float, int, str, object]] = []
         self._number = 0
@@ -163,26 +171,46 @@ class Simulator:
         done = engine.end(self.now_s)
         for sequence in done.first:
             self.records[sequence.request.request_id].ttft_s = self.now_s - sequence.request.arrived_s
-        news = [(sequence.request.request_id, self.now_s) for sequence in done.first]
-        self._do(self._policy.first_tokens(news, self.now_s))
+        self._tell("first_tokens", [(sequence.request.request_id, self.now_s) for sequence in done.first])
         for sequence in done.finished:
             self._complete(sequence.request)
         self._wake(str(replica_id))
+
+    def _tell(self, kind: str, word: object) -> None:
+        """The policy hears of it, at once or when word has come."""
+        if self._setup.noise is None:
+            getattr(self, f"_{kind}")(word)
+        else:
+            self._at(self.now_s + self._under_way_s(self._setup.noise.word_s), kind, word)
+
+    def _under_way_s(self, mean_s: float) -> float:
+        return self._ways.expovariate(1.0 / mean_s)
+
+    def _first_tokens(self, news: Sequence[tuple[str, float]]) -> None:
+        self._do(self._policy.first_tokens(news, self.now_s))
 
     def _complete(self, request: Request) -> None:
         record = self.records[request.request_id]
         record.outcome = Outcome.COMPLETED
         record.finished_s = self.now_s - request.arrived_s
+        self._open -= 1
+        self._tell("close", record)
+
+    def _close(self, record: Record) -> None:
+        request = record.request
+        assert record.finished_s is not None
         decode_s = None if record.ttft_s is None else record.finished_s - record.ttft_s
         usage = Usage(request.prompt_tokens, request.output_tokens, record.ttft_s, decode_s)
-        self._open -= 1
         self._do(self._policy.close(request.request_id, Outcome.COMPLETED, self.now_s, usage))
 
     def _wake(self, replica_id: str) -> None:
         engine = self._engines[replica_id]
         if engine.busy and replica_id not in self._stepping:
             self._stepping.add(replica_id)
-            self._at(self.now_s + engine.begin(), "step", replica_id)
+            step_s = engine.begin()
+            if self._paces:
+                step_s = self._paces[replica_id].step_s(step_s)
+            self._at(self.now_s + step_s, "step", replica_id)
 
     def _do(self, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -191,14 +219,33 @@ class Simulator:
             elif isinstance(action, Refused):
                 self._refused(action)
             else:
-                self.records[action.ticket_id].revokes += 1
-                self._engines[action.replica_id].abort(action.ticket_id)
+                self._revoked(action)
+
+    def _revoked(self, action: Revoke) -> None:
+        record = self.records[action.ticket_id]
+        # An answer that has begun is not taken back: word of it is under way.
+        if record.ttft_s is None:
+            record.revokes += 1
+            self._engines[action.replica_id].abort(action.ticket_id)
 
     def _granted(self, action: Granted) -> None:
         record = self.records[action.lease.ticket_id]
+        # Else it is the place that it has.
+        if record.ttft_s is not None:
+            return
         record.granted_s = action.queue_wait_s
-        self._engines[action.lease.replica_id].add(record.request)
-        self._wake(action.lease.replica_id)
+        noise, sent = self._setup.noise, (action.lease.replica_id, record, record.revokes)
+        if noise is None:
+            self._begin(sent)
+        else:
+            self._at(self.now_s + self._under_way_s(noise.send_s), "begin", sent)
+
+    def _begin(self, sent: tuple[str, Record, int]) -> None:
+        """The request has come to its engine, unless its lease was taken back on the way."""
+        replica_id, record, revokes = sent
+        if record.revokes == revokes:
+            self._engines[replica_id].add(record.request)
+            self._wake(replica_id)
 
     def _refused(self, action: Refused) -> None:
         record = self.records[action.ticket_id]

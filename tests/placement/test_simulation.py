@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
 from app.flow.config import default_classes
 from app.flow.outcome import Outcome
+from app.flow.ticket import Action, Granted, Lease, Revoke, Ticket
 from placement.cli import main
 from placement.simulation.engine import ENGINES, EngineShape, LinearStep, SimulatedEngine
 from placement.simulation.experiment import POLICIES, Experiment, run
-from placement.simulation.simulator import Record, capacity_per_s
+from placement.simulation.noise import Noise, NoisyPace
+from placement.simulation.peers import RoundRobin
+from placement.simulation.simulator import Record, Setup, Simulator, capacity_per_s
 from placement.simulation.summary import jain_index, max_min_shares, percentile, promise_of
 from placement.simulation.workload import (
     Mix,
@@ -219,6 +224,64 @@ def test_at_twice_the_capacity_ours_keeps_more_promises_than_the_peers():
         for policy in ("flow", "fifo-cap", "strict-priority-ttl", "round-robin")
     }
     assert good.pop("flow") >= 1.3 * max(good.values())
+
+
+# Noise
+
+STILL = Noise(jitter_share=0.0, drift_share=0.0, stops_per_s=0.0)
+
+
+@pytest.mark.parametrize("policy", ["flow", "fifo-cap", "round-robin", "strict-priority-ttl"])
+def test_with_noise_every_request_still_ends_and_the_seed_decides_all(policy: str):
+    plain = Experiment(policy=policy, replicas=2, returns=True)
+    noisy = replace(plain, noisy=True)
+    first, second = run(noisy, REQUESTS), run(noisy, REQUESTS)
+    assert json.dumps(first) == json.dumps(second) != json.dumps(run(plain, REQUESTS))
+    assert sum(first["outcomes"].values()) == first["offered"]
+
+
+def test_a_noisy_engines_slowness_wanders_about_the_models_and_a_steps_own_does_not_last():
+    pace, jumpy = (
+        NoisyPace(replace(STILL, drift_share=0.01), "a"),
+        NoisyPace(replace(STILL, jitter_share=0.05), "a"),
+    )
+    drifting, alone = ([one.step_s(0.1) for _ in range(40_000)] for one in (pace, jumpy))
+    for steps in (drifting, alone):
+        assert mean(steps) == pytest.approx(0.1, rel=0.05)
+    # Means of a hundred steps each.
+    spread_of = {
+        name: stdev(mean(steps[start : start + 100]) for start in range(0, 40_000, 100))
+        for name, steps in (("drifting", drifting), ("alone", alone))
+    }
+    assert spread_of["drifting"] > 0.005
+    assert spread_of["alone"] < 0.001
+
+
+def test_a_noisy_engine_stands_still_as_often_and_as_long_as_it_is_said():
+    pace = NoisyPace(replace(STILL, stops_per_s=0.5, stop_s=0.2), "a")
+    stops_s = [one - 0.1 for one in (pace.step_s(0.1) for _ in range(40_000)) if one > 0.1]
+    assert len(stops_s) == pytest.approx(0.5 * 4000, rel=0.1)
+    assert mean(stops_s) == pytest.approx(0.2, rel=0.1)
+
+
+class TakesBack(RoundRobin):
+    """Gives the first request's place to the second at once, and another when that is asked for the third."""
+
+    def submit(self, ticket: Ticket, now_s: float) -> list[Action]:
+        number, granted = int(ticket.ticket_id), super().submit(ticket, now_s)
+        if number == 1:
+            return [Revoke("0", "r0"), *granted]
+        return [*granted, Granted(Lease("0", "r0"), now_s)] if number == 2 else granted
+
+
+@pytest.mark.parametrize("at_s", [0.0, 2.0])
+def test_what_is_taken_back_on_its_way_runs_once_and_what_answers_already_goes_on(at_s: float):
+    requests = [Request(str(number), at, 10, 3) for number, at in enumerate((0.0, at_s, 50.0))]
+    setup = Setup(EngineShape(STEP), 1, noise=STILL)
+    first = Simulator(TakesBack(), setup).run(requests)[0]
+    assert first.outcome is Outcome.COMPLETED
+    # Each step takes a second.
+    assert (first.revokes, first.finished_s > 50.0) == ((1, True) if at_s == 0.0 else (0, False))
 
 
 # The command
