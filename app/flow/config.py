@@ -66,7 +66,8 @@ class TenantPolicy:
     tokens_per_minute: int | None = None
     # Fairness orders the queue; this bounds what one tenant can put into it.
     max_queued: int = 100_000
-    # Fairness shares what is contended; a cap is for contracts only.
+    # Answers at a time; the last request may bring several. Fairness shares what is contended; a cap is for
+    # contracts only.
     max_running: int = 100_000
     # 256 prompts of 1 MiB: above it the gateway's memory is at stake.
     max_bytes: int = 256 * 1024 * 1024

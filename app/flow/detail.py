@@ -33,7 +33,8 @@ class ClassDetail:
 
 @dataclass(frozen=True, slots=True)
 class TenantDetail:
-    """One tenant with something in the system; `queued` by class, in the order of the classes."""
+    """One tenant with something in the system; `queued` by class, in the order of the classes, requests;
+    `running` in answers."""
 
     name: str
     weight: float

@@ -101,7 +101,7 @@ class LeaseTable:
         held.cost = held.prefill_tokens + self._weight * expected_output
         self._queue.classes[entry.rank].order.charge(entry.payer, held.cost)
         self._queue.served(entry.rank, held.cost, now_s)
-        entry.account.running += 1
+        entry.account.running += held.answers
         # In the place of several answers there would be room for it again.
         if ticket.revocable and ticket.answers == 1:
             self.revocable[entry.rank][ticket.ticket_id] = held
@@ -154,7 +154,7 @@ class LeaseTable:
         self._pool.release(held.replica, ticket_id, held.answers, held.tokens)
         if held.entry is not None:
             account = held.entry.account
-            account.running -= 1
+            account.running -= held.answers
             if account.parked:
                 account.unpark()
 

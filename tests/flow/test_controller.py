@@ -536,6 +536,20 @@ def test_a_tenant_at_its_cap_waits_beside_a_free_place_until_one_of_its_own_ends
     assert flow.close("a", Outcome.COMPLETED, 1.0) == [granted("b", queue_wait_s=1.0)]
 
 
+def test_a_tenants_cap_counts_answers_and_its_last_request_may_bring_several():
+    config = replace(PATIENT, tenants={"capped": TenantPolicy(max_running=3)})
+    flow = FlowController(replace(LIMITS, requests_per_replica=20), config, lambda: 0.0)
+    report(flow, "r", at_s=0.0)
+    two, five, one = (Ticket(f"{n}", 0, 0.0, tenant="capped", answers=n) for n in (2, 5, 1))
+    assert flow.submit(two, 0.0) == [granted("2")]
+    assert flow.submit(five, 0.0) == [granted("5")]
+    assert flow.submit(one, 0.0) == []
+    assert flow.close("2", Outcome.COMPLETED, 1.0) == []
+    assert flow.close("5", Outcome.COMPLETED, 2.0) == [granted("1", queue_wait_s=2.0)]
+    flow.close("1", Outcome.COMPLETED, 3.0)
+    assert flow.detail(9, 3.0).tenants == ()
+
+
 def test_a_tenant_that_was_passed_over_at_its_cap_is_next_when_one_of_its_own_ends():
     config = replace(PATIENT, tenants={"capped": TenantPolicy(max_running=1)})
     flow = FlowController(replace(LIMITS, requests_per_replica=2), config, lambda: 0.0)

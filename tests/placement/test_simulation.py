@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import correlation, mean, stdev
 
 import pytest
 
@@ -228,7 +229,7 @@ def test_at_twice_the_capacity_ours_keeps_more_promises_than_the_peers():
 
 # Noise
 
-STILL = Noise(jitter_share=0.0, drift_share=0.0, stops_per_s=0.0)
+STILL = Noise(jitter_share=0.0, wander_share=0.0, stops_per_s=0.0)
 
 
 @pytest.mark.parametrize("policy", ["flow", "fifo-cap", "round-robin", "strict-priority-ttl"])
@@ -240,21 +241,15 @@ def test_with_noise_every_request_still_ends_and_the_seed_decides_all(policy: st
     assert sum(first["outcomes"].values()) == first["offered"]
 
 
-def test_a_noisy_engines_slowness_wanders_about_the_models_and_a_steps_own_does_not_last():
-    pace, jumpy = (
-        NoisyPace(replace(STILL, drift_share=0.01), "a"),
-        NoisyPace(replace(STILL, jitter_share=0.05), "a"),
-    )
-    drifting, alone = ([one.step_s(0.1) for _ in range(40_000)] for one in (pace, jumpy))
-    for steps in (drifting, alone):
+def test_a_noisy_engine_stays_slow_for_a_while_and_a_steps_own_length_says_nothing_of_the_next():
+    noises = (replace(STILL, wander_share=0.15, wander_s=1.0), replace(STILL, jitter_share=0.15))
+    paces = [NoisyPace(noise, "a") for noise in noises]
+    wandering, alone = ([one.step_s(0.1) for _ in range(40_000)] for one in paces)
+    for steps in (wandering, alone):
         assert mean(steps) == pytest.approx(0.1, rel=0.05)
-    # Means of a hundred steps each.
-    spread_of = {
-        name: stdev(mean(steps[start : start + 100]) for start in range(0, 40_000, 100))
-        for name, steps in (("drifting", drifting), ("alone", alone))
-    }
-    assert spread_of["drifting"] > 0.005
-    assert spread_of["alone"] < 0.001
+        assert stdev(steps) == pytest.approx(0.015, rel=0.1)
+    assert correlation(wandering[:-1], wandering[1:]) == pytest.approx(math.exp(-0.1), abs=0.05)
+    assert correlation(alone[:-1], alone[1:]) == pytest.approx(0.0, abs=0.05)
 
 
 def test_a_noisy_engine_stands_still_as_often_and_as_long_as_it_is_said():
