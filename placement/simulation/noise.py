@@ -1,8 +1,9 @@
 """What the plain model leaves out: steps and engines that are not alike, stops, and words that are under way.
 
-How an engine's speed wanders was measured on a virtual machine that shares its processors: a core took 1.2 times
-as long as at its best on average; means of 0.1 s had a standard deviation of 0.15 of that and, with the next, the
-one after half a second and after one, a correlation of 0.8, 0.5 and 0.3. The other figures are assumed.
+How an engine's speed wanders was measured on a virtual machine that shares its processors (`python -m
+benchmarks machine`): a core took 1.2 times as long as at its best on average, means of 0.1 s differed by 0.18
+of that best (standard deviation), with a correlation of 0.8, 0.5 and 0.3 with the next, half a second and a
+second later. The other figures are assumed.
 """
 
 from __future__ import annotations
