@@ -47,6 +47,8 @@ CAPACITY_REQUESTS_PER_STREAM = 200
 # Before the open loop, requests a stream that are sent and not counted.
 WARM_UP_REQUESTS_PER_STREAM = 1
 OURS = "ours"
+# No overload goes on for so long.
+NO_END_S = 1e9
 # The options that the figures repeat.
 STATED = (
     *("loads", "rounds", "duration_s", "warm_up_s", "client_timeout_s", "replicas", "engine_threads"),
@@ -56,6 +58,7 @@ STATED = (
 ABLATIONS: dict[str, Json] = {
     "no-admission": {"admission": {"enabled": False}},
     "no-impatience": {"admission": {"impatient": False}},
+    "no-end": {"admission": {"overload_s": NO_END_S}},
     "no-thrift": {"admission": {"thrift_roots": 0.0}},
     "no-steps": {"route": {"follow_steps": False}},
     "no-prefill-room": {"route": {"prefill_share": NO_PREFILL_SHARE}},

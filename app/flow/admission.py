@@ -8,11 +8,13 @@ E2E^  = TTFT^ + output (80 % quantile) x ITL^(batch), a line fitted to the engin
 
 Each class tracks actual / predicted by the size of the prediction, and so do all that have a place at once:
 the median corrects what is told to a client, a high quantile decides. The rate for a class is what all
-engines give back (Little: places / mean time that a request holds one) less what more urgent classes take and
-less the minimum shares of the others that wait.
+engines give back (Little: places / mean time that a request holds one) less what more urgent classes take, as
+long as that is expected to go on, and less the minimum shares of the others that wait.
 """
 
 from __future__ import annotations
+
+import math
 
 from app.flow.config import FlowConfig
 from app.flow.estimate import DecayedRate, RunningLine, RunningMean, RunningQuantile, Window
@@ -41,16 +43,23 @@ def _error_table() -> list[Window]:
     return [Window(1.0, ERROR_SAMPLES, ERROR_PRIOR) for _ in range(ERROR_BUCKETS)]
 
 
+def _going_on(budget_s: float, overload_s: float) -> float:
+    """The share of its budget for which an overload goes on, on average, if it ends at random."""
+    budgets = budget_s / overload_s
+    return -math.expm1(-budgets) / budgets if budgets > 0.0 else 1.0
+
+
 class _ClassState:
     """What is learnt of one class: its errors by the size of the prediction, its rates, its mean cost."""
 
-    __slots__ = ("arrivals", "cost", "errors", "passed")
+    __slots__ = ("arrivals", "cost", "errors", "going_on", "passed")
 
     def __init__(self, config: FlowConfig, budget_s: float) -> None:
         self.errors = _error_table()
         self.arrivals = DecayedRate(config.admission.rate_horizon_s)
         # More urgent requests that went before: as long as it may wait, a burst of them may end.
         self.passed = DecayedRate(max(config.admission.rate_horizon_s, budget_s))
+        self.going_on = _going_on(budget_s, config.admission.overload_s)
         self.cost = RunningMean(1.0, config.admission.smoothing)
 
 
@@ -177,7 +186,8 @@ class Predictor:
     def rate_per_s(self, rank: int, now_s: float) -> float:
         """Requests of this class that can leave the queue each second."""
         total = self.total_rate_per_s()
-        rate = total - self._classes[rank].passed.per_s(now_s)
+        of_class = self._classes[rank]
+        rate = total - of_class.going_on * of_class.passed.per_s(now_s)
         queues = self._queue.classes
         for queue in queues:
             if queue.size and queue.rank != rank:

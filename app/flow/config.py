@@ -110,6 +110,10 @@ class AdmissionPolicy:
     # Horizon of arrival rates: long against one service time, short against a daily curve. With 20 s more of
     # those that can wait are given up as soon as an overload begins; lasting ones make no difference.
     rate_horizon_s: float = 30.0
+    # How long an overload is expected to go on from now on: whoever may wait for a minute outlasts most, and
+    # is not refused as if all that passes it would do so for that minute. Of an overload of 45 s batch is
+    # kept nearly whole instead of three quarters; one that lasts ends a few more after a wait (docs/flow.md).
+    overload_s: float = 30.0
     # Refuse at once, instead of after a wait, where a queue only stands and absorbs nothing.
     impatient: bool = True
     # A lull: arrivals averaged over this time are fewer than the engines complete; less is chance.
@@ -223,7 +227,7 @@ def default_classes() -> tuple[ClassPolicy, ...]:
 _OF_A_TENANT = ("weight", "requests_per_minute", "tokens_per_minute")
 _OF_ADMISSION = (
     *("initial_service_s", "initial_step_s", "initial_prefill_tokens_per_s"),
-    *("rate_horizon_s", "lull_s", "promise_share"),
+    *("rate_horizon_s", "overload_s", "lull_s", "promise_share"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -94,6 +95,7 @@ ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
     "no-min-share": _no_shares,
     "no-reserve": _no_reserve,
     "no-impatience": lambda c: replace(c, admission=replace(c.admission, impatient=False)),
+    "no-end": lambda c: replace(c, admission=replace(c.admission, overload_s=math.inf)),
     "no-thrift": _no_thrift,
     "no-steps": lambda c: replace(c, route=replace(c.route, follow_steps=False)),
     "no-fairness": lambda c: replace(c, fairness=replace(c.fairness, enabled=False)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -125,11 +126,23 @@ def test_the_end_to_end_deadline_is_checked_on_arrival_and_again_at_dispatch():
     metrics = EngineMetrics(running=1, waiting=0, kv_use=0.1, itl_s=0.1)
     flow.report(ReplicaReport("r", frozenset(), metrics=metrics), 0.0)
     submit(flow, "running")
-    refused = only(submit(flow, "late", class_name="batch", max_output_tokens=400, deadline_s=30.0))
+    refused = only(submit(flow, "late", class_name="batch", max_output_tokens=400, deadline_s=21.0))
     assert refused.outcome is Outcome.REJECTED_DEADLINE
     assert submit(flow, "fine", class_name="batch", max_output_tokens=10, deadline_s=30.0) == []
     evicted = only(flow.close("running", Outcome.COMPLETED, 29.5))
     assert (evicted.ticket_id, evicted.outcome) == ("fine", Outcome.EVICTED_DEADLINE)
+
+
+@pytest.mark.parametrize(("overload_s", "least", "most"), [(30.0, 30, 40), (math.inf, 1, 10)])
+def test_who_may_wait_long_is_let_in_as_if_the_overload_ends_meanwhile(overload_s, least, most):
+    """One place; each second an urgent request takes and leaves it. Batch may wait for a minute."""
+    flow = controller(replace(CONFIG, admission=replace(CONFIG.admission, overload_s=overload_s)))
+    for second in range(20):
+        submit(flow, f"u{second}", float(second))
+        flow.close(f"u{second}", Outcome.COMPLETED, second + 0.99, Usage(1, 1))
+    submit(flow, "last", 20.0)
+    actions = [submit(flow, f"b{number}", 20.0, class_name="batch") for number in range(60)]
+    assert least <= sum(not refused for refused in actions) <= most
 
 
 def test_a_deadline_that_still_holds_is_dispatched():
