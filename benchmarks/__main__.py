@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks import (
     autoscale,
+    burst,
     fit_engine,
     flow,
     grammars,
@@ -33,6 +34,7 @@ COMMANDS = {
     "start": (start, "time to ready by phase, beside bare vLLM"),
     "parity": (parity, "first token, gaps and throughput beside bare vLLM"),
     "overload": (overload, "goodput beside its peers, above capacity"),
+    "burst": (burst, "the requests of overload in the simulator, for many seeds"),
     "overhead": (overhead, "cost between client and engine, beside bare vLLM"),
     "machine": (machine, "how steady this machine is, and so what figures of it are worth"),
     "null": (null, "ceiling of the load client"),

@@ -6,6 +6,8 @@ change of any of them, and with PROMISESERVE_INTERPRETED=1 in the environment, t
 
 import hashlib
 import os
+import warnings
+from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -20,6 +22,18 @@ def build_folder() -> Path:
     return folder / "compiled" / digest.hexdigest()[:16]
 
 
-_build = build_folder()
-COMPILED = _build.is_dir() and os.environ.get("PROMISESERVE_INTERPRETED") != "1"
-__path__[:0] = [str(_build)] if COMPILED else []
+def _use_build(folder: str) -> bool:
+    """Whether there is one that this machine can load."""
+    if os.environ.get("PROMISESERVE_INTERPRETED") == "1" or not os.path.isdir(folder):
+        return False
+    __path__.insert(0, folder)
+    try:
+        import_module("app.flow.core__mypyc")
+    except ImportError as error:
+        __path__.remove(folder)
+        warnings.warn(f"The compiled decision core can't be loaded, its sources run: {error}", stacklevel=1)
+        return False
+    return True
+
+
+COMPILED = _use_build(str(build_folder()))

@@ -135,7 +135,7 @@ class Predictor:
         for urgent in self._queue.classes[:rank]:
             ahead += urgent.size
             tokens += urgent.prompt_tokens
-        wait_s = ahead / self.rate_per_s(rank, now_s)
+        wait_s = ahead / self.rate_per_s(rank, now_s, self._classes[rank].going_on)
         if self._pool.starting:
             wait_s = self._with_starting(wait_s, now_s)
         ttft_s = wait_s + self._pool.engine_ttft_s(prompt_tokens)
@@ -183,11 +183,11 @@ class Predictor:
             return 0.0
         return max(urgent_per_s * self._service_s.value, self._pool.places * urgent_per_s / sum(rates))
 
-    def rate_per_s(self, rank: int, now_s: float) -> float:
-        """Requests of this class that can leave the queue each second."""
+    def rate_per_s(self, rank: int, now_s: float, going_on: float = 1.0) -> float:
+        """Requests of this class that can leave the queue each second, where what passes it goes on for that
+        share of the time."""
         total = self.total_rate_per_s()
-        of_class = self._classes[rank]
-        rate = total - of_class.going_on * of_class.passed.per_s(now_s)
+        rate = total - going_on * self._classes[rank].passed.per_s(now_s)
         queues = self._queue.classes
         for queue in queues:
             if queue.size and queue.rank != rank:

@@ -54,7 +54,7 @@ class OutputLength:
 
 
 class Account:
-    """One tenant. Counters are of tickets that are queued or hold a lease."""
+    """One tenant. Counters are of its tickets that are queued, and of the answers under its leases."""
 
     __slots__ = (
         "name",
@@ -87,7 +87,7 @@ class Account:
         return self.running >= self.policy.max_running
 
     def unpark(self) -> None:
-        """One more of its requests may run: its flows stand in their orders again."""
+        """One of its requests has ended: its flows stand in their orders again."""
         parked, self.parked = self.parked, []
         for order, flow in parked:
             order.unpark(flow)

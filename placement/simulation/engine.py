@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.flow.ticket import EngineMetrics
+from placement.simulation.noise import NoisyPace
 from placement.simulation.workload import BLOCK_TOKENS, Request
 
 
@@ -148,8 +149,8 @@ class SimulatedEngine:
         """Tokens produced so far, by request."""
         return [(id_, one.produced + self.steps - one.start_step) for id_, one in self._decoding.items()]
 
-    def begin(self) -> float:
-        """Schedule one step and return its length."""
+    def begin(self, pace: NoisyPace | None = None) -> float:
+        """Schedule one step and return its length, which is that of the model unless there is a pace."""
         self._make_room()
         budget = self.shape.max_num_batched_tokens - len(self._decoding)
         self._chunk = []
@@ -161,7 +162,8 @@ class SimulatedEngine:
             self._prefilling.append(sequence)
             budget = self._schedule(sequence, budget)
         prefill = sum(tokens for _, tokens in self._chunk)
-        self._step_s = self.shape.step.step_s(prefill, len(self._decoding), self._context)
+        step_s = self.shape.step.step_s(prefill, len(self._decoding), self._context)
+        self._step_s = step_s if pace is None else pace.step_s(step_s)
         return self._step_s
 
     def end(self, now_s: float) -> Done:

@@ -134,13 +134,15 @@ def run(experiment: Experiment, requests: Sequence[Request]) -> Json:
         1.0 if ours else PEER_REPORT_S,
         experiment.returns,
         noise=Noise() if experiment.noisy else None,
-        seed=experiment.seed,
     )
     draw = random.Random(f"schedulers {experiment.seed}")
     parts: list[list[Request]] = [[] for _ in range(experiment.schedulers)]
     for request in arrivals:
         draw.choices(parts)[0].append(request)
-    simulators = [Simulator(make(engine, experiment.seed), setup) for _ in parts]
+    simulators = [
+        Simulator(make(engine, experiment.seed), replace(setup, seed=f"{experiment.seed}.{part}"))
+        for part in range(experiment.schedulers)
+    ]
     records = [
         record for simulator, part in zip(simulators, parts, strict=True) for record in simulator.run(part)
     ]

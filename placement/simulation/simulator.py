@@ -74,7 +74,7 @@ class Setup:
     state_bound: bool = True
     # None: every step as the model says, and every word at once. The seed is the noise's alone.
     noise: Noise | None = None
-    seed: int = 0
+    seed: str = ""
 
 
 class Simulator:
@@ -207,10 +207,7 @@ class Simulator:
         engine = self._engines[replica_id]
         if engine.busy and replica_id not in self._stepping:
             self._stepping.add(replica_id)
-            step_s = engine.begin()
-            if self._paces:
-                step_s = self._paces[replica_id].step_s(step_s)
-            self._at(self.now_s + step_s, "step", replica_id)
+            self._at(self.now_s + engine.begin(self._paces.get(replica_id)), "step", replica_id)
 
     def _do(self, actions: Iterable[Action]) -> None:
         for action in actions:

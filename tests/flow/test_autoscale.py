@@ -363,6 +363,7 @@ class TestSleep:
         assert Run(POLICY, replicas=1).see(0.0, 2000, in_flight=0).target == 1
 
 
+# Each is half an hour of decisions.
 @settings(max_examples=10, deadline=None)
 @given(policy=st.sampled_from([POLICY, lean(POLICY)]), need=st.floats(0.0, 40.0), replicas=st.integers(1, 40))
 def test_a_constant_load_brings_about_no_swing(policy, need, replicas):

@@ -56,3 +56,9 @@ def test_what_was_changed_runs_as_it_is_written(copy: Path):
 
 def test_the_environment_keeps_to_the_sources(copy: Path):
     assert python(["-c", WHICH], copy, interpreted=True).strip().endswith("controller.py")
+
+
+def test_a_build_that_this_machine_can_not_load_is_passed_over(copy: Path):
+    (library,) = (copy / "app" / "flow" / "compiled").glob("*/core__mypyc*")
+    library.write_bytes(b"of another machine")
+    assert python(["-W", "ignore", "-c", WHICH], copy).strip().endswith("controller.py")

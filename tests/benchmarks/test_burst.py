@@ -1,0 +1,24 @@
+"""A simulated burst of the overload benchmark's requests."""
+
+from __future__ import annotations
+
+from statistics import mean
+
+from benchmarks.burst import burst
+
+BUDGETS_S = {"interactive": 1.0, "standard": 5.0, "batch": 60.0}
+RATE_PER_S = 20.0
+
+
+def test_who_may_wait_for_a_minute_is_kept_of_a_burst_that_ends_before():
+    kept = {
+        name: mean(burst(name, 45.0, RATE_PER_S, BUDGETS_S, seed)["batch kept"] for seed in range(3))
+        for name in ("", "no-end")
+    }
+    assert kept[""] > kept["no-end"] + 0.05
+
+
+def test_every_request_has_one_end():
+    figures = burst("", 20.0, RATE_PER_S, BUDGETS_S, 0)
+    kept = figures["goodput"] + figures["refused at once"] + figures["after a wait"]
+    assert 0.9 < kept <= 1.0
