@@ -41,5 +41,4 @@ def test_a_second_of_slowness_in_two_shows_in_all_figures():
 def test_each_processor_is_measured():
     seen = run(argparse.Namespace(seconds=0.5))
     assert list(seen) == [f"processor {number}" for number in sorted(os.sched_getaffinity(0))]
-    assert all(row["mean"] > 0.0 for row in seen.values())
     assert table(seen).count("\n") == 1 + len(seen)
