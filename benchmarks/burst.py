@@ -11,8 +11,10 @@ import argparse
 from collections import Counter
 from dataclasses import replace
 from statistics import mean
+from typing import Any
 
 from app.flow.config import FlowConfig
+from benchmarks import markdown
 from benchmarks.arrivals import at_once, poisson
 from benchmarks.overload import CLASSES, LENGTHS, SHARES
 from placement.simulation.engine import ENGINES
@@ -77,25 +79,18 @@ def burst(
 
 
 def _figures(records: list[Record], promise: Promise, wasted_tokens: int) -> dict[str, float]:
-    result = summarise(records, promise, BEGINS_S, wasted_tokens)
+    result: dict[str, Any] = dict(summarise(records, promise, BEGINS_S, wasted_tokens))
     offered = [one for one in records if one.request.arrived_s >= BEGINS_S]
     ends = Counter(one.outcome.label.partition("_")[0] for one in offered if one.outcome)
-    classes, prediction = result["classes"], result["prediction"]
-    assert isinstance(classes, dict)
-    assert isinstance(prediction, dict)
     return {
-        "goodput": float(str(result["goodput_share"])),
-        **{f"{name} kept": classes[name]["attainment"] for name in CLASSES},
+        "goodput": result["goodput_share"],
+        **{f"{name} kept": result["classes"][name]["attainment"] for name in CLASSES},
         "refused at once": ends["rejected"] / len(offered),
         "after a wait": ends["evicted"] / len(offered),
-        "TTFT within 25 %": prediction["within_25_percent"],
+        "TTFT within 25 %": result["prediction"]["within_25_percent"],
     }
 
 
 def table(figures: Figures) -> str:
     """Markdown."""
-    names = list(next(iter(figures.values())))
-    lines = ["| burst | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
-    for name, row in figures.items():
-        lines.append(f"| {name} | " + " | ".join(f"{row[each]:g}" for each in names) + " |")
-    return "\n".join(lines)
+    return markdown.table("burst", figures)

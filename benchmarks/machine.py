@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from statistics import StatisticsError, correlation, mean, pstdev
 
+from benchmarks import markdown
+
 # About three milliseconds of a processor of today.
 WORK = 100_000
 BIN_S = 0.1
@@ -70,8 +72,4 @@ def _correlation(values: Sequence[float], later: int) -> float:
 
 def table(figures: dict[str, dict[str, float]]) -> str:
     """Markdown."""
-    names = list(next(iter(figures.values())))
-    lines = ["| times the best | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
-    for processor, row in figures.items():
-        lines.append(f"| {processor} | " + " | ".join(f"{row[name]:g}" for name in names) + " |")
-    return "\n".join(lines)
+    return markdown.table("times the best", figures)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.flow.config import default_classes
+from benchmarks import markdown
 from placement.simulation.experiment import POLICIES, Experiment
 from placement.simulation.experiment import run as simulate
 from placement.simulation.workload import Request, read_azure_trace
@@ -54,11 +55,7 @@ def measure(
 
 def table(figures: dict[str, dict[str, float]]) -> str:
     """Markdown."""
-    names = list(next(iter(figures.values())))
-    lines = ["| policy | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
-    for policy, row in figures.items():
-        lines.append(f"| {policy} | " + " | ".join(f"{row[name]:.3g}" for name in names) + " |")
-    return "\n".join(lines)
+    return markdown.table("policy", figures, ".3g")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -191,7 +191,7 @@ class EngineClock:
 
     def _run(self, running: int, now_s: float) -> None:
         """Let the steps pass that have ended by now."""
-        step_s = self._step_s = self._slowness * self._pace.decode_s(running)
+        step_s = self._step_s = self._slowness * self._pace.length_s(running)
         if now_s - self._started_s < step_s:
             return
         while self._chunk or self._given > self._before:

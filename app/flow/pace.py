@@ -77,9 +77,9 @@ class StepPace:
     @property
     def step_s(self) -> float:
         """Length of a step without prompts, with as many requests as usual."""
-        return self.decode_s(self.running)
+        return self.length_s(self.running)
 
-    def decode_s(self, running: float) -> float:
+    def length_s(self, running: float) -> float:
         """Length of a step without prompts, with so many requests."""
         return self.base_s + self.sequence_s * running
 
@@ -115,7 +115,7 @@ class StepPace:
         False when it is not sure how many steps."""
         share = self._slowness / slowness
         span_s, least_s, most_s = share * span_s, share * bounds_s[0], share * bounds_s[1]
-        step_s = self.decode_s(running)
+        step_s = self.length_s(running)
         steps = round(span_s / step_s)
         (base, both, _), (_, sequence, _), _ = self._covariance
         doubt_s = math.sqrt(max(0.0, base + 2.0 * running * both + running * running * sequence))
@@ -128,11 +128,11 @@ class StepPace:
 
     def prefill_s(self, tokens: float, budget: int, running: float) -> float:
         """Time to compute so many prompt tokens, `budget` in a step."""
-        return _steps(tokens, budget) * self.decode_s(running) + self.token_s * tokens
+        return _steps(tokens, budget) * self.length_s(running) + self.token_s * tokens
 
     def shared_prefill_s(self, tokens: float, budget: int, running: float, left_s: float) -> float:
         """The same, when prompts that come before the last step, in `left_s` and later, fill it up."""
-        steps, step_s = _steps(tokens, budget), self.decode_s(running)
+        steps, step_s = _steps(tokens, budget), self.length_s(running)
         before_last_s = left_s + (steps - 1) * (step_s + self.token_s * budget)
         joining = JOINING_SHARE * self.tokens_per_s * before_last_s
         room = steps * budget - tokens

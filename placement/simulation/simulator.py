@@ -88,6 +88,9 @@ class Simulator:
         self._engines = {f"r{index}": SimulatedEngine(setup.engine) for index in range(setup.replicas)}
         noise, seed = setup.noise, setup.seed
         self._paces = {id_: NoisyPace(noise, f"{id_} {seed}") for id_ in self._engines} if noise else {}
+        # How long a request and a word are under way, on average; None: at once.
+        self._send_s = noise.send_s if noise else None
+        self._word_s = noise.word_s if noise else None
         self._ways = random.Random(f"ways {seed}")
         self._stepping: set[str] = set()
         self._events: list[tuple[float, int, str, object]] = []
@@ -171,20 +174,18 @@ class Simulator:
         done = engine.end(self.now_s)
         for sequence in done.first:
             self.records[sequence.request.request_id].ttft_s = self.now_s - sequence.request.arrived_s
-        self._tell("first_tokens", [(sequence.request.request_id, self.now_s) for sequence in done.first])
+        news = [(sequence.request.request_id, self.now_s) for sequence in done.first]
+        self._under_way(self._word_s, "first_tokens", news)
         for sequence in done.finished:
             self._complete(sequence.request)
         self._wake(str(replica_id))
 
-    def _tell(self, kind: str, word: object) -> None:
-        """The policy hears of it, at once or when word has come."""
-        if self._setup.noise is None:
-            getattr(self, f"_{kind}")(word)
+    def _under_way(self, mean_s: float | None, kind: str, payload: object) -> None:
+        """It comes after a while, or at once."""
+        if mean_s is None:
+            getattr(self, f"_{kind}")(payload)
         else:
-            self._at(self.now_s + self._under_way_s(self._setup.noise.word_s), kind, word)
-
-    def _under_way_s(self, mean_s: float) -> float:
-        return self._ways.expovariate(1.0 / mean_s)
+            self._at(self.now_s + self._ways.expovariate(1.0 / mean_s), kind, payload)
 
     def _first_tokens(self, news: Sequence[tuple[str, float]]) -> None:
         self._do(self._policy.first_tokens(news, self.now_s))
@@ -194,7 +195,7 @@ class Simulator:
         record.outcome = Outcome.COMPLETED
         record.finished_s = self.now_s - request.arrived_s
         self._open -= 1
-        self._tell("close", record)
+        self._under_way(self._word_s, "close", record)
 
     def _close(self, record: Record) -> None:
         request = record.request
@@ -231,11 +232,7 @@ class Simulator:
         if record.ttft_s is not None:
             return
         record.granted_s = action.queue_wait_s
-        noise, sent = self._setup.noise, (action.lease.replica_id, record, record.revokes)
-        if noise is None:
-            self._begin(sent)
-        else:
-            self._at(self.now_s + self._under_way_s(noise.send_s), "begin", sent)
+        self._under_way(self._send_s, "begin", (action.lease.replica_id, record, record.revokes))
 
     def _begin(self, sent: tuple[str, Record, int]) -> None:
         """The request has come to its engine, unless its lease was taken back on the way."""
