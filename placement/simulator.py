@@ -30,7 +30,9 @@ class _Request:
     order: int
     sent_s: float
     arrived_s: float
+    known_tokens: int  # those of the prompt and those generated
     scheduled: int = 0  # tokens in the cache, those of steps in flight included
+    blocks: int = 0  # of the cache, that hold them
     generated: int = 0
     in_flight: int = 0
     first_token_s: float = -1.0
@@ -43,14 +45,6 @@ class _Request:
     @property
     def rank(self) -> tuple[int, float, int]:
         return (self.ask.priority, self.arrived_s, self.order)
-
-    @property
-    def known_tokens(self) -> int:
-        return self.ask.prompt_tokens + self.generated
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.scheduled // BLOCK_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +145,20 @@ class Simulation:
     def _take_arrivals(self) -> None:
         while self._pending and self._pending[0][0] <= self.now_s:
             arrived, order, sent, ask = heapq.heappop(self._pending)
-            insort(self._waiting, _Request(ask, order, sent, arrived))
+            insort(self._waiting, _Request(ask, order, sent, arrived, ask.prompt_tokens))
 
     def _schedule(self) -> list[tuple[_Request, int]]:
         budget = self.max_batched_tokens
         parts: list[tuple[_Request, int]] = []
         preempted = False
         for request in list(self._running):
-            need = min(request.ask.prompt_tokens + request.generated - request.scheduled, budget)
+            need = request.known_tokens - request.scheduled
             if need <= 0 or not request.running:
                 continue
+            if need > budget:
+                need = budget
+                if not budget:
+                    break
             while not self._grow(request, need):
                 victim = self._preempt(parts)
                 preempted = True
@@ -190,11 +188,12 @@ class Simulation:
             budget -= need
 
     def _grow(self, request: _Request, tokens: int) -> bool:
-        blocks = -(-(request.scheduled + tokens) // BLOCK_TOKENS) - request.blocks
-        if blocks > self._free_blocks:
+        scheduled = request.scheduled + tokens
+        blocks = -(-scheduled // BLOCK_TOKENS)
+        if blocks - request.blocks > self._free_blocks:
             return False
-        self._free_blocks -= blocks
-        request.scheduled += tokens
+        self._free_blocks -= blocks - request.blocks
+        request.scheduled, request.blocks = scheduled, blocks
         return True
 
     def _preempt(self, parts: list[tuple[_Request, int]]) -> _Request | None:
@@ -205,7 +204,7 @@ class Simulation:
         self._running.remove(victim)
         victim.running = False
         self._free_blocks += victim.blocks
-        victim.scheduled = 0
+        victim.scheduled = victim.blocks = 0
         victim.preemptions += 1
         self.preemptions += 1
         insort(self._waiting, victim)
@@ -231,6 +230,7 @@ class Simulation:
 
     def _emit(self, request: _Request) -> None:
         request.generated += 1
+        request.known_tokens += 1
         if request.first_token_s < 0:
             request.first_token_s = self.now_s
         if request.generated >= request.ask.output_tokens:
@@ -265,6 +265,7 @@ class Simulation:
         for request in self._running:
             self._grow(request, rounds)
             request.generated += rounds
+            request.known_tokens += rounds
             if request.first_token_s < 0:
                 request.first_token_s = self._flights[0].finish_s
         moved_s = rounds * cycle_s

@@ -9,6 +9,7 @@ embedding, activation, cache write) is `elementwise_us`. Whatever no kernel tabl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import log2
 
 from placement.coefficients import Coefficients
@@ -70,7 +71,7 @@ def _side_by_side(gemms: tuple[Gemm, ...], count: int) -> tuple[Gemm, ...]:
 
 
 class StepModel:
-    """Prices batches for one model, GPU and plan; immutable apart from a cache by batch size."""
+    """Prices batches for one model, GPU and plan; immutable apart from caches by batch size."""
 
     def __init__(
         self,
@@ -98,7 +99,8 @@ class StepModel:
         # Two norms with residual (read two, write two), QKV twice (rotary, cache write), activation.
         norms, rotary, activation = 8 * model.hidden, 4 * (query + 2 * key_value), 3 * ffn
         self._elementwise_bytes = _ACTIVATION_BYTES * (norms + rotary + activation * model.experts_per_token)
-        self._dense_us: dict[int, float] = {}
+        self._dense_us, self._between_us = cache(self._dense_layer_us), cache(self._between_layers_us)
+        self._head_us = cache(self._logits_us)
 
     def step_us(self, batch: Batch) -> float:
         """From the start of a step to its tokens: all stages, hops between them, waits of the GPU."""
@@ -107,12 +109,9 @@ class StepModel:
     def stage_times_us(self, batch: Batch) -> list[float]:
         """How long each stage is busy with the batch, hops included in the stage that sends."""
         layer = self.layer_us(batch)
-        last = len(self.layer_counts) - 1
-        times = [count * layer for count in self.layer_counts]
-        times[0] += self._embedding_us(batch)
-        times[last] += self.head_us(batch)
-        for stage in range(last):
-            times[stage] += self._hop_us(batch, stage)
+        between = self._between_us(batch.tokens)
+        times = [count * layer + other for count, other in zip(self.layer_counts, between, strict=True)]
+        times[-1] += self._head_us(batch.sampled)
         return times
 
     def host_us(self, batch: Batch) -> float:
@@ -125,7 +124,7 @@ class StepModel:
 
     def layer_us(self, batch: Batch) -> float:
         """One layer on one rank."""
-        time = self._dense_layer_us(batch.tokens) + self.attention_us(batch)
+        time = self._dense_us(batch.tokens) + self.attention_us(batch)
         if batch.tokens > self._graph_tokens:
             return max(time, self.coefficients.residual.layer_eager_us)
         return time
@@ -163,11 +162,7 @@ class StepModel:
         return prefilling, decoding
 
     def _dense_layer_us(self, tokens: int) -> float:
-        if tokens not in self._dense_us:
-            self._dense_us[tokens] = (
-                self._gemm_us(tokens) + 2 * self._reduce_us(tokens) + self._elementwise_us(tokens)
-            )
-        return self._dense_us[tokens]
+        return self._gemm_us(tokens) + 2 * self._reduce_us(tokens) + self._elementwise_us(tokens)
 
     def _gemm_us(self, tokens: int) -> float:
         """All products of a layer; a mixture's touched experts run side by side in one grouped kernel."""
@@ -215,29 +210,36 @@ class StepModel:
         bandwidth = self.gpu.memory_tb_per_s * 1e6
         return residual.layer_fixed_us + residual.elementwise_traffic * moved / bandwidth
 
-    def _embedding_us(self, batch: Batch) -> float:
+    def _between_layers_us(self, tokens: int) -> tuple[float, ...]:
+        """Each stage's part that is no layer and no logits: the embedding, and the hop to the next stage."""
+        last = len(self.layer_counts) - 1
+        times = [self._hop_us(tokens, stage) for stage in range(last)] + [0.0]
+        times[0] += self._embedding_us(tokens)
+        return tuple(times)
+
+    def _embedding_us(self, tokens: int) -> float:
         """Row look-up, and its all-reduce when the table is cut over ranks."""
-        moved = 2 * batch.tokens * self.model.hidden * _ACTIVATION_BYTES
-        return moved / (self.gpu.memory_tb_per_s * 1e6) + self._reduce_us(batch.tokens)
+        moved = 2 * tokens * self.model.hidden * _ACTIVATION_BYTES
+        return moved / (self.gpu.memory_tb_per_s * 1e6) + self._reduce_us(tokens)
 
-    def head_us(self, batch: Batch) -> float:
-        """Logits of the sampled rows, bf16 whatever the checkpoint's dtype, gathered over the ranks."""
-        if batch.sampled == 0:
-            return 0.0
-        time = gemms_us(self.gpu, "bfloat16", self.coefficients.gemm["bfloat16"], batch.sampled, self._head)
-        gather = dict(self.coefficients.collectives["all_gather"])
-        message = batch.sampled * self.model.vocab * _ACTIVATION_BYTES
-        return time + collective_us(self.gpu, gather, self.plan.tensor_parallel, message)
-
-    def _hop_us(self, batch: Batch, stage: int) -> float:
+    def _hop_us(self, tokens: int, stage: int) -> float:
         """Hidden states and residual to the next stage: each rank its slice, gathered at the receiver."""
         tp = self.plan.tensor_parallel
         across = (stage + 1) * tp % self._cluster.gpus_per_node == 0
         link = self._cluster.network_gb_per_s if across else self.gpu.peer_gb_per_s
-        message = 2 * batch.tokens * self.model.hidden * _ACTIVATION_BYTES / tp
+        message = 2 * tokens * self.model.hidden * _ACTIVATION_BYTES / tp
         gather = dict(self.coefficients.collectives["all_gather"])
         time = point_to_point_us(link, message, between_nodes=across)
         return time + collective_us(self.gpu, gather, tp, message * tp)
+
+    def _logits_us(self, sampled: int) -> float:
+        """Logits of the sampled rows, bf16 whatever the checkpoint's dtype, gathered over the ranks."""
+        if sampled == 0:
+            return 0.0
+        time = gemms_us(self.gpu, "bfloat16", self.coefficients.gemm["bfloat16"], sampled, self._head)
+        gather = dict(self.coefficients.collectives["all_gather"])
+        message = sampled * self.model.vocab * _ACTIVATION_BYTES
+        return time + collective_us(self.gpu, gather, self.plan.tensor_parallel, message)
 
     def roofline_us(self, batch: Batch) -> float:
         """Least time that the hardware allows for the whole step, at full efficiency without latency."""

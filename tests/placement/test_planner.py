@@ -1,7 +1,5 @@
 """The planner: every plan has figures or a reason."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +10,7 @@ from placement.hardware import parse_cluster
 from placement.models import find_model
 from placement.planner import pareto_front, plan_cluster, possible_plans, replicas_that_fit
 from placement.serving import Slo, parse_slo
+from placement.step_time import StepModel
 from placement.throughput import offline_tokens_per_s, published_throughput
 from placement.workload import parse_workload
 
@@ -19,21 +18,35 @@ COEFFICIENTS = default_coefficients()
 PROMISES = "ttft_p50=500,ttft_p99=1000,tpot_p50=50,tpot_p99=100"
 
 
+# What one node takes is priced steps and little else: `python -m benchmarks planner` has the seconds.
+MOST_PRICED_STEPS = 150_000
+
+
 @pytest.fixture(scope="module")
 def one_node():
-    started = time.process_time()
-    planned = plan_cluster(
-        find_model("llama70b"),
-        parse_cluster("8xh100"),
-        parse_workload("1024/256@8"),
-        parse_slo(PROMISES),
-        COEFFICIENTS,
-    )
-    return planned, time.process_time() - started
+    """The plans, and how many steps were priced for them."""
+    priced = 0
+    stage_times_us = StepModel.stage_times_us
+
+    def counted(steps, batch):
+        nonlocal priced
+        priced += 1
+        return stage_times_us(steps, batch)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(StepModel, "stage_times_us", counted)
+        planned = plan_cluster(
+            find_model("llama70b"),
+            parse_cluster("8xh100"),
+            parse_workload("1024/256@8"),
+            parse_slo(PROMISES),
+            COEFFICIENTS,
+        )
+    return planned, priced
 
 
-def test_one_node_is_planned_within_ten_seconds_of_work(one_node):
-    assert one_node[1] < 10
+def test_one_node_is_planned_with_a_bounded_number_of_priced_steps(one_node):
+    assert 0 < one_node[1] <= MOST_PRICED_STEPS
 
 
 def test_every_possible_plan_is_a_candidate_or_a_reject_with_a_reason(one_node):
