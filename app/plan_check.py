@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from app.config import ApplicationConfig
 from placement.hardware import Cluster
-from placement.models import LanguageModel, catalogued, find_model
+from placement.models import LanguageModel, known_model
 from placement.plans import ParallelPlan
-from placement.verdict import refusals
+from placement.serving import Slo
+from placement.verdict import refusal
+from placement.workload import WorkloadSpec
+
+# How vLLM calls checkpoints that say themselves what they hold.
+_AS_PUBLISHED = frozenset({"modelopt", "compressed-tensors"})
 
 
-def model_of(config: ApplicationConfig) -> LanguageModel:
-    """The planner's model. ValueError when it is neither catalogued nor a folder with a config.json."""
-    return find_model(config.model.source)
+def model_of(config: ApplicationConfig) -> LanguageModel | None:
+    """The planner's model; None when it is neither catalogued nor a folder. ValueError for a folder whose
+    `config.json` is of another architecture."""
+    return known_model(config.model.source)
 
 
 def plan_of(config: ApplicationConfig) -> ParallelPlan:
@@ -22,21 +28,52 @@ def plan_of(config: ApplicationConfig) -> ParallelPlan:
         tensor_parallel=parallel.tensor_parallel_size,
         pipeline_parallel=parallel.pipeline_parallel_size,
         replicas=config.replicas.max,
-        weight_dtype="fp8" if "fp8" in (engine.quantization or "") else "bfloat16",
-        kv_dtype="fp8" if engine.kv_cache_dtype.startswith("fp8") else "bfloat16",
+        weight_dtype=_weight_dtype(config),
+        kv_dtype=_kv_dtype(config),
         max_batched_tokens=engine.max_num_batched_tokens,
         max_running=engine.max_num_seqs,
         memory_utilization=engine.gpu_memory_utilization,
         layer_partition=tuple(parallel.layer_partition) if parallel.layer_partition else None,
+        one_node=parallel.strategy == "STRICT_PACK",
         sequence_parallel_min_tokens=sequence.min_tokens if sequence.enabled else None,
     )
 
 
-def refusals_of(config: ApplicationConfig, cluster: Cluster) -> tuple[str, ...]:
-    """Why the configuration can't start on this hardware; empty when it can, or when only the engine knows.
+def _weight_dtype(config: ApplicationConfig) -> str:
+    """What the engine holds; the name of the format where its size is not known."""
+    model, quantization = model_of(config), config.engine.quantization
+    published = "bfloat16" if model is None else model.weight_dtype
+    if quantization is not None and quantization not in _AS_PUBLISHED:
+        return "fp8" if "fp8" in quantization else quantization
+    if published == "bfloat16" and config.engine.dtype == "float32":
+        return "float32"
+    return published
 
-    Cheap (no simulation): meant for every build of the application.
+
+def _kv_dtype(config: ApplicationConfig) -> str:
+    if config.engine.kv_cache_dtype.startswith("fp8"):
+        return "fp8"
+    wide = config.engine.kv_cache_dtype == "auto" and config.engine.dtype == "float32"
+    return "float32" if wide else "bfloat16"
+
+
+def workload_of(config: ApplicationConfig) -> WorkloadSpec:
+    """What the promises are for."""
+    promises = config.promises
+    return WorkloadSpec(promises.prompt_tokens, promises.output_tokens, promises.requests_per_s)
+
+
+def slo_of(config: ApplicationConfig) -> Slo:
+    """The promises themselves."""
+    promises = config.promises
+    return Slo(promises.ttft_p50_ms, promises.ttft_p99_ms, promises.tpot_p50_ms, promises.tpot_p99_ms)
+
+
+def refusal_of(config: ApplicationConfig, cluster: Cluster) -> str | None:
+    """Why the configuration can't start on this hardware; None when it can, or when only the engine knows.
+
+    Cheap (no simulation): meant for every build of the application. ValueError as `model_of`.
     """
-    if config.engine.device != "gpu" or catalogued(config.model.source) is None:
-        return ()
-    return refusals(model_of(config), cluster, plan_of(config), config.engine.max_model_len)
+    if config.engine.device != "gpu":
+        return None
+    return refusal(model_of(config), cluster, plan_of(config), config.engine.max_model_len)

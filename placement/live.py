@@ -47,7 +47,7 @@ def _connected(address: str) -> Iterator[str]:
 
     joined_before = ray.is_initialized()
     if not joined_before:
-        _reach(address)
+        reach(address)
     context = ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
     try:
         yield context.dashboard_url
@@ -56,7 +56,7 @@ def _connected(address: str) -> Iterator[str]:
             ray.shutdown()
 
 
-def _reach(address: str) -> None:
+def reach(address: str) -> None:
     """Raises OSError (a ConnectionError among others) when nobody listens; `auto` is Ray's to look up."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon:

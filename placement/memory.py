@@ -1,7 +1,7 @@
 """Memory of each rank: weights, what a step needs, what is left for the KV cache.
 
 vLLM's own sum (v1/worker/gpu_worker.py): KV cache = utilisation x total - weights - peak activation -
-non-torch. CUDA graphs are captured afterwards, from the part that the utilisation leaves free.
+non-torch - CUDA graphs, whose size it estimates (since 0.21; before, they came on top).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from placement.plans import ParallelPlan
 ACTIVATION_FLOOR_GIB = 1.89
 # CUDA context, and NCCL and custom all-reduce buffers once there are peers. vLLM 0.19, Llama.
 NON_TORCH_GIB, NON_TORCH_PEERS_GIB = 0.55, 2.10
-# Captured graphs of a dense 70B at TP2; they live outside the utilisation and must still fit on the card.
+# Captured graphs of a dense 70B at TP2.
 CUDA_GRAPHS_GIB = 1.0
 # Live copies of a layer's widest tensor at the peak of a compiled step: the gate-up output and its product.
 _LIVE_COPIES = 1.5
@@ -47,7 +47,6 @@ class MemoryPlan:
     """All stages of one replica."""
 
     stages: tuple[StageMemory, ...]
-    graphs_fit: bool
 
     @property
     def kv_tokens(self) -> int:
@@ -57,7 +56,7 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        return self.kv_tokens > 0 and self.graphs_fit
+        return self.kv_tokens > 0
 
     @property
     def weight_imbalance(self) -> float:
@@ -102,8 +101,10 @@ def plan_memory(
     *,
     activation_gib: float | None = None,
     non_torch_gib: float | None = None,
+    graphs_gib: float = CUDA_GRAPHS_GIB,
 ) -> MemoryPlan:
-    """What each stage's ranks hold. A measured activation or non-torch figure replaces the estimate."""
+    """What each stage's ranks hold. A measured activation or non-torch figure replaces the estimate; without
+    graphs it is the sum of a vLLM before 0.21, and of other engines."""
     peers = plan.gpus_per_replica > 1
     activation = round(activation_gib * GIB) if activation_gib is not None else activation_bytes(model, plan)
     default_non_torch = NON_TORCH_PEERS_GIB if peers else NON_TORCH_GIB
@@ -114,11 +115,10 @@ def plan_memory(
     stages = []
     for stage, layers in enumerate(plan.layer_counts(model.layers)):
         weights = stage_weight_bytes(model, plan, stage)
-        left = round(budget - weights - activation - non_torch)
+        left = round(budget - weights - activation - non_torch - graphs_gib * GIB)
         per_token = max(1, round(layers * kv_per_layer))
         stages.append(StageMemory(stage, layers, weights, activation, non_torch, left, per_token))
-    free_gib = (1 - plan.memory_utilization) * gpu.memory_gib
-    return MemoryPlan(tuple(stages), graphs_fit=free_gib >= CUDA_GRAPHS_GIB)
+    return MemoryPlan(tuple(stages))
 
 
 def balanced_partition(model: LanguageModel, plan: ParallelPlan, limit: float = 0.05) -> list[int] | None:

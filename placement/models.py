@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -28,6 +28,10 @@ class LanguageModel:
     experts_per_token: int = 1
     qk_norm: bool = False
     qkv_bias: bool = False
+    # What the published weights are stored in.
+    weight_dtype: str = "bfloat16"
+    # The longest request that it was made for, prompt and output, tokens; None: not known.
+    context: int | None = None
 
     @property
     def attention_parameters_per_layer(self) -> int:
@@ -77,38 +81,45 @@ class LanguageModel:
         return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_value(kv_dtype)
 
 
+SIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
+
+
 def bytes_per_value(dtype: str) -> int:
     """Bytes of one stored value; ValueError for a dtype without a rule."""
-    sizes = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
-    if dtype not in sizes:
-        raise ValueError(f"dtype: {dtype!r} is not one of {', '.join(sizes)}")
-    return sizes[dtype]
+    if dtype not in SIZES:
+        raise ValueError(f"dtype: {dtype!r} is not one of {', '.join(SIZES)}")
+    return SIZES[dtype]
 
 
-def _llama(name: str, layers: int, hidden: int, heads: int, ffn: int, vocab: int = 128256) -> LanguageModel:
-    return LanguageModel(name, layers, hidden, heads, 8, ffn, vocab, hidden // heads)
+def _llama(
+    name: str, layers: int, hidden: int, heads: int, ffn: int, vocab: int = 128256, context: int = 131072
+) -> LanguageModel:
+    return LanguageModel(name, layers, hidden, heads, 8, ffn, vocab, hidden // heads, context=context)
 
 
 _LLAMA_70B = _llama("Llama-3.x-70B", 80, 8192, 64, 28672)
+_LLAMA3_70B = replace(_LLAMA_70B, context=8192)
 _LLAMA_8B = _llama("Llama-3.1-8B", 32, 4096, 32, 14336)
 _LLAMA_405B = _llama("Llama-3.1-405B", 126, 16384, 128, 53248)
-_LLAMA2_70B = _llama("Llama-2-70B", 80, 8192, 64, 28672, vocab=32000)
-_QWEN25_72B = LanguageModel("Qwen2.5-72B", 80, 8192, 64, 8, 29568, 152064, 128, qkv_bias=True)
-_QWEN3_32B = LanguageModel("Qwen3-32B", 64, 5120, 64, 8, 25600, 151936, 128, qk_norm=True)
-_MIXTRAL = LanguageModel("Mixtral-8x7B", 32, 4096, 32, 8, 14336, 32000, 128, experts=8, experts_per_token=2)
+_LLAMA2_70B = _llama("Llama-2-70B", 80, 8192, 64, 28672, vocab=32000, context=4096)
+_QWEN25_72B = LanguageModel("Qwen2.5-72B", 80, 8192, 64, 8, 29568, 152064, 128, qkv_bias=True, context=32768)
+_QWEN3_32B = LanguageModel("Qwen3-32B", 64, 5120, 64, 8, 25600, 151936, 128, qk_norm=True, context=40960)
+_MIXTRAL = LanguageModel(
+    "Mixtral-8x7B", 32, 4096, 32, 8, 14336, 32000, 128, experts=8, experts_per_token=2, context=32768
+)
 _SMOLLM2 = LanguageModel("SmolLM2-135M", 30, 576, 9, 3, 1536, 49152, 64, tied_embeddings=True)
 _TINY = LanguageModel("tiny-llama", 8, 256, 8, 4, 688, 1024, 32)
 
 # Hugging Face ids and embedded names. Source: each model's config.json.
 CATALOGUE: Mapping[str, LanguageModel] = {
-    "meta-llama/Meta-Llama-3-70B-Instruct": _LLAMA_70B,
+    "meta-llama/Meta-Llama-3-70B-Instruct": _LLAMA3_70B,
     "meta-llama/Llama-3.1-70B": _LLAMA_70B,
     "meta-llama/Llama-3.1-70B-Instruct": _LLAMA_70B,
     "meta-llama/Llama-3.3-70B-Instruct": _LLAMA_70B,
-    "nvidia/Llama-3.1-70B-Instruct-FP8": _LLAMA_70B,
+    "nvidia/Llama-3.1-70B-Instruct-FP8": replace(_LLAMA_70B, weight_dtype="fp8"),
     "meta-llama/Llama-3.1-8B": _LLAMA_8B,
     "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B,
-    "nvidia/Llama-3.1-8B-Instruct-FP8": _LLAMA_8B,
+    "nvidia/Llama-3.1-8B-Instruct-FP8": replace(_LLAMA_8B, weight_dtype="fp8"),
     "meta-llama/Llama-3.1-405B-Instruct": _LLAMA_405B,
     "meta-llama/Llama-2-70b-chat-hf": _LLAMA2_70B,
     "Qwen/Qwen2.5-72B-Instruct": _QWEN25_72B,
@@ -130,27 +141,52 @@ ALIASES: Mapping[str, str] = {
 }
 
 
+# A mixture with experts that all tokens share, and attention over compressed keys: other sums than ours.
+_OTHER_ARCHITECTURES = (
+    "n_routed_experts",
+    "n_shared_experts",
+    "shared_expert_intermediate_size",
+    "kv_lora_rank",
+)
+
+
 def catalogued(source: str) -> LanguageModel | None:
-    """The entry of a Hugging Face id, an embedded name or an alias; None when there is none."""
-    return CATALOGUE.get(ALIASES.get(source, source))
+    """The entry of a Hugging Face id or an embedded name; None when there is none."""
+    return CATALOGUE.get(source)
+
+
+def known_model(source: str) -> LanguageModel | None:
+    """A catalogued model, or a folder's. ValueError for a folder whose `config.json` can't be used."""
+    file = Path(source) / "config.json"
+    if (known := catalogued(source)) is not None or not file.is_file():
+        return known
+    return _read(file, source)
 
 
 def find_model(source: str) -> LanguageModel:
-    """A catalogued model, else the `config.json` at that path. ValueError names what is known."""
-    known = catalogued(source)
-    if known is not None:
+    """A catalogued model or an alias, else the `config.json` at that path. ValueError names what is known."""
+    if (known := known_model(ALIASES.get(source, source))) is not None:
         return known
-    path = Path(source)
-    file = path / "config.json" if path.is_dir() else path
-    if file.is_file():
-        return from_hugging_face(json.loads(file.read_text()), name=source)
+    if Path(source).is_file():
+        return _read(Path(source), source)
     raise ValueError(
         f"model: {source!r} is neither catalogued ({', '.join(ALIASES)} or a full id) nor a config.json"
     )
 
 
+def _read(file: Path, name: str) -> LanguageModel:
+    content = json.loads(file.read_text())
+    if not isinstance(content, dict):
+        raise ValueError(f"model: {name}: its config.json holds no object")
+    return from_hugging_face(content, name)
+
+
 def from_hugging_face(config: Mapping[str, object], name: str) -> LanguageModel:
-    """Read a Llama-like `config.json` (dense, or a mixture of experts). ValueError names a missing field."""
+    """Read a Llama-like `config.json` (dense, or a mixture of experts). ValueError names a missing field, or
+    one of an architecture that is not Llama's."""
+    for key in _OTHER_ARCHITECTURES:
+        if config.get(key):
+            raise ValueError(f"{name}: {key}: this architecture is not modelled")
 
     def count(*keys: str, default: int | None = None) -> int:
         for key in keys:
@@ -180,4 +216,16 @@ def from_hugging_face(config: Mapping[str, object], name: str) -> LanguageModel:
         experts_per_token=count("num_experts_per_tok", default=1),
         qk_norm=config.get("model_type") in ("qwen3", "qwen3_moe"),
         qkv_bias=bool(config.get("attention_bias")) or config.get("model_type") in ("qwen2", "qwen2_moe"),
+        weight_dtype=_stored_in(config.get("quantization_config")),
+        # What stretches the positions stretches the context, by rules of its own.
+        context=None if config.get("rope_scaling") else count("max_position_embeddings", default=0) or None,
     )
+
+
+def _stored_in(quantization: object) -> str:
+    """The dtype of a checkpoint's weights by its `quantization_config`; a method's name where it has none."""
+    if not isinstance(quantization, Mapping):
+        return "bfloat16"
+    method = str(quantization.get("quant_method") or "unknown")
+    fp8 = "fp8" in (method, str(quantization.get("quant_algo")).lower())
+    return "fp8" if fp8 else method

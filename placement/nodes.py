@@ -34,8 +34,10 @@ class NoSeat:
     reason: str
 
 
-def seat(nodes: Sequence[NodeView], tensor: int, stages: int, replicas: int = 1) -> Seating | NoSeat:
-    """Place `replicas` grids of `stages` x `tensor` ranks on what is free."""
+def seat(
+    nodes: Sequence[NodeView], tensor: int, stages: int, replicas: int = 1, *, one_node: bool = False
+) -> Seating | NoSeat:
+    """Place `replicas` grids of `stages` x `tensor` ranks on what is free; `one_node`: each on one."""
     largest = max((node.total_gpus for node in nodes), default=0)
     if tensor > largest:
         return NoSeat(
@@ -44,9 +46,10 @@ def seat(nodes: Sequence[NodeView], tensor: int, stages: int, replicas: int = 1)
     free = {node.node_id: node.free_gpus for node in nodes}
     seated = []
     for replica in range(replicas):
-        groups = _one_node(free, tensor, stages) or _many_nodes(free, tensor, stages)
+        groups = _one_node(free, tensor, stages) or (None if one_node else _many_nodes(free, tensor, stages))
         if groups is None:
-            return NoSeat(_missing(free, tensor, stages, replica, replicas))
+            missing = _missing(free, tensor, stages, replica, replicas)
+            return NoSeat(f"STRICT_PACK, all on one node: {missing}" if one_node else missing)
         for node_id in groups:
             free[node_id] -= tensor
         seated.append(tuple(node_id for node_id in groups for _ in range(tensor)))

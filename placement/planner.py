@@ -28,6 +28,8 @@ DTYPES = (("bfloat16", "bfloat16"), ("bfloat16", "fp8"), ("fp8", "bfloat16"), ("
 # A simulated run holds this many times the requests in flight, to be past its start; bounded, so that a plan
 # takes a fraction of a second.
 TURNOVERS, FEWEST_SIMULATED, MOST_SIMULATED = 4, 120, 800
+# Of a closed loop, however many clients it has.
+FEWEST_TURNOVERS = 3
 # A replica is loaded to this share of its steady capacity: beyond it queues grow without bound.
 LOAD_SHARE = 0.9
 # Pipelines deeper than this don't pay for a dense model on one network; keeps 1,024 GPUs quick to plan.
@@ -81,10 +83,12 @@ def grids(model: LanguageModel, cluster: Cluster) -> Iterator[tuple[int, int]]:
         tensor *= 2
 
 
-def replicas_that_fit(cluster: Cluster, tensor: int, stages: int) -> int:
-    """Copies of a grid when a TP group never leaves a node, stages may, and no two copies share a GPU."""
+def replicas_that_fit(cluster: Cluster, tensor: int, stages: int, *, one_node: bool = False) -> int:
+    """Copies of a grid when a TP group never leaves a node, stages may (unless `one_node`), and no two copies
+    share a GPU."""
     groups = cluster.gpus_per_node // tensor * cluster.nodes
-    if stages * tensor <= cluster.gpus_per_node:  # a replica that fits into a node stays in it
+    # A replica that fits into a node stays in it.
+    if one_node or stages * tensor <= cluster.gpus_per_node:
         return cluster.gpus_per_node // (tensor * stages) * cluster.nodes
     return groups // stages
 
@@ -117,21 +121,44 @@ def _balanced(model: LanguageModel, plan: ParallelPlan) -> ParallelPlan:
     return replace(plan, layer_partition=tuple(partition))
 
 
-def static_problem(model: LanguageModel, cluster: Cluster, plan: ParallelPlan, tokens: int) -> str | None:
-    """Why a plan can't start or can't hold one request of `tokens`; None when it can."""
+def cluster_problem(cluster: Cluster, plan: ParallelPlan) -> str | None:
+    """Why the cluster has no room for a plan, whatever the model; None when it has."""
     tensor, stages = plan.tensor_parallel, plan.pipeline_parallel
     if tensor > cluster.gpus_per_node:
         return f"TP={tensor} would leave a node of {cluster.gpus_per_node} GPUs"
+    if plan.gpus > cluster.gpus:
+        return f"needs {plan.gpus} GPUs, the cluster has {cluster.gpus}"
+    if plan.one_node and plan.gpus_per_replica > cluster.gpus_per_node:
+        return (
+            f"STRICT_PACK: {plan.gpus_per_replica} GPUs on one node, but a node has {cluster.gpus_per_node}: "
+            "PACK lets stages spread"
+        )
+    room = replicas_that_fit(cluster, tensor, stages, one_node=plan.one_node)
+    if plan.replicas > room:
+        return (
+            f"{plan.replicas} replicas of {plan.gpus_per_replica} GPUs, but {cluster.nodes} nodes of "
+            f"{cluster.gpus_per_node} hold {room} without splitting a TP group"
+        )
+    return None
+
+
+def static_problem(model: LanguageModel, cluster: Cluster, plan: ParallelPlan, tokens: int) -> str | None:
+    """Why a plan can't start or can't hold one request of `tokens`; None when it can."""
+    return cluster_problem(cluster, plan) or _model_problem(model, cluster, plan, tokens)
+
+
+def _model_problem(model: LanguageModel, cluster: Cluster, plan: ParallelPlan, tokens: int) -> str | None:
+    tensor, stages = plan.tensor_parallel, plan.pipeline_parallel
     if stages > model.layers:
         return f"PP={stages} leaves stages without a layer ({model.layers} layers)"
     if model.heads % tensor or model.ffn % tensor:
         return f"TP={tensor} does not divide {model.heads} heads and a feed-forward of {model.ffn}"
     if model.kv_heads % tensor and tensor % model.kv_heads:
         return f"TP={tensor} neither divides nor is a multiple of {model.kv_heads} KV heads"
-    if plan.gpus > cluster.gpus:
-        return f"needs {plan.gpus} GPUs, the cluster has {cluster.gpus}"
-    if "fp8" in plan.weight_dtype and cluster.gpu.fp8_tflops is None:
-        return f"{cluster.gpu.name} has no FP8 tensor cores"
+    if plan.layer_partition is not None and sum(plan.layer_partition) != model.layers:
+        return f"layers {list(plan.layer_partition)} are not the model's {model.layers}"
+    if model.context is not None and tokens > model.context:
+        return f"a request of {tokens} tokens, but the model's context is {model.context}"
     memory = plan_memory(model, cluster.gpu, plan)
     if memory.kv_tokens < tokens:
         worst = min(memory.stages, key=lambda stage: stage.kv_bytes)
@@ -140,8 +167,6 @@ def static_problem(model: LanguageModel, cluster: Cluster, plan: ParallelPlan, t
             f"{worst.kv_bytes / 2**30:.1f} GiB left; the cache holds {memory.kv_tokens} tokens, a request "
             f"needs {tokens}"
         )
-    if not memory.graphs_fit:
-        return "memory: nothing is left outside the utilisation for CUDA graphs"
     return None
 
 
@@ -170,20 +195,23 @@ def evaluate(
             f"{capacity.limit}: carries {LOAD_SHARE * whole:.1f} req/s on {plan.gpus} GPUs, not {rate:g}",
         )
     needed = 0 if rate is None else -(-rate // (LOAD_SHARE * capacity.requests_per_s))
-    latency = _latency(steps, memory, workload, capacity)
+    latency = latency_at(steps, memory, workload, LOAD_SHARE * whole if rate is None else rate)
     broken = tuple(broken_promises(latency, slo))
     return Candidate(plan, memory, capacity, whole, int(needed), latency, broken)
 
 
-def _latency(steps: StepModel, memory: MemoryPlan, workload: WorkloadSpec, capacity: Capacity) -> Latency:
+def latency_at(
+    steps: StepModel, memory: MemoryPlan, workload: WorkloadSpec, requests_per_s: float
+) -> Latency:
+    """Of one replica's share of so many requests a second, or of the workload's clients."""
     replicas = steps.plan.replicas
     if workload.concurrency is not None:
-        share = replace(workload, concurrency=max(1, -(-workload.concurrency // replicas)))
-        return simulate(
-            steps, memory.kv_tokens, share, 0.0, requests=_run_length(share.concurrency or 1), seed=1
-        )
-    rate = workload.requests_per_s
-    each = LOAD_SHARE * capacity.requests_per_s if rate is None else rate / replicas
+        clients = max(1, -(-workload.concurrency // replicas))
+        share = replace(workload, concurrency=clients)
+        # All begin at the same time: the third that does not count must be past that.
+        requests = max(_run_length(clients), FEWEST_TURNOVERS * clients)
+        return simulate(steps, memory.kv_tokens, share, 0.0, requests=requests, seed=1)
+    each = requests_per_s / replicas
     running = expected_running(steps, workload, each, steps.plan.max_running)
     return simulate(steps, memory.kv_tokens, workload, each, requests=_run_length(running), seed=1)
 
@@ -200,7 +228,7 @@ def plan_cluster(
     coefficients: Coefficients,
     memory_utilization: float = 0.85,
 ) -> Planned:
-    """Every plan, ranked: those that keep all promises first, then by goodput per GPU, then by latency."""
+    """Every plan, ranked: those that keep all promises first, then by goodput per GPU."""
     candidates: list[Candidate] = []
     rejects: list[Reject] = []
     for plan in possible_plans(model, cluster, memory_utilization):

@@ -20,6 +20,8 @@ class ParallelPlan:
     max_running: int = 256  # vLLM's max_num_seqs, all microbatches together
     memory_utilization: float = 0.85
     layer_partition: tuple[int, ...] | None = None
+    # All ranks of a replica on one node (Ray's STRICT_PACK).
+    one_node: bool = False
     # Sequence parallelism for batches of at least this many tokens; None: off.
     sequence_parallel_min_tokens: int | None = field(default=None)
 

@@ -136,7 +136,7 @@ def predict(
     plan = plan_of(run, reading)
     cluster = Cluster(find_gpu(run.system), nodes=1)
     model = find_model(run.model)
-    memory = plan_memory(model, cluster.gpu, plan)
+    memory = plan_memory(model, cluster.gpu, plan, graphs_gib=0.0)
     steps = StepModel(model, cluster, plan, coefficients, async_scheduling=reading.async_scheduling)
     simulation = Simulation(steps, memory.kv_tokens, plan.max_batched_tokens, plan.max_running)
     served = simulation.run(workload_of(run, reading, rounds or reading.rounds))

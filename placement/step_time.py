@@ -28,7 +28,8 @@ from placement.kernels import (
 from placement.models import LanguageModel, bytes_per_value
 from placement.plans import ParallelPlan
 
-# Largest batch that vLLM captures as a CUDA graph by default (cudagraph_capture_sizes); above it is eager.
+# Largest batch that vLLM captures as a CUDA graph (max_cudagraph_capture_size); above it is eager. It is at
+# most twice the running requests and the tokens of a step, too.
 GRAPH_TOKENS = 512
 _ACTIVATION_BYTES = 2  # bf16 activations, whatever the weights are
 
@@ -80,12 +81,11 @@ class StepModel:
         plan: ParallelPlan,
         coefficients: Coefficients,
         *,
-        graph_tokens: int = GRAPH_TOKENS,
         async_scheduling: bool = True,  # vLLM's default since 0.14
     ) -> None:
         self.model, self.gpu, self.plan, self.coefficients = model, cluster.gpu, plan, coefficients
         self.layer_counts = plan.layer_counts(model.layers)
-        self._graph_tokens = graph_tokens
+        self._graph_tokens = min(GRAPH_TOKENS, 2 * plan.max_running, plan.max_batched_tokens)
         self._async_scheduling = async_scheduling
         self._cluster = cluster
         tp = plan.tensor_parallel
@@ -225,7 +225,8 @@ class StepModel:
     def _hop_us(self, tokens: int, stage: int) -> float:
         """Hidden states and residual to the next stage: each rank its slice, gathered at the receiver."""
         tp = self.plan.tensor_parallel
-        across = (stage + 1) * tp % self._cluster.gpus_per_node == 0
+        groups_a_node = max(1, self._cluster.gpus_per_node // tp)
+        across = (stage + 1) % groups_a_node == 0
         link = self._cluster.network_gb_per_s if across else self.gpu.peer_gb_per_s
         message = 2 * tokens * self.model.hidden * _ACTIVATION_BYTES / tp
         gather = dict(self.coefficients.collectives["all_gather"])

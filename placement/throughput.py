@@ -96,7 +96,12 @@ def offline_tokens_per_s(row: ThroughputRow, coefficients: Coefficients) -> floa
     tuned = replace(coefficients, residual=compiled_engine(coefficients.residual))
     steps = StepModel(model, cluster, plan, tuned)
     memory = plan_memory(
-        model, cluster.gpu, plan, activation_gib=_TRT_ACTIVATION_GIB, non_torch_gib=NON_TORCH_GIB
+        model,
+        cluster.gpu,
+        plan,
+        activation_gib=_TRT_ACTIVATION_GIB,
+        non_torch_gib=NON_TORCH_GIB,
+        graphs_gib=0.0,
     )
     best, running = 0.0, min(plan.max_running, _resident(row, memory.kv_tokens))
     for batch in {max(1, running >> shift) for shift in range(6)}:

@@ -126,8 +126,10 @@ class Topology:
                 pp,
                 f"the model has {shape.layers} layers: a stage would be empty",
             )
-        for name, heads in (("attention heads", shape.heads), ("KV heads", shape.kv_heads)):
-            if heads % tp:
-                yield Problem(
-                    ("parallel", "tensor_parallel_size"), tp, f"it does not divide the model's {heads} {name}"
-                )
+        field = ("parallel", "tensor_parallel_size")
+        if shape.heads % tp:
+            yield Problem(field, tp, f"it does not divide the model's {shape.heads} attention heads")
+        # With more ranks than KV heads each head is held by several.
+        if shape.kv_heads % tp and tp % shape.kv_heads:
+            reason = f"it neither divides the model's {shape.kv_heads} KV heads nor is a multiple of them"
+            yield Problem(field, tp, reason)

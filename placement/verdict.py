@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from placement.coefficients import Coefficients
 from placement.hardware import Cluster
-from placement.memory import balanced_partition, plan_memory
-from placement.models import LanguageModel
-from placement.planner import replicas_that_fit, static_problem
+from placement.memory import MemoryPlan, balanced_partition, plan_memory
+from placement.models import SIZES, LanguageModel
+from placement.planner import LOAD_SHARE, cluster_problem, latency_at, static_problem
 from placement.plans import ParallelPlan
-from placement.serving import Latency, Slo, broken_promises, simulate, steady_capacity
+from placement.serving import Latency, Slo, broken_promises, steady_capacity
 from placement.step_time import StepModel
 from placement.workload import WorkloadSpec
 
@@ -18,38 +18,37 @@ IMBALANCE_LIMIT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a plan delivers at most, and the latency at the rate that was simulated (None: with clients)."""
+
+    requests_per_s: float
+    simulated_requests_per_s: float | None
+    latency: Latency
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """`refusals` make the plan impossible; `warnings` don't. Figures are absent when it is refused."""
+    """`refusals` make the plan impossible; `warnings` don't. What is not known is absent."""
 
     refusals: tuple[str, ...]
     warnings: tuple[str, ...]
-    weight_gb_by_stage: tuple[float, ...]
-    kv_tokens: int
-    weight_imbalance: float
-    requests_per_s: float | None
-    latency: Latency | None
+    memory: MemoryPlan | None
+    delivery: Delivery | None
     unmeasured: tuple[str, ...]
 
 
-def refusals(
-    model: LanguageModel, cluster: Cluster, plan: ParallelPlan, longest_request_tokens: int
-) -> tuple[str, ...]:
-    """Why the plan can't start: cheap enough for every build of the application."""
-    found = []
-    problem = static_problem(model, cluster, plan, longest_request_tokens)
-    if problem is not None:
-        found.append(problem)
-    room = replicas_that_fit(cluster, plan.tensor_parallel, plan.pipeline_parallel)
-    if problem is None and plan.replicas > room:
-        found.append(
-            f"{plan.replicas} replicas of {plan.gpus_per_replica} GPUs, but {cluster.nodes} nodes of "
-            f"{cluster.gpus_per_node} hold {room} without splitting a TP group"
-        )
-    return tuple(found)
+def refusal(
+    model: LanguageModel | None, cluster: Cluster, plan: ParallelPlan, longest_request_tokens: int
+) -> str | None:
+    """Why the plan can't start: cheap enough for every build of the application. Of a model that is not
+    known, or of weights in a format without a size, it says whether the cluster has the room."""
+    if model is None or plan.weight_dtype not in SIZES:
+        return cluster_problem(cluster, plan)
+    return static_problem(model, cluster, plan, longest_request_tokens)
 
 
 def check_plan(
-    model: LanguageModel,
+    model: LanguageModel | None,
     cluster: Cluster,
     plan: ParallelPlan,
     longest_request_tokens: int,
@@ -58,31 +57,48 @@ def check_plan(
     coefficients: Coefficients,
 ) -> Verdict:
     """Refusals, warnings and figures of one plan."""
+    refused = refusal(model, cluster, plan, longest_request_tokens)
+    if refused is not None:
+        return Verdict((refused,), (), None, None, plan.unmeasured)
+    if model is None:
+        return _unknown("the model is not catalogued: nothing is predicted", plan)
+    if plan.weight_dtype not in SIZES:
+        return _unknown(f"weights as {plan.weight_dtype}: nothing is predicted", plan)
     memory = plan_memory(model, cluster.gpu, plan)
-    refused = refusals(model, cluster, plan, longest_request_tokens)
-    warnings = list(_imbalance_warning(model, plan, memory.weight_imbalance))
-    rate, latency = None, None
-    if not refused:
-        steps = StepModel(model, cluster, plan, coefficients)
-        capacity = steady_capacity(steps, memory.kv_tokens, workload, slo)
-        rate = capacity.requests_per_s * plan.replicas
-        asked = workload.requests_per_s or rate
-        if rate == 0 or asked > rate:
-            warnings.append(f"carries {rate:.1f} requests/s ({capacity.limit}), {asked:g} asked")
-        if rate > 0:
-            each = min(asked, 0.9 * rate) / plan.replicas
-            latency = simulate(steps, memory.kv_tokens, workload, each, requests=600, seed=1)
-            warnings += broken_promises(latency, slo)
-    return Verdict(
-        refused,
-        tuple(warnings),
-        tuple(stage.weight_bytes / 1e9 for stage in memory.stages),
-        memory.kv_tokens,
-        memory.weight_imbalance,
-        rate,
-        latency,
-        plan.unmeasured,
-    )
+    warnings = _imbalance_warning(model, plan, memory.weight_imbalance)
+    if workload.prompt_tokens + workload.output_tokens > longest_request_tokens:
+        warnings.append(
+            f"the workload's requests have {workload.prompt_tokens} + {workload.output_tokens} tokens, the "
+            f"longest that is served {longest_request_tokens}: no figures"
+        )
+        return Verdict((), tuple(warnings), memory, None, plan.unmeasured)
+    if plan.weight_dtype not in coefficients.gemm:
+        warnings.append(f"{plan.weight_dtype} weights: no kernel table, so no speed")
+        return Verdict((), tuple(warnings), memory, None, plan.unmeasured)
+    delivery = _delivery(StepModel(model, cluster, plan, coefficients), memory, workload, slo, warnings)
+    return Verdict((), tuple(warnings), memory, delivery, plan.unmeasured)
+
+
+def _unknown(why: str, plan: ParallelPlan) -> Verdict:
+    return Verdict((), (why,), None, None, plan.unmeasured)
+
+
+def _delivery(
+    steps: StepModel, memory: MemoryPlan, workload: WorkloadSpec, slo: Slo, warnings: list[str]
+) -> Delivery | None:
+    """None where not one request is within the promise. Adds to the warnings."""
+    capacity = steady_capacity(steps, memory.kv_tokens, workload, slo)
+    most = capacity.requests_per_s * steps.plan.replicas
+    carried, asked = LOAD_SHARE * most, workload.requests_per_s
+    if most == 0 or (asked is not None and asked > carried):
+        rate = "" if asked is None else f", {asked:g} asked"
+        warnings.append(f"carries {carried:.1f} requests/s ({capacity.limit}){rate}")
+    if most == 0:
+        return None
+    simulated = carried if asked is None else min(asked, carried)
+    latency = latency_at(steps, memory, workload, simulated)
+    warnings += broken_promises(latency, slo)
+    return Delivery(most, None if workload.concurrency else simulated, latency)
 
 
 def _imbalance_warning(model: LanguageModel, plan: ParallelPlan, imbalance: float) -> list[str]:

@@ -43,7 +43,7 @@ class WorkloadSpec:
     prompt_tokens: int
     output_tokens: int
     requests_per_s: float | None
-    concurrency: int | None
+    concurrency: int | None = None
 
 
 def parse_workload(text: str) -> WorkloadSpec:

@@ -154,10 +154,10 @@ class Predictor:
         return max(raw_s, MIN_TTFT_S) * self._errors(None, raw_s).quantile(0.5)
 
     def finish_s(self, ticket: Ticket, account: Account, ttft_s: float) -> float:
-        """From arrival to the last token, for a time to first token."""
+        """From arrival to the last token, for a time to first token. Several answers are given at a time."""
         _, output = self.output_tokens(account, ticket.max_output_tokens)
         batch = self._pool.places / max(1, self._pool.ready)
-        return ttft_s + output * self._itl_s.at(batch)
+        return ttft_s + output / ticket.answers * self._itl_s.at(batch)
 
     def expected_cost(self, ticket: Ticket, account: Account) -> float:
         """What a ticket will be charged if nothing of its prompt is cached."""

@@ -289,7 +289,7 @@ class Autoscaler:
             ceiling = max(2 * target, 1) if now_s - self._up_s >= policy.step_s else target
             if bounded > ceiling:
                 bounded, reason = ceiling, Reason.STEP_LIMIT
-        elif bounded < target and reason is Reason.SURPLUS:
+        elif bounded < target and reason in (Reason.SURPLUS, Reason.MINIMUM):
             due = now_s - self._down_s >= policy.downscale_delay_s / STEPS_DOWN
             bounded = max(bounded, target - max(1, target // 4)) if due else target
         return Decision(bounded, reason, wanted, missing)

@@ -81,7 +81,8 @@ class EngineClock:
 
     def take_back(self, mark: int, tokens: int) -> None:
         """A prompt was aborted before its first token: what is not begun of it is dropped."""
-        self._given -= max(0, min(tokens, mark - self._before - self._chunk))
+        begun = self._before + self._chunk
+        self._given -= max(0, min(tokens, mark - begun, self._given - begun))
 
     def first_token(self, mark: int, running: int, now_s: float) -> None:
         """A step has ended, and all up to the mark is computed."""

@@ -266,6 +266,10 @@ class FlowConfig:
             raise ValueError("classes: the minimum shares add up to 1 or more, so none can be kept")
         for one in self.classes:
             _check_above_zero(f"classes[{one.name!r}]", one, "ttft_budget_s", "deadline_s")
+            if one.ttft_budget_s == math.inf:
+                raise ValueError(
+                    f"classes[{one.name!r}].ttft_budget_s: a class may wait for a finite time only"
+                )
             if not 0.0 < one.objective < 1.0:
                 field = f"classes[{one.name!r}].objective: {one.objective}"
                 raise ValueError(f"{field}: must lie between 0 and 1; at 1 there is no error budget")
@@ -277,6 +281,10 @@ class FlowConfig:
         if not self.route.prefill_share >= 0.0:
             raise ValueError(f"route.prefill_share: {self.route.prefill_share} must be 0 or more")
         _check_above_zero("admission", self.admission, *_OF_ADMISSION)
+        if not 0.0 <= self.admission.error_quantile < 1.0:
+            quantile = f"admission.error_quantile: {self.admission.error_quantile}"
+            raise ValueError(f"{quantile} must be 0 or more and below 1")
+        _check_above_zero("limit", self.limit, "itl_budget_s")
         _check_above_zero("tenant", self.tenant, *_OF_A_TENANT)
         for name, policy in self.tenants.items():
             _check_above_zero(f"tenants[{name!r}]", policy, *_OF_A_TENANT)

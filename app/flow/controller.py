@@ -124,7 +124,7 @@ class FlowController:
                 entry = self._queue.get(ticket_id)
                 held = None if entry is None else self._reinstate(entry, at_s)
             if held is not None and held.first_token_s is None:
-                self._learn_first_token(held, at_s)
+                self._learn_first_token(held, at_s, now_s)
                 self._leases.first_token(held, at_s)
         # The engines have computed prompts.
         return self._dispatch(now_s) if self._queue.held else []
@@ -377,14 +377,15 @@ class FlowController:
     def _dispatch(self, now_s: float) -> list[Action]:
         actions = self._evict_late(now_s) if self._queue.any_expired(now_s) else []
         self._queue.blocked, self._pool.kept = math.inf, None
-        # The class for which an engine is kept.
+        # The class for which an engine is kept; the one that fits nowhere, which less urgent ones don't pass.
         aside: int | None = None
+        below = len(self._queue.classes)
         # Of a large fleet it takes long to find that no engine has room for prompts.
         if len(self._pool.open) <= SMALL_FLEET or not 0.0 <= now_s - self._looked_s < LOOK_S:
             self._queue.held.clear()
             self._looked_s = now_s
         while self._pool.open:
-            entry = self._queue.next(self._pool.free, aside)
+            entry = self._queue.next(self._pool.free, below, aside)
             if entry is None:
                 break
             expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
@@ -392,7 +393,8 @@ class FlowController:
             if not fitting:
                 self._queue.blocked = min(self._queue.blocked, entry.rank)
                 if self._queue.classes[entry.rank].credit <= 0 or aside is not None:
-                    break
+                    below = entry.rank
+                    continue
                 # One engine empties for a class that is owed its share; the others go on.
                 self._pool.keep_roomiest(now_s)
                 aside = entry.rank
@@ -460,17 +462,18 @@ class FlowController:
                 entry.account.true_up(entry.ticket, prompt_tokens, held.output_tokens)
         self._endings.of_lease(outcome, held, usage, now_s)
 
-    def _learn_first_token(self, held: Held, now_s: float) -> None:
+    def _learn_first_token(self, held: Held, at_s: float, now_s: float) -> None:
+        """It came at `at_s`, and is heard of now."""
         entry = held.entry
         if entry is None:
             return
-        waited_s = now_s - entry.ticket.arrived_s
+        waited_s = at_s - entry.ticket.arrived_s
         self._meter.first_token(waited_s, entry.budget_s, now_s)
         # Of a pace that was assumed, nothing follows for the one that is known now.
         if entry.ticket.arrived_s < self._pool.pace.learnt_s:
             return
         if entry.placed:
-            self._predictor.first_token(None, entry.raw_ttft_s, now_s - held.granted_s)
+            self._predictor.first_token(None, entry.raw_ttft_s, at_s - held.granted_s)
         else:
             self._predictor.first_token(entry.rank, entry.raw_ttft_s, waited_s)
 
@@ -488,10 +491,10 @@ class FlowController:
             return
         self._predictor.output(held.entry.account, held.entry.ticket.max_output_tokens, usage.output_tokens)
         if held.first_token_s is not None:
-            self._meter.ended(now_s - held.first_token_s, usage.output_tokens, now_s)
+            self._meter.ended(now_s - held.first_token_s, usage.output_tokens / held.answers, now_s)
         # Not a time where an engine's arithmetic went wrong.
         elif usage.ttft_s is not None and math.isfinite(usage.ttft_s):
-            self._learn_first_token(held, held.entry.ticket.arrived_s + usage.ttft_s)
+            self._learn_first_token(held, held.entry.ticket.arrived_s + usage.ttft_s, now_s)
 
     # Preempt and requeue
 

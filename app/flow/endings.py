@@ -30,14 +30,16 @@ class Ended(NamedTuple):
     ttft_budget_s: float = math.inf
     deadline_s: float = math.inf
     usage: Usage | None = None
+    # Given at a time, each with its part of the tokens.
+    answers: int = 1
 
     @property
     def tpot_s(self) -> float | None:
         """Mean time per output token after the first."""
         usage = self.usage
-        if usage is None or usage.decode_s is None or usage.output_tokens < 2:
+        if usage is None or usage.decode_s is None or usage.output_tokens < 2 * self.answers:
             return None
-        return usage.decode_s / (usage.output_tokens - 1)
+        return usage.decode_s / (usage.output_tokens / self.answers - 1.0)
 
 
 class Endings:
@@ -90,4 +92,5 @@ class Endings:
             budget_s(policy, ticket),
             deadline_s(policy, ticket),
             usage,
+            ticket.answers,
         )

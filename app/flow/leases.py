@@ -189,6 +189,7 @@ class LeaseTable:
         """Nobody could be heard for so long."""
         for held in self._held.values():
             held.seen_s += span_s
+            held.granted_s += span_s
 
     def unseen_since(self, since_s: float) -> list[Held]:
         return [held for held in self._held.values() if held.seen_s < since_s]

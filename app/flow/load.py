@@ -45,10 +45,11 @@ class LoadMeter:
 
     def served(self, service_s: float) -> None:
         """Time that a completed request held its place; of several places, of all together."""
-        self._service_s.add(service_s)
+        # Less than nothing: the clock was set back.
+        self._service_s.add(max(0.0, service_s))
 
-    def ended(self, decode_s: float, output_tokens: int, now_s: float) -> None:
-        """`decode_s`: from the first token to the last."""
+    def ended(self, decode_s: float, output_tokens: float, now_s: float) -> None:
+        """`decode_s`: from the first token to the last; `output_tokens` of one answer."""
         if output_tokens > 1:
             self._tpot.add(decode_s / (output_tokens - 1) / self._config.limit.itl_budget_s, now_s)
 

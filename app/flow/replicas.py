@@ -212,6 +212,8 @@ class ReplicaPool:
         """Nobody could be heard for so long: it does not count as silence."""
         for replica in self.replicas.values():
             replica.seen_s += span_s
+            # Where time went on, it may have ended.
+            replica.barred_until_s += min(0.0, span_s)
 
     def forget(self, now_s: float) -> None:
         """Replicas that are gone or silent for long, whose leases have ended; starts that never came."""

@@ -32,7 +32,8 @@ class TokenBucket:
         self._level = min(
             self.per_minute, self._level + max(0.0, now_s - self._at_s) * self.per_minute / 60.0
         )
-        self._at_s = max(self._at_s, now_s)
+        # Also where the clock was set back: else nothing is refilled until it is there again.
+        self._at_s = now_s
         return self._level
 
     def take(self, amount: float) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 # Whose values are whole schemas, to which `#` refers.
@@ -17,7 +18,7 @@ _FIRST = re.compile(r"[\s(]*([A-Za-z_][\w-]*)")
 def is_endless_schema(value: object) -> bool:
     """Whether a schema, or a definition in one, is a reference that comes back to itself. Recursion through a
     property is none. `value` is not nested deeper than the limits say."""
-    return any(_comes_back(root, start) for root in _roots(value) for start in _starts(root))
+    return any(_comes_back(root) for root in _roots(value))
 
 
 def _roots(value: object) -> Iterator[dict[str, Any]]:
@@ -40,13 +41,19 @@ def _starts(root: dict[str, Any]) -> Iterator[object]:
             yield from definitions.values()
 
 
-def _comes_back(root: dict[str, Any], start: object) -> bool:
-    node, seen = start, set[str]()
-    while isinstance(node, dict) and isinstance(reference := node.get("$ref"), str):
-        if reference in seen:
-            return True
-        seen.add(reference)
-        node = _resolved(root, reference)
+def _comes_back(root: dict[str, Any]) -> bool:
+    # What one start has followed to its end, no other follows again.
+    ended = set[str]()
+    for start in _starts(root):
+        node, path = start, set[str]()
+        while isinstance(node, dict) and isinstance(reference := node.get("$ref"), str):
+            if reference in path:
+                return True
+            if reference in ended:
+                break
+            path.add(reference)
+            node = _resolved(root, reference)
+        ended |= path
     return False
 
 
@@ -68,16 +75,13 @@ def is_left_recursive(grammar: str) -> bool:
         rule[1]: {first[1] for part in grammar[rule.end() : end].split("|") if (first := _FIRST.match(part))}
         for rule, end in zip(rules, ends, strict=False)
     }
-    return any(_reaches(firsts, name) for name in firsts)
+    return not _is_ordered(firsts)
 
 
-def _reaches(firsts: dict[str, set[str]], name: str) -> bool:
-    seen, ahead = set[str](), set(firsts[name])
-    while ahead:
-        one = ahead.pop()
-        if one == name:
-            return True
-        if one not in seen:
-            seen.add(one)
-            ahead |= firsts.get(one, set())
-    return False
+def _is_ordered(firsts: Mapping[str, set[str]]) -> bool:
+    """Whether no name leads back to itself."""
+    try:
+        TopologicalSorter(firsts).prepare()
+    except CycleError:
+        return False
+    return True

@@ -160,7 +160,7 @@ class Exchange:
             except _RevokedError:
                 self._let_go(run)
                 if attempt == ENGINE_ATTEMPTS:
-                    self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, None))
+                    self._in_background(self._control.close(ticket.ticket_id, Outcome.FAILED, None))
             except _EngineLostError:
                 run.outcome, run.lost = Outcome.FAILED, True
                 # The scheduler must know what became of the engine before another is asked for.
@@ -202,7 +202,7 @@ class Exchange:
             except ConnectionError:
                 await asyncio.sleep(self._scheduler_retry_s * (attempt + 1))
         # It may have been granted and the answer lost.
-        self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, None))
+        self._in_background(self._control.close(ticket.ticket_id, Outcome.FAILED, None))
         return Refusal(Outcome.REJECTED_NO_ENGINE, ENGINE_LOST_RETRY_AFTER_S)
 
     async def _send(self, run: _Run, request: Request) -> None:
@@ -215,6 +215,7 @@ class Exchange:
                     headers=_headers(run),
                     timeout=self._timeout,
                 )
+                refusal = await run.response.read() if run.response.status >= 400 else b""
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _EngineLostError from error
         if (told := run.response.headers.get(used.USED_HEADER)) is not None:
@@ -231,9 +232,8 @@ class Exchange:
             run.outcome = Outcome.FAILED
             raise ApiError(500, "engine_error", ENGINE_FAILED)
         if run.response.status >= 400:
-            body = await run.response.read()
             run.outcome = Outcome.COMPLETED
-            raise from_engine(run.response.status, body)
+            raise from_engine(run.response.status, refusal)
 
     async def _chunks(self, run: _Run, request: Request) -> AsyncIterator[bytes]:
         """The body. A stream whose engine dies ends with an error event, never silently."""

@@ -15,7 +15,8 @@ from app.limits import RequestLimits
 _OPERATORS = re.compile(r"[*+?{]")
 # `a?`, `a{0,1}`, `(a|)`: what may be there or not doubles what has to be followed.
 _OPTIONAL = re.compile(r"\?|\{0?,1\}|\(\||\|\)|\|\|")
-_REPETITION = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
+# Possessive: what one part has taken no other tries again, or a brace and three thousand blanks take hours.
+_REPETITION = re.compile(r"\{\s*+(\d*+)\s*+,?+\s*+(\d*+)\s*+\}")
 # A state for each character; minItems and the like cost nothing.
 _LENGTHS = ("minLength", "maxLength")
 
@@ -52,7 +53,8 @@ def _schemas(value: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
         yield "structured_outputs.structural_tag", _parsed(structured.get("structural_tag"))
     if isinstance(text := value.get("text"), dict):
         yield "text.format", text.get("format")
-    for tool in value.get("tools") or ():
+    tools = value.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
         if isinstance(tool, dict):
             yield "tools", tool
 

@@ -40,6 +40,8 @@ CONTEXT_EXCEEDED = "context_length_exceeded"
 DEFAULT_PRIORITY = 0
 # OpenAI's default for completions.
 COMPLETION_TOKENS = 16
+# Where the vocabulary is not known: what an engine holds a token id in.
+MOST_TOKEN_IDS = 2**31
 # What a chat template puts around a message.
 TOKENS_A_MESSAGE = 4
 
@@ -237,8 +239,9 @@ def _check_encodable(field: str, prompt: str | list[int], counter: TokenCounter 
 def _check_tokens(field: str, ids: list[int], counter: TokenCounter | None) -> None:
     if min(ids) < 0:
         raise invalid(field, min(ids), "is no token id: the least is 0")
-    if counter is not None and max(ids) >= counter.vocabulary:
-        raise invalid(field, max(ids), f"is no token id: the greatest is {counter.vocabulary - 1}")
+    vocabulary = MOST_TOKEN_IDS if counter is None else counter.vocabulary
+    if max(ids) >= vocabulary:
+        raise invalid(field, max(ids), f"is no token id: the greatest is {vocabulary - 1}")
 
 
 def _decoded(body: bytes, limits: RequestLimits) -> dict[str, Any]:

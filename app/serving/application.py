@@ -11,7 +11,7 @@ from ray.serve.schema import LoggingConfig
 
 from app.config import ApplicationConfig
 from app.engine.arguments import environment
-from app.plan_check import refusals_of
+from app.plan_check import refusal_of
 from app.serving.autoscaling import METRICS_INTERVAL_S
 from app.serving.engine import EngineReplica
 from app.serving.gateway import GatewayReplica, key_ring
@@ -51,9 +51,9 @@ def _refuse_impossible(config: ApplicationConfig) -> None:
     """The planner's static check, where the configuration says what the GPUs are."""
     if config.hardware is None:
         return
-    refusals = refusals_of(config, parse_cluster(config.hardware))
-    if refusals:
-        raise ValueError(f"hardware: {config.hardware} can't hold the plan: {'; '.join(refusals)}")
+    refusal = refusal_of(config, parse_cluster(config.hardware))
+    if refusal is not None:
+        raise ValueError(f"hardware: {config.hardware} can't hold the plan: {refusal}")
 
 
 def _gateway(config: ApplicationConfig) -> serve.Deployment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,9 @@ from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
 from app.serving.scheduler_line import SchedulerLine
 from app.status.view import StatusView
+
+# Serve's router waits for a replica for ever.
+TIMEOUT_S = 5.0
 
 
 class ServeControlPlane:
@@ -59,8 +63,11 @@ class ServeControlPlane:
 
 async def _answer(call: Any) -> Any:
     try:
-        return await call
+        async with asyncio.timeout(TIMEOUT_S):
+            return await call
     except RayTaskError:
         raise  # The replica lives and has raised: the method's own error.
     except (RayError, RayServeException) as error:
         raise ConnectionError(str(error)) from error
+    except TimeoutError as error:
+        raise ConnectionError(f"no scheduler answers within {TIMEOUT_S:g} s") from error

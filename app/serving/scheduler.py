@@ -6,7 +6,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import aiohttp
@@ -30,6 +31,7 @@ from app.flow.autoscale import Load, Reason
 from app.flow.config import FlowConfig
 from app.flow.controller import FlowController, Limits
 from app.flow.estimate import RunningMean
+from app.flow.outcome import Outcome
 from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket
 from app.serving.autoscaling import DESIRED
 from app.serving.deletion import is_being_deleted
@@ -48,6 +50,10 @@ TICK_INTERVAL_S = 0.1
 LONG_PAUSE_S = 2.0
 # An engine that does not take a lease back within this answers its request instead.
 REVOKE_TIMEOUT_S = 2.0
+# An engine that has said nothing for so long does not come back: where it listened is forgotten.
+FORGOTTEN_S = 3600.0
+# When a ticket could not be decided on.
+UNDECIDED_RETRY_AFTER_S = 5
 # Starts differ by what is in the machine's caches: the last few count.
 START_SMOOTHING = 0.3
 
@@ -81,6 +87,8 @@ class SchedulerReplica:
         self._waiting: dict[str, _Waiting] = {}
         self._port = SchedulerPort(self, ray.util.get_node_ip_address(), config.scheduler.gateway_ttl_s)
         self._engine_ports: dict[str, EnginePort] = {}
+        # By the clock that nobody sets.
+        self._heard_s: dict[str, float] = {}
         self._starts: dict[str, float] = {}
         self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
         self._revoking: set[asyncio.Task[None]] = set()
@@ -118,12 +126,23 @@ class SchedulerReplica:
         now_s = time.time()
         self._waiting[ticket.ticket_id] = _Waiting(ticket, inbox, now_s)
         self._wake(now_s)
-        self._perform(self._flow.submit(ticket, now_s))
+        try:
+            actions = self._flow.submit(ticket, now_s)
+        except Exception:
+            # Others wait on the same connection: this ticket alone pays for it.
+            logger.exception("A ticket could not be decided on.")
+            actions = self._give_up(ticket.ticket_id)
+        self._perform(actions)
 
     def close(self, closing: Closing) -> None:
         """A request has ended, in the queue or on an engine."""
         self._waiting.pop(closing.ticket_id, None)
-        self._perform(self._flow.close(closing.ticket_id, closing.outcome, time.time(), closing.usage))
+        try:
+            actions = self._flow.close(closing.ticket_id, closing.outcome, time.time(), closing.usage)
+        except Exception:
+            logger.exception("An end could not be taken in.")
+            return
+        self._perform(actions)
         if closing.usage is not None:
             self._metrics.add_output_tokens(closing.usage.output_tokens)
 
@@ -149,7 +168,7 @@ class SchedulerReplica:
         started_s = self._starts.pop(report.replica_id, None)
         if started_s is not None:
             self._start_s.add(now_s - started_s)
-        self._engine_ports[report.replica_id] = port
+        self._note_port(port)
         self._perform(self._flow.report(report, now_s))
         for ticket_id, tokens in output_tokens.items():
             self._perform(self._flow.progress(ticket_id, tokens, now_s))
@@ -157,7 +176,6 @@ class SchedulerReplica:
         if snapshot.replicas_ready:
             self._served = True
             self._perform(self._flow.replica_gone(UNNAMED, now_s))
-        self._engine_ports = {id_: self._engine_ports[id_] for id_ in snapshot.in_flight_by_replica}
         self._history.add(snapshot.queued, snapshot.in_flight, now_s)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -223,6 +241,13 @@ class SchedulerReplica:
                 error = None if task.cancelled() else task.exception()
                 raise RuntimeError("scheduler: a task of its clock has ended") from error
 
+    def _note_port(self, port: EnginePort) -> None:
+        """The core may grant on an engine that was silent for a while: its port stays."""
+        now_s = time.monotonic()
+        self._engine_ports[port.replica_id], self._heard_s[port.replica_id] = port, now_s
+        for id_ in [id_ for id_, at_s in self._heard_s.items() if now_s - at_s > FORGOTTEN_S]:
+            del self._engine_ports[id_], self._heard_s[id_]
+
     def _load(self) -> Load | None:
         """None until there was time to hear of every engine."""
         now_s = time.time()
@@ -259,16 +284,37 @@ class SchedulerReplica:
             self._expect_successor(now_s)
             self._perform(self._flow.tick(now_s))
 
-    def _perform(self, actions: list[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Granted):
-                self._grant(action)
-            elif isinstance(action, Refused):
-                self._refuse(action)
-            else:
-                revoking = asyncio.get_running_loop().create_task(self._revoke(action))
-                self._revoking.add(revoking)
-                revoking.add_done_callback(self._revoking.discard)
+    def _perform(self, actions: Iterable[Action]) -> None:
+        """One that fails is given up: the others' clients wait for theirs."""
+        ahead = deque(actions)
+        while ahead:
+            action = ahead.popleft()
+            try:
+                self._act(action)
+            except Exception:
+                logger.exception("What was decided could not be said.")
+                ahead += self._give_up(
+                    action.lease.ticket_id if isinstance(action, Granted) else action.ticket_id
+                )
+
+    def _act(self, action: Action) -> None:
+        if isinstance(action, Granted):
+            self._grant(action)
+        elif isinstance(action, Refused):
+            self._refuse(action)
+        else:
+            revoking = asyncio.get_running_loop().create_task(self._revoke(action))
+            self._revoking.add(revoking)
+            revoking.add_done_callback(self._revoking.discard)
+
+    def _give_up(self, ticket_id: str) -> list[Action]:
+        """Its client is told to come again; what follows for others from its end."""
+        self._settle(ticket_id, Refusal(Outcome.REJECTED_NO_ENGINE, UNDECIDED_RETRY_AFTER_S))
+        try:
+            return self._flow.close(ticket_id, Outcome.FAILED, time.time())
+        except Exception:
+            logger.exception("A ticket could not be given up.")
+            return []
 
     def _grant(self, action: Granted) -> None:
         ticket_id = action.lease.ticket_id
@@ -292,7 +338,9 @@ class SchedulerReplica:
         waiting = self._waiting.get(ticket_id)
         if waiting is None:
             return None
-        return RateLimits(*self._flow.rate_limits(waiting.ticket.tenant, time.time()))
+        requests, tokens = self._flow.rate_limits(waiting.ticket.tenant, time.time())
+        # Most tenants have none, and then nothing is to be said of them.
+        return None if requests.limit is tokens.limit is None else RateLimits(requests, tokens)
 
     async def _revoke(self, action: Revoke) -> None:
         """Ask the engine to take the lease back; if it does not, its first token gives the lease again."""

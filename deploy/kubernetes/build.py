@@ -24,7 +24,12 @@ def serve_config(entrance: str, engines: int) -> dict[str, Any]:
     document["proxy_location"] = entrance
     document["http_options"]["host"] = "0.0.0.0"
     for application in document["applications"]:
-        application["args"]["replicas"]["max"] = engines
+        arguments = application["args"]
+        arguments["replicas"]["max"] = engines
+        if engines > 1:
+            # KubeRay's autoscaler adds the nodes that engines wait for.
+            arguments["replicas"]["cluster_grows"] = True
+            arguments["hardware"] = f"{engines}x{arguments['hardware']}"
     return document
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from app.config_file import load_applications
-from app.plan_check import model_of, plan_of
+from app.config import ApplicationConfig
+from app.config_file import ServedApplication, load_applications
+from app.plan_check import model_of, plan_of, slo_of, workload_of
 from placement.coefficients import default_coefficients
 from placement.commands.plan import error_band
-from placement.hardware import parse_cluster
+from placement.hardware import Cluster, parse_cluster
 from placement.nodes import NoSeat, seat
 from placement.plans import ParallelPlan
 from placement.report import write_json
@@ -17,60 +18,97 @@ from placement.serving import parse_slo
 from placement.verdict import Verdict, check_plan
 from placement.workload import parse_workload
 
+# Where neither the file nor the command line says what the GPUs are.
+DEFAULT_HARDWARE = "8xh100"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="serve_configs/....yaml")
-    parser.add_argument("--hardware", default="8xh100", help="GPUs to check against, as in plan --cluster")
-    parser.add_argument("--workload", default="1024/256", help="PROMPT/OUTPUT@REQUESTS_PER_S")
-    parser.add_argument("--slo", default="ttft_p50=500,ttft_p99=1000,tpot_p50=50,tpot_p99=100")
-    parser.add_argument("--cluster", help="also ask this Ray cluster (ray://..., or auto) what is free now")
+    parser.add_argument(
+        "--hardware", help=f"GPUs, as in plan --cluster; the file's `hardware`, else {DEFAULT_HARDWARE}"
+    )
+    parser.add_argument("--workload", help="PROMPT/OUTPUT@REQUESTS_PER_S; what the file's `promises` are for")
+    parser.add_argument("--slo", help="ttft_p50=500,... in ms; the file's `promises`")
+    parser.add_argument("--cluster", help="also ask this Ray cluster (auto, or host:port) what is free now")
     parser.add_argument("--json", type=Path, help="write the verdict to this file")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 when the plan is impossible."""
-    coefficients = default_coefficients()
+    applications = load_applications(arguments.file)
     verdicts, seated = {}, True
-    for config in (application.args for application in load_applications(arguments.file)):
-        if arguments.cluster:
-            seated = report_seats(plan_of(config), arguments.cluster) and seated
+    for application in applications:
+        name, config = application.name, application.args
         if config.engine.device != "gpu":
-            print(f"{config.model.name}: runs on the CPU; nothing more is predicted.")
+            print(f"{name}: runs on the CPU; nothing more is predicted.")
             continue
-        verdict = check_plan(
-            model_of(config),
-            parse_cluster(arguments.hardware),
-            plan_of(config),
-            config.engine.max_model_len,
-            parse_workload(arguments.workload),
-            parse_slo(arguments.slo),
-            coefficients,
-        )
-        verdicts[config.model.name] = verdict
-        print(describe(config.model.name, plan_of(config), verdict))
-        print(error_band(coefficients))
+        if arguments.cluster:
+            seated = report_seats(config, arguments.cluster) and seated
+        cluster = parse_cluster(arguments.hardware or config.hardware or DEFAULT_HARDWARE)
+        verdicts[name] = verdict = _verdict(config, cluster, arguments)
+        print(describe(name, plan_of(config), verdict))
+        print(error_band(default_coefficients(), cluster.gpu))
+    together = _more_than_all(applications, arguments.hardware)
+    if together:
+        print(f"REFUSED: {together}")
     if arguments.json:
         write_json(arguments.json, verdicts)
     refused = any(verdict.refusals for verdict in verdicts.values())
-    return 1 if refused or not seated else 0
+    return 1 if refused or together or not seated else 0
 
 
-def report_seats(plan: ParallelPlan, address: str) -> bool:
+def _verdict(config: ApplicationConfig, cluster: Cluster, arguments: argparse.Namespace) -> Verdict:
+    return check_plan(
+        model_of(config),
+        cluster,
+        plan_of(config),
+        config.engine.max_model_len,
+        workload_of(config) if arguments.workload is None else parse_workload(arguments.workload),
+        slo_of(config) if arguments.slo is None else parse_slo(arguments.slo),
+        default_coefficients(),
+    )
+
+
+def _more_than_all(applications: list[ServedApplication], hardware: str | None) -> str:
+    """Applications of one file share a cluster. Empty where they can."""
+    on_gpus = [one.args for one in applications if one.args.engine.device == "gpu"]
+    if len(on_gpus) < 2:
+        return ""
+    needed = sum(plan_of(config).gpus for config in on_gpus)
+    there = max(parse_cluster(hardware or one.hardware or DEFAULT_HARDWARE).gpus for one in on_gpus)
+    return f"together they need {needed} GPUs, the cluster has {there}" if needed > there else ""
+
+
+def report_seats(config: ApplicationConfig, address: str) -> bool:
     """Say where a live cluster would put every rank now, or what is missing. True when all fit."""
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"--cluster: {address}: Ray's client protocol does not tell nodes: host:port or auto"
+        )
     import ray  # here: the other checks need no cluster
 
-    from placement.ray_nodes import read_nodes
+    from placement.live import reach
+    from placement.ray_nodes import read_free, read_nodes
+    from placement.room import room
 
+    plan, parallel = plan_of(config), config.parallel
     try:
+        reach(address)
         ray.init(address=address, log_to_driver=False)
-    except ConnectionError as error:
+    except OSError as error:
         raise ConnectionError(f"--cluster: {address}: {error}") from error
     try:
-        seating = seat(read_nodes(), plan.tensor_parallel, plan.pipeline_parallel, plan.replicas)
+        nodes, free = read_nodes(), read_free()
     finally:
         ray.shutdown()
+    seating = seat(nodes, plan.tensor_parallel, plan.pipeline_parallel, plan.replicas, one_node=plan.one_node)
     if isinstance(seating, NoSeat):
         print(f"cluster: NO SEAT: {seating.reason}")
+        return False
+    # GPUs are free; what else the bundles hold may not be.
+    found = room(free, parallel.bundles, parallel.strategy, plan.replicas)
+    if found.missing:
+        print(f"cluster: NO SEAT: replica {found.replicas + 1} of {plan.replicas}: {found.missing}")
         return False
     for replica, ranks in enumerate(seating.nodes):
         print(
@@ -85,15 +123,19 @@ def describe(name: str, plan: ParallelPlan, verdict: Verdict) -> str:
     lines = [f"{name}: {plan.label()}: {'REFUSED' if verdict.refusals else 'possible'}"]
     lines += [f"  refused: {reason}" for reason in verdict.refusals]
     lines += [f"  warning: {warning}" for warning in verdict.warnings]
-    weights = "/".join(f"{gigabytes:.2f}" for gigabytes in verdict.weight_gb_by_stage)
-    lines.append(f"  weights a GPU by stage {weights} GB, imbalance {100 * verdict.weight_imbalance:.1f} %")
-    lines.append(f"  KV cache {verdict.kv_tokens:,} tokens a replica")
-    if verdict.requests_per_s is not None and verdict.latency is not None:
-        latency = verdict.latency
+    if (memory := verdict.memory) is not None:
+        weights = "/".join(f"{stage.weight_bytes / 1e9:.2f}" for stage in memory.stages)
         lines.append(
-            f"  {verdict.requests_per_s:.1f} requests/s; TTFT P50/P99 {latency.ttft_p50_ms:.0f}/"
-            f"{latency.ttft_p99_ms:.0f} ms, TPOT P50/P99 {latency.tpot_p50_ms:.1f}/"
-            f"{latency.tpot_p99_ms:.1f} ms"
+            f"  weights a GPU by stage {weights} GB, imbalance {100 * memory.weight_imbalance:.1f} %"
+        )
+        lines.append(f"  KV cache {memory.kv_tokens:,} tokens a replica")
+    if (delivery := verdict.delivery) is not None:
+        latency, rate = delivery.latency, delivery.simulated_requests_per_s
+        at = "with the workload's clients" if rate is None else f"at {rate:.1f}"
+        lines.append(
+            f"  {delivery.requests_per_s:.1f} requests/s at most; {at}: TTFT P50/P99 "
+            f"{latency.ttft_p50_ms:.0f}/{latency.ttft_p99_ms:.0f} ms, TPOT P50/P99 "
+            f"{latency.tpot_p50_ms:.1f}/{latency.tpot_p99_ms:.1f} ms"
         )
     lines += [f"  * {note}" for note in verdict.unmeasured]
     return "\n".join(lines)

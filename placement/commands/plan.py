@@ -9,13 +9,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from placement.coefficients import Coefficients, default_coefficients
-from placement.hardware import parse_cluster
+from placement.hardware import Gpu, parse_cluster
 from placement.models import find_model
 from placement.planner import Candidate, Planned, pareto_front, plan_cluster
 from placement.plot import Series, scatter
 from placement.report import table, write_json
 from placement.serving import parse_slo
 from placement.workload import parse_workload
+
+# GPUs of which published runs were held against the predictions.
+VALIDATED = frozenset({"h100", "h200"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,22 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 when no plan keeps all promises."""
     model, cluster = find_model(arguments.model), parse_cluster(arguments.cluster)
-    if arguments.network_gb_per_s:
+    if arguments.network_gb_per_s is not None:
+        if arguments.network_gb_per_s <= 0:
+            raise ValueError(f"--network-gb-per-s: {arguments.network_gb_per_s:g} is not positive")
         cluster = replace(cluster, network_gb_per_s=arguments.network_gb_per_s)
     workload, slo = parse_workload(arguments.workload), parse_slo(arguments.slo)
     coefficients = default_coefficients()
     planned = plan_cluster(model, cluster, workload, slo, coefficients, arguments.memory_utilization)
-    print(_describe(planned, coefficients, arguments.top))
-    if not cluster.gpu.kernels_measured:
-        print(f"{cluster.gpu.name}: no kernel table; the H100's efficiency is carried over.")
+    print(_describe(planned, arguments.top))
+    print(error_band(coefficients, cluster.gpu))
     if arguments.json:
-        write_json(arguments.json, plan_json(planned, coefficients))
-    if arguments.plot:
+        write_json(arguments.json, plan_json(planned, coefficients, cluster.gpu))
+    if arguments.plot and planned.candidates:
         arguments.plot.write_text(picture(planned))
     return 0 if any(candidate.keeps_promises for candidate in planned.candidates) else 1
 
 
-def _describe(planned: Planned, coefficients: Coefficients, top: int) -> str:
+def _describe(planned: Planned, top: int) -> str:
+    coefficients = default_coefficients()
     parts = ["Ranked by goodput per GPU (plans that keep every promise first):"]
     parts.append(_candidate_table(planned.candidates[:top], coefficients))
     fastest = sorted(planned.candidates, key=lambda c: c.latency.tpot_p50_ms if c.latency else 0.0)[:5]
@@ -58,25 +63,32 @@ def _describe(planned: Planned, coefficients: Coefficients, top: int) -> str:
     reasons = Counter(reject.reason.split(":")[0] for reject in planned.rejects)
     parts += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common()]
     parts += [f"  {reject.plan.label()}: {reject.reason}" for reject in planned.rejects[:top]]
-    parts.append("\n" + error_band(coefficients))
-    return "\n".join(parts)
+    return "\n".join([*parts, ""])
 
 
-def error_band(coefficients: Coefficients) -> str:
+def error_band(coefficients: Coefficients, gpu: Gpu) -> str:
     """The sentence that goes under every table of predictions."""
+    carried = (
+        ""
+        if gpu.kernels_measured
+        else f"{gpu.name}: no kernel table; the H100's efficiency is carried over.\n"
+    )
+    if gpu.name not in VALIDATED:
+        return f"{carried}Error of these figures: not known."
     errors = coefficients.fit_error_percent
     tpot, ttft = errors.get("held-out TPOT"), errors.get("held-out TTFT")
     if tpot is None or ttft is None:
-        return "Error of these figures: not determined."
+        return f"{carried}Error of these figures: not determined."
     return (
-        f"Mean error on published H100 and H200 rows that no fit saw: TPOT {tpot:.1f} %, TTFT {ttft:.1f} %. "
+        f"{carried}Mean error on published H100 and H200 rows that no fit saw: TPOT {tpot:.1f} %, "
+        f"TTFT {ttft:.1f} %. "
         "* PP>1 and sequence parallelism: no published H100 measurement, error unknown."
     )
 
 
-def plan_json(planned: Planned, coefficients: Coefficients) -> dict[str, object]:
+def plan_json(planned: Planned, coefficients: Coefficients, gpu: Gpu) -> dict[str, object]:
     """All plans and rejects; each plan with its error band, or with what no measurement stands behind."""
-    errors = coefficients.fit_error_percent
+    errors = coefficients.fit_error_percent if gpu.name in VALIDATED else {}
     band = {axis: errors.get(f"held-out {axis}") for axis in ("TPOT", "TTFT")}
     candidates = [
         {

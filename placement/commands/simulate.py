@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.requests < 0:
+        raise ValueError(f"--requests: {args.requests} is negative")
     experiment = Experiment(
         policy=args.policy,
         engine=args.engine,

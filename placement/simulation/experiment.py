@@ -117,13 +117,30 @@ POLICIES: dict[str, Make] = {
 }
 
 
-def run(experiment: Experiment, requests: Sequence[Request]) -> Json:
-    """Stretch the arrivals to the load, spread them by the seed, and simulate. KeyError: unknown names;
-    ValueError: replicas that can't be shared out evenly."""
+def _check(experiment: Experiment, requests: Sequence[Request], engine: EngineShape) -> None:
+    """Raises ValueError for what can't be simulated."""
+    if experiment.replicas < 1:
+        raise ValueError(f"replicas: {experiment.replicas} is not positive")
+    if not 0 < experiment.load < math.inf:
+        raise ValueError(f"load: {experiment.load:g} is not positive")
     if experiment.replicas % experiment.schedulers:
         share = f"{experiment.replicas} replicas among {experiment.schedulers}"
         raise ValueError(f"schedulers: {share} can't be shared out evenly")
+    if len(requests) < 2:
+        raise ValueError(f"requests: {len(requests)} make no load")
+    longest = max(requests, key=lambda one: one.prompt_tokens + one.output_tokens)
+    if longest.prompt_tokens + longest.output_tokens > engine.kv_capacity_tokens:
+        raise ValueError(
+            f"requests: {longest.request_id} has {longest.prompt_tokens} + {longest.output_tokens} tokens, "
+            f"and the engine {experiment.engine} holds {engine.kv_capacity_tokens}"
+        )
+
+
+def run(experiment: Experiment, requests: Sequence[Request]) -> Json:
+    """Stretch the arrivals to the load, spread them by the seed, and simulate. KeyError: unknown names;
+    ValueError: what can't be simulated."""
     engine, make = ENGINES[experiment.engine], POLICIES[experiment.policy]
+    _check(experiment, requests, engine)
     capacity = capacity_per_s(engine, requests) * experiment.replicas
     arrivals = spread(at_rate(requests, capacity * experiment.load), experiment.mix, experiment.seed)
     ours = experiment.policy.startswith("flow")

@@ -274,4 +274,6 @@ def capacity_per_s(engine: EngineShape, requests: Sequence[Request], sample: int
         now_s += simulated.begin()
         times += [now_s] * len(simulated.end(now_s).finished)
     first, last = len(times) // 4, 3 * len(times) // 4
-    return (last - first) / (times[last] - times[first])
+    span_s = times[last] - times[first]
+    # Requests that are all alike end together.
+    return (last - first) / span_s if span_s > 0 else len(times) / now_s

@@ -51,7 +51,7 @@ def read_azure_trace(path: Path) -> list[Request]:
                 # Seven digits of a second; datetime reads six.
                 at = datetime.fromisoformat(row["TIMESTAMP"][:26])
                 prompt, output = int(row["ContextTokens"]), int(row["GeneratedTokens"])
-            except (KeyError, ValueError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}, row {number + 1}: {row}: {error}") from error
             start = start or at
             arrived_s = (at - start).total_seconds()

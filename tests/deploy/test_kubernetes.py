@@ -17,7 +17,9 @@ import pytest
 import yaml
 
 from app.config import ApplicationConfig
+from app.plan_check import refusal_of
 from app.serving.launch_plan import environment
+from placement.hardware import parse_cluster
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
@@ -63,6 +65,16 @@ def test_every_manifest_is_looked_at_here():
 @pytest.mark.parametrize("name", SHAPES)
 def test_kuberay_knows_every_field(name: str):
     jsonschema.validate(service(name), SCHEMA)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_stated_hardware_holds_every_engine_that_it_may_come_to(name: str):
+    [application] = served(name)["applications"]
+    config = ApplicationConfig.model_validate(application["args"])
+    assert config.hardware is not None
+    assert refusal_of(config, parse_cluster(config.hardware)) is None
+    # Else the engines that have no node yet are never asked for, and so no node.
+    assert config.replicas.cluster_grows == (config.replicas.max > 1)
 
 
 def test_the_schema_refuses_what_kuberay_does_not_know():

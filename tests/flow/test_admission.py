@@ -12,6 +12,7 @@ from app.flow.config import (
     ClassPolicy,
     FairnessPolicy,
     FlowConfig,
+    LimitPolicy,
     Limits,
     PreemptPolicy,
     RoutePolicy,
@@ -131,6 +132,16 @@ def test_the_end_to_end_deadline_is_checked_on_arrival_and_again_at_dispatch():
     assert submit(flow, "fine", class_name="batch", max_output_tokens=10, deadline_s=30.0) == []
     evicted = only(flow.close("running", Outcome.COMPLETED, 29.5))
     assert (evicted.ticket_id, evicted.outcome) == ("fine", Outcome.EVICTED_DEADLINE)
+
+
+def test_several_answers_are_given_at_a_time_so_each_has_its_part_of_the_tokens_to_make():
+    flow = controller()
+    metrics = EngineMetrics(running=1, waiting=0, kv_use=0.1, itl_s=0.1)
+    flow.report(ReplicaReport("r", frozenset(), metrics=metrics), 0.0)
+    submit(flow, "running")
+    fields = {"class_name": "batch", "max_output_tokens": 400, "deadline_s": 21.0}
+    assert only(submit(flow, "one", **fields)).outcome is Outcome.REJECTED_DEADLINE
+    assert submit(flow, "four", answers=4, **fields) == []
 
 
 @pytest.mark.parametrize(("overload_s", "least", "most"), [(30.0, 30, 40), (math.inf, 1, 10)])
@@ -673,3 +684,18 @@ def test_nor_by_a_setting_of_zero():
         FlowConfig(admission=AdmissionPolicy(promise_share=0.0))
     with pytest.raises(ValueError, match=r"classes\['c'\]\.ttft_budget_s: 0 must be above 0"):
         FlowConfig(classes=(ClassPolicy("c", 0.0, 0.0, 0),), default_class="c")
+    with pytest.raises(ValueError, match=r"limit\.itl_budget_s: 0 must be above 0"):
+        FlowConfig(limit=LimitPolicy(itl_budget_s=0))
+
+
+def test_nothing_is_a_share_of_for_ever():
+    with pytest.raises(
+        ValueError, match=r"classes\['c'\]\.ttft_budget_s: a class may wait for a finite time"
+    ):
+        FlowConfig(classes=(ClassPolicy("c", 0.0, 0.0, math.inf),), default_class="c")
+
+
+@pytest.mark.parametrize("quantile", [1, -0.1, math.nan])
+def test_a_quantile_lies_within_what_was_seen(quantile: float):
+    with pytest.raises(ValueError, match=r"admission\.error_quantile: .* must be 0 or more and below 1"):
+        FlowConfig(admission=AdmissionPolicy(error_quantile=quantile))

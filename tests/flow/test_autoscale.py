@@ -259,6 +259,12 @@ class TestDown:
         run.see(1.0, 700)
         assert [target for _, target, _ in run.changes][:2] == [24, 18]
 
+    def test_of_many_a_quarter_at_a_time_also_where_fewer_than_the_least_would_do(self):
+        policy = replace(POLICY, min_replicas=3)
+        run = settled(16, 12.0, policy)
+        run.see(0.5, 700)
+        assert [target for _, target, _ in run.changes][:2] == [12, 9]
+
     @staticmethod
     def after_bursts(usual: float) -> Run:
         run = Run(replicas=4)

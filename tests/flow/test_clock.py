@@ -168,6 +168,21 @@ def test_what_is_taken_back_is_ahead_of_nobody():
     assert one.ttft_s(50, RUNNING, 0.01) == pytest.approx(0.01 + STEP_S + 50 * TOKEN_S)
 
 
+def test_what_is_taken_back_is_no_more_than_is_left():
+    one = clock()
+    # A hundred tokens a step beside ten that run: half of the first is begun.
+    first = one.give(200, RUNNING, 0.0)
+    second = one.give(200, RUNNING, 0.0)
+    one.take_back(first, 200)
+    # All that was left is computed, and the second is behind none of it any more.
+    later_s = 10 * STEP_S
+    assert one.ahead_s(RUNNING, later_s) == 0.0
+    one.take_back(second, 200)
+    assert one.ahead_s(RUNNING, later_s) == 0.0
+    one.give(50, RUNNING, later_s)
+    assert one.ahead_s(RUNNING, later_s) > 50 * TOKEN_S
+
+
 def test_without_following_steps_only_the_backlog_counts():
     one = clock(follow=False)
     one.give(0, 0, 0.0)

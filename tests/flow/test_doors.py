@@ -9,7 +9,7 @@ import pytest
 from app.flow import COMPILED
 from app.flow.config import AdmissionPolicy, FlowConfig, Limits, default_classes
 from app.flow.controller import FlowController
-from app.flow.doors import WANTED_S
+from app.flow.doors import WANTED_S, StandingQueue
 from app.flow.outcome import Outcome
 from app.flow.ticket import Granted, Refused, ReplicaReport, Ticket, Usage
 
@@ -158,6 +158,33 @@ def test_a_standing_queue_is_refused_on_arrival_until_there_is_a_lull():
     assert load.flow._doors.standing.value_s == 0.0
     load.fill("standard", 100 - len(load.running) - STANDARD_LEAVES)
     assert load.submit("standard") is None
+
+
+def test_what_has_stood_for_hours_is_forgotten_as_soon_as_what_has_stood_for_minutes():
+    policy = AdmissionPolicy()
+    standing = StandingQueue(policy, Rate(), most_s=120.0)
+    for second in range(7200):
+        standing.arrived(second)
+        standing.arrived(second)
+        standing.update(float(second))
+    assert standing.value_s == 120.0
+    # A lull begins once the arrivals of before are forgotten.
+    since_s = next(second for second in range(7200, 7300) if lull_at(standing, second))
+    standing.update(since_s + 120.0 / policy.lull_weight)
+    assert standing.value_s == 0.0
+
+
+class Rate:
+    """What is served a second."""
+
+    def total_rate_per_s(self) -> float:
+        return 1.0
+
+
+def lull_at(standing: StandingQueue, second: int) -> bool:
+    before_s = standing.value_s
+    standing.update(float(second))
+    return standing.value_s < before_s
 
 
 def test_a_class_with_a_longer_budget_stays_patient_for_longer():

@@ -44,8 +44,15 @@ def test_a_served_request(flow: FlowController, ends: list[Ended]):
     [end] = ends
     assert end[:7] == (Outcome.COMPLETED, 14.0, "only", "team", "chat", 4.0, 2.0)
     assert end.predicted_ttft_s is not None
-    assert end[8:] == (30.0, 100.0, usage)
+    assert end[8:] == (30.0, 100.0, usage, 1)
     assert end.tpot_s == 0.25
+
+
+def test_of_several_answers_each_has_its_part_of_the_tokens(flow: FlowController, ends: list[Ended]):
+    flow.submit(Ticket("a", 0, 10.0, "team", answers=4), 10.0)
+    flow.close("a", Outcome.COMPLETED, 14.0, Usage(3, 20, 2.0, 1.0))
+    assert ends[0].tpot_s == 0.25
+    assert ends[0]._replace(usage=Usage(3, 7, 2.0, 1.0)).tpot_s is None
 
 
 def test_one_whose_engine_did_not_say_when_it_began(flow: FlowController, ends: list[Ended]):

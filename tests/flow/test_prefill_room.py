@@ -403,6 +403,22 @@ def test_one_engine_empties_for_one_that_is_owed_and_the_others_go_on():
     assert one.granted["long"] == kept
 
 
+def test_one_that_fits_nowhere_holds_back_less_urgent_ones_only():
+    one = Flow(urgent_places=0.0, limits=replace(LIMITS, requests_per_replica=2))
+    with_cache(one, "r")
+    for name in ("runs", "also runs"):
+        one.submit(name, "standard", 300, 0.0, max_output_tokens=100)
+    # It had a place before: it is next, and there is no room for it.
+    assert not one.submit("moved", "batch", 700, 0.1, max_output_tokens=100, moved=True)
+    assert not one.submit("urgent", "interactive", 10, 0.2, max_output_tokens=10)
+    assert not one.submit("batch", "batch", 10, 0.2, max_output_tokens=10)
+    one.end("also runs", 0.3)
+    assert ("urgent" in one.granted, "moved" in one.granted, "batch" in one.granted) == (True, False, False)
+    for name in ("runs", "urgent"):
+        one.end(name, 0.4)
+    assert "moved" in one.granted
+
+
 def test_while_no_engine_can_be_reached_none_is_kept():
     one = two_full_engines(batch=0.3)
     assert not one.submit("long", "batch", 700, 0.1, max_output_tokens=100)

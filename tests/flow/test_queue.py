@@ -42,7 +42,7 @@ class Desk:
         return entry
 
     def take(self, cost: float = 1.0) -> str | None:
-        entry = self.queue.next(1)
+        entry = self.queue.next(1, len(CLASSES))
         if entry is None:
             return None
         self.queue.remove(entry)
@@ -233,7 +233,7 @@ def test_a_class_held_back_by_caps_builds_up_no_claim():
     for number in range(10):
         desk.put(f"h{number}")
         desk.take(100.0)
-    desk.queue.next(1)
+    desk.queue.next(1, len(CLASSES))
     assert desk.queue.classes[1].credit <= 20.0
 
 
@@ -246,7 +246,7 @@ def test_the_lane_of_promises_is_first_unless_its_head_is_at_its_cap():
     entry.flow = order.lane
     desk.queue.push(entry)
     account.running = 1
-    assert desk.queue.next(1).ticket.ticket_id == "plain"
+    assert desk.queue.next(1, len(CLASSES)).ticket.ticket_id == "plain"
     account.running = 0
     assert [desk.take(), desk.take()] == ["kept", "plain"]
     assert order.flows["b"].counter == 1.0

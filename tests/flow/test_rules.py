@@ -286,7 +286,7 @@ class FlowRules(RuleBasedStateMachine):
     def while_the_next_ticket_fits_nothing_waits(self) -> None:
         """But where its prompts would be in the way of more urgent ones."""
         flow = self.flow
-        entry = flow._queue.next(flow._pool.free)
+        entry = flow._queue.next(flow._pool.free, len(flow._queue.classes))
         if not self.up_to_date or not flow._pool.open:
             return
         if entry is not None and flow._queue.classes[entry.rank].credit <= 0:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from app.flow.config import FairnessPolicy, FlowConfig, TenantPolicy
 from app.flow.outcome import Outcome
-from app.flow.tenants import Account, Tenants
+from app.flow.tenants import Account, Tenants, TokenBucket
 from app.flow.ticket import RateLimit, Ticket
 
 
@@ -27,6 +27,13 @@ def test_requests_a_minute_run_out_and_refill():
     assert account.over_rate(ticket(), 0.0) == (Outcome.REJECTED_REQUEST_RATE, 30.0)
     assert account.rate_limits(0.0)[0] == RateLimit(2, 0, 60.0)
     assert account.over_rate(ticket(), 30.0) is None
+
+
+def test_a_clock_that_is_set_back_stops_no_refill():
+    bucket = TokenBucket(60, 1000.0)
+    bucket.take(60)
+    assert bucket.level(0.0) == 0.0
+    assert bucket.level(30.0) == 30.0
 
 
 def test_tokens_a_minute_count_prompt_and_bound_and_are_given_back():

@@ -483,7 +483,7 @@ async def test_a_lease_that_is_taken_back_at_the_last_attempt_leaves_no_ticket_b
         with pytest.raises(ApiError, match="503 engine_lost"):
             await soon(answering)
         closes = [await control.next_close() for _ in range(ENGINE_ATTEMPTS)]
-    assert closes[-1] == Closed(control.tickets[-1].ticket_id, Outcome.CANCELLED, None)
+    assert closes[-1] == Closed(control.tickets[-1].ticket_id, Outcome.FAILED, None)
 
 
 async def test_the_engines_refusal_is_retold_and_counts_as_an_answer(engine):

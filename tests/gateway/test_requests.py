@@ -70,6 +70,17 @@ def test_the_smallest_request_of_every_path_goes_on_as_it_came_but_for_the_salt(
 FUNCTION = {"type": "function", "function": {"name": "f"}}
 
 
+@pytest.mark.parametrize("tools", [5, "f", {"f": 1}])
+def test_tools_where_there_are_none_are_left_to_the_engine(tools):
+    assert parse(COMPLETIONS, encoded(COMPLETIONS, tools=tools), WINDOW)
+
+
+def test_a_token_id_that_no_engine_can_hold_is_refused_also_without_a_vocabulary():
+    window = replace(WINDOW, counter=None)
+    error = refusal(COMPLETIONS, encoded(COMPLETIONS, prompt=[1] * 300 + [2**63]), window)
+    assert (error.status, error.code, error.param) == (400, "invalid_value", "prompt")
+
+
 def test_tools_are_served_where_the_engine_can_tell_a_call_of_one():
     refused = refusal(CHAT, encoded(CHAT, tools=[FUNCTION]))
     assert (refused.status, refused.code, refused.param) == (400, "unsupported_field", "tools")

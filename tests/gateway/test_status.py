@@ -128,7 +128,13 @@ async def test_an_open_page_is_for_this_machine_only(site, path):
 @pytest.mark.parametrize("path", sorted(STATUS_PATHS))
 async def test_with_keys_only_the_named_tenants_see_it(http, path):
     site = Site(http, StatusConfig(tenants=["blue"]), **KEYS)
-    for key in (None, "Bearer green's", "Basic !", "Basic " + base64.b64encode(b"green's").decode()):
+    for key in (
+        None,
+        "Bearer green's",
+        "Basic !",
+        "Basic é",
+        "Basic " + base64.b64encode(b"green's").decode(),
+    ):
         asked = await site.whole(path, key, ELSEWHERE)
         assert (asked.status, asked.headers["www-authenticate"].split()[0]) == (401, "Basic")
         assert json.loads(asked.body)["error"]["code"] in ("missing_api_key", "invalid_api_key")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from placement.models import ALIASES, CATALOGUE, find_model, from_hugging_face
+from placement.models import ALIASES, CATALOGUE, find_model, from_hugging_face, known_model
 from placement.shapes import known_shape
 
 
@@ -46,6 +46,41 @@ def test_a_config_json_by_path_gives_the_same_model_as_the_catalogue(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert find_model(str(tmp_path)).parameters == find_model("llama8b").parameters
+
+
+@pytest.mark.parametrize(
+    ("quantization", "dtype"),
+    [
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "modelopt"),
+        ({"quant_method": "awq", "bits": 4}, "awq"),
+        ({}, "unknown"),
+        (None, "bfloat16"),
+    ],
+)
+def test_a_config_json_says_what_its_weights_are_stored_in(quantization, dtype):
+    config = dict.fromkeys(
+        ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size"), 64
+    )
+    assert from_hugging_face({**config, "quantization_config": quantization}, "x").weight_dtype == dtype
+
+
+@pytest.mark.parametrize("field", ["n_routed_experts", "kv_lora_rank", "shared_expert_intermediate_size"])
+def test_an_architecture_with_other_sums_is_refused(field):
+    with pytest.raises(ValueError, match=f"{field}: this architecture is not modelled"):
+        from_hugging_face({"hidden_size": 64, field: 256}, "deep")
+
+
+def test_an_alias_is_the_command_lines_and_no_source_of_a_configuration():
+    assert find_model("llama70b").layers == 80
+    assert known_model("llama70b") is None
+
+
+def test_a_config_json_that_holds_a_list_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="holds no object"):
+        find_model(str(tmp_path))
 
 
 @pytest.mark.parametrize("value", [None, 0, -1, "32", True, 1.5])

@@ -1,6 +1,8 @@
 """The command line, as a user meets it."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -63,9 +65,110 @@ def test_check_proves_the_starting_plan_and_warns_of_its_imbalance(capsys, tmp_p
     assert "PP>1: no published H100 measurement" in text
 
 
-def test_check_refuses_a_request_that_no_cache_holds(capsys, tmp_path):
+def test_check_refuses_a_request_beyond_the_models_context(capsys, tmp_path):
     assert main(["check", config(tmp_path, tokens=2_000_000)]) == 1
-    assert "needs 2000000" in capsys.readouterr().out
+    assert "a request of 2000000 tokens, but the model's context is 131072" in capsys.readouterr().out
+
+
+def test_check_holds_the_plan_against_the_files_own_hardware_and_promises(capsys, tmp_path):
+    promises = "{prompt_tokens: 512, output_tokens: 64, requests_per_s: 100}"
+    extra = f"      hardware: 2x8xh200\n      promises: {promises}"
+    file = config(tmp_path, extra=extra)
+    assert main(["check", file]) == 0
+    text = capsys.readouterr().out
+    assert "h200: no kernel table" in text
+    assert re.search(r"carries \d+\.\d requests/s \(.+\), 100 asked", text)
+    assert main(["check", file, "--hardware", "4xh100"]) == 1
+
+
+def test_check_says_at_which_rate_its_latencies_are(capsys, tmp_path):
+    file = config(tmp_path)
+    assert main(["check", file, "--workload", "1024/256@2"]) == 0
+    assert "requests/s at most; at 2.0: TTFT" in capsys.readouterr().out
+    assert main(["check", file, "--workload", "1024/256@8c"]) == 0
+    assert "with the workload's clients: TTFT" in capsys.readouterr().out
+
+
+def test_check_has_no_figures_for_requests_that_are_longer_than_is_served(capsys, tmp_path):
+    assert main(["check", config(tmp_path, tokens=1000), "--workload", "1024/256"]) == 0
+    text = capsys.readouterr().out
+    assert "have 1024 + 256 tokens, the longest that is served 1000: no figures" in text
+    assert "KV cache" in text
+    assert "TTFT" not in text.split("*")[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "engine", "said"),
+    [
+        ("somebody/some-model", "", "the model is not catalogued: nothing is predicted"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "quantization: awq,", "weights as awq: nothing is predicted"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "dtype: float32,", "float32 weights: no kernel table"),
+    ],
+)
+def test_check_says_what_it_can_not_predict(capsys, tmp_path, source, engine, said):
+    file = Path(config(tmp_path))
+    text = file.read_text().replace("meta-llama/Llama-3.3-70B-Instruct", source)
+    file.write_text(text.replace("engine: {", f"engine: {{{engine} "))
+    assert main(["check", str(file)]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_check_adds_up_the_applications_of_a_file(capsys, tmp_path):
+    file, out = Path(config(tmp_path)), tmp_path / "verdicts.json"
+    head, one = file.read_text().split("applications:\n")
+    other = one.replace("name: llama\n    import", "name: other\n    import")
+    assert other != one
+    file.write_text(f"{head}applications:\n{one}{other}")
+    assert main(["check", str(file), "--json", str(out)]) == 1
+    assert "together they need 16 GPUs, the cluster has 8" in capsys.readouterr().out
+    assert set(json.loads(out.read_text())) == {"llama", "other"}
+    assert main(["check", str(file), "--hardware", "2x8xh100"]) == 0
+
+
+def test_check_does_not_ask_a_cluster_by_rays_client_protocol(capsys, tmp_path):
+    assert main(["check", config(tmp_path), "--cluster", "ray://127.0.0.1:1"]) == 2
+    assert "host:port or auto" in capsys.readouterr().err
+
+
+def test_check_does_not_wait_for_a_cluster_that_is_not_there(capsys, tmp_path):
+    assert main(["check", config(tmp_path), "--cluster", "127.0.0.1:1"]) == 1
+    assert "--cluster: 127.0.0.1:1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--generate", "poisson", "--replicas", "0"], "replicas: 0 is not positive"),
+        (["--generate", "poisson", "--load", "0"], "load: 0 is not positive"),
+        (["--generate", "poisson", "--requests", "1"], "requests: 1 make no load"),
+        (["--generate", "poisson", "--requests", "-5"], "--requests: -5 is negative"),
+    ],
+)
+def test_a_simulation_of_nothing_is_refused(capsys, arguments, said):
+    assert main(["simulate", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("2023-11-16 18:15:46.6,10\n", "row 1"),
+        ("2023-11-16 18:15:46.6,10,5\n2023-11-16 18:15:47.6,500000,5\n", "q1 has 500000 + 5 tokens"),
+    ],
+)
+def test_a_trace_that_can_not_be_simulated_is_refused(capsys, tmp_path, rows, said):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
+    assert main(["simulate", "--trace", str(trace)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_requests_that_are_all_alike_are_a_load(capsys, tmp_path):
+    trace = tmp_path / "trace.csv"
+    rows = "".join(f"2023-11-16 18:15:{second}.0,10,5\n" for second in range(10, 30))
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
+    assert main(["simulate", "--trace", str(trace), "--load", "0.5"]) == 0
+    assert json.loads(capsys.readouterr().out)["capacity_per_s"] > 0
 
 
 def test_check_refuses_replicas_that_would_share_gpus(capsys, tmp_path):

@@ -16,7 +16,8 @@ H100, LLAMA_70B = find_gpu("h100"), find_model("llama70b")
 
 def test_the_published_70b_fp8_tp2_case_leaves_32_gib_for_the_cache():
     plan = ParallelPlan(2, weight_dtype="fp8", memory_utilization=0.9)
-    stage = plan_memory(LLAMA_70B, H100, plan, activation_gib=4.84, non_torch_gib=0.55).stages[0]
+    measured = {"activation_gib": 4.84, "non_torch_gib": 0.55, "graphs_gib": 0.0}
+    stage = plan_memory(LLAMA_70B, H100, plan, **measured).stages[0]
     assert stage.weight_bytes / GIB == pytest.approx(33.88, abs=0.1)
     assert stage.kv_bytes / GIB == pytest.approx(32.0, abs=0.1)
 
@@ -31,7 +32,14 @@ def test_weights_by_stage_count_embedding_and_head_where_they_are():
     [(ParallelPlan(2, 4), 1.216e6), (ParallelPlan(8), 1.229e6), (ParallelPlan(4, 2), 1.229e6)],
 )
 def test_the_cache_holds_the_published_number_of_tokens(plan, tokens):
-    assert plan_memory(LLAMA_70B, H100, plan).kv_tokens == pytest.approx(tokens, rel=0.005)
+    assert plan_memory(LLAMA_70B, H100, plan, graphs_gib=0.0).kv_tokens == pytest.approx(tokens, rel=0.005)
+
+
+def test_captured_graphs_are_taken_from_the_cache():
+    plan = ParallelPlan(8)
+    whole, left = (plan_memory(LLAMA_70B, H100, plan, graphs_gib=gib).stages[0] for gib in (0.0, 1.0))
+    assert whole.kv_bytes - left.kv_bytes == GIB
+    assert plan_memory(LLAMA_70B, H100, plan).stages[0] == left
 
 
 def test_the_even_split_of_the_starting_plan_is_lopsided_and_the_balanced_one_is_not():

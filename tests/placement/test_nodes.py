@@ -20,6 +20,13 @@ def test_stages_cross_nodes_and_tensor_groups_do_not():
     assert seat(nodes(4, 4, total=4), 2, 4) == Seating((("node0",) * 4 + ("node1",) * 4,))
 
 
+def test_a_replica_that_is_to_share_a_node_does_not_spread_over_two():
+    refusal = seat(nodes(4, 4, total=4), 2, 4, one_node=True)
+    assert isinstance(refusal, NoSeat)
+    assert refusal.reason.startswith("STRICT_PACK, all on one node: replica 1 of 1")
+    assert isinstance(seat(nodes(8, 4), 2, 4, one_node=True), Seating)
+
+
 def test_scattered_gpus_do_not_make_a_tensor_group():
     refusal = seat(nodes(1, 1, 1, 1, total=2), 2, 1)
     assert isinstance(refusal, NoSeat)

@@ -1,35 +1,44 @@
 """The static check that a build of the application makes."""
 
+import json
+
 import pytest
 
 from app.config import ApplicationConfig
-from app.plan_check import plan_of, refusals_of
+from app.plan_check import plan_of, refusal_of
 from placement.hardware import parse_cluster
 
+LLAMA_70B = "meta-llama/Llama-3.3-70B-Instruct"
 
-def config(**engine):
+
+def config(*, tensor=2, stages=4, source=LLAMA_70B, parallel=None, tokens=8192, **engine):
     return ApplicationConfig.model_validate(
         {
-            "model": {"name": "llama", "source": "meta-llama/Llama-3.3-70B-Instruct"},
+            "model": {"name": "llama", "source": source},
             "parallel": {
-                "pipeline_parallel_size": 4,
-                "tensor_parallel_size": 2,
-                "bundles": [{"CPU": 1, "GPU": 1}] * 8,
+                "pipeline_parallel_size": stages,
+                "tensor_parallel_size": tensor,
+                "bundles": [{"CPU": 1, "GPU": 1}] * tensor * stages,
+                **(parallel or {}),
             },
-            "engine": {"max_model_len": 8192, **engine},
+            "engine": {"max_model_len": tokens, **engine},
             "open_without_keys": True,
         }
     )
 
 
+def refusal(hardware, **settings):
+    return refusal_of(config(**settings), parse_cluster(hardware))
+
+
 def test_the_configured_grid_reaches_the_planner_unchanged():
     plan = plan_of(config(max_num_batched_tokens=512, kv_cache_dtype="fp8_e4m3"))
     assert (plan.tensor_parallel, plan.pipeline_parallel, plan.kv_dtype) == (2, 4, "fp8")
-    assert plan.max_batched_tokens == 512
+    assert (plan.max_batched_tokens, plan.one_node) == (512, True)
 
 
 def test_a_possible_plan_is_not_refused():
-    assert refusals_of(config(), parse_cluster("8xh100")) == ()
+    assert refusal("8xh100") is None
 
 
 @pytest.mark.parametrize(
@@ -37,10 +46,77 @@ def test_a_possible_plan_is_not_refused():
     [("4xh100", "needs 8 GPUs"), ("8xgeneric", "memory"), ("8x1xh100", "leave a node")],
 )
 def test_hardware_that_cannot_hold_the_plan_is_named(hardware, reason):
-    (refusal,) = refusals_of(config(), parse_cluster(hardware))
-    assert reason in refusal
+    assert reason in refusal(hardware)
 
 
-def test_fp8_weights_on_a_gpu_without_fp8_are_refused():
-    (refusal,) = refusals_of(config(quantization="fp8"), parse_cluster("8xa100"))
-    assert "no FP8" in refusal
+def test_a_grid_that_is_to_share_a_node_does_not_spread_over_two():
+    assert "STRICT_PACK: 8 GPUs on one node" in refusal("2x4xh100")
+    assert refusal("2x4xh100", parallel={"strategy": "PACK"}) is None
+
+
+def test_of_a_model_that_nobody_knows_it_says_whether_the_cluster_has_the_room():
+    assert "needs 8 GPUs" in refusal("4xh100", source="somebody/some-model")
+    assert refusal("8xh100", source="somebody/some-model") is None
+
+
+def test_a_window_beyond_the_models_own_context_is_refused_as_the_engine_would():
+    source = "meta-llama/Meta-Llama-3-70B-Instruct"
+    assert "context is 8192" in refusal("8xh100", source=source, tokens=16384)
+    assert refusal("8xh100", source=LLAMA_70B, tokens=16384) is None
+
+
+class TestWhatWeightsAreStoredIn:
+    def test_a_checkpoint_says_so_itself(self):
+        source = "nvidia/Llama-3.1-70B-Instruct-FP8"
+        for quantization in (None, "modelopt"):
+            settings = {"tensor": 2, "stages": 1, "source": source, "quantization": quantization}
+            assert plan_of(config(**settings)).weight_dtype == "fp8"
+            assert refusal("2xh100", **settings) is None
+        assert "memory" in refusal("2xh100", tensor=2, stages=1)
+
+    def test_float32_takes_twice_as_much(self):
+        settings = {"tensor": 4, "stages": 1, "dtype": "float32"}
+        plan = plan_of(config(**settings))
+        assert (plan.weight_dtype, plan.kv_dtype) == ("float32", "float32")
+        assert "memory" in refusal("4xh100", **settings)
+        assert refusal("4xh100", tensor=4, stages=1) is None
+
+    def test_of_a_format_without_a_known_size_only_the_room_is_checked(self):
+        assert refusal("1xh100", tensor=1, stages=1, quantization="awq") is None
+        assert "needs 8 GPUs" in refusal("4xh100", quantization="awq")
+
+    def test_fp8_weights_run_on_a_gpu_without_fp8_cores(self):
+        # vLLM's Fp8Config: compute capability 7.5, weights only.
+        assert refusal("8xa100", quantization="fp8") is None
+
+
+SHAPE = {
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 32,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+}
+
+
+class TestFolder:
+    def folder(self, tmp_path, **fields):
+        (tmp_path / "config.json").write_text(json.dumps({**SHAPE, **fields}))
+        return str(tmp_path)
+
+    def test_a_partition_that_leaves_layers_out_is_refused(self, tmp_path):
+        source = self.folder(tmp_path)
+        parallel = {"layer_partition": [4, 4, 4, 4]}
+        assert "are not the model's 32" in refusal("8xh100", source=source, parallel=parallel)
+        assert refusal("8xh100", source=source) is None
+
+    def test_more_stages_than_layers_are_refused(self, tmp_path):
+        source = self.folder(tmp_path, num_hidden_layers=2)
+        assert "leaves stages without a layer" in refusal("8xh100", source=source)
+
+    def test_its_own_context_counts_unless_its_positions_are_stretched(self, tmp_path):
+        source = self.folder(tmp_path, max_position_embeddings=4096)
+        assert "context is 4096" in refusal("8xh100", source=source)
+        source = self.folder(tmp_path, max_position_embeddings=4096, rope_scaling={"factor": 8.0})
+        assert refusal("8xh100", source=source) is None

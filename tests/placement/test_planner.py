@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from placement.claims import check_claims
 from placement.coefficients import default_coefficients
 from placement.hardware import parse_cluster
+from placement.memory import plan_memory
 from placement.models import find_model
-from placement.planner import pareto_front, plan_cluster, possible_plans, replicas_that_fit
+from placement.planner import latency_at, pareto_front, plan_cluster, possible_plans, replicas_that_fit
+from placement.plans import ParallelPlan
 from placement.serving import Slo, parse_slo
 from placement.step_time import StepModel
 from placement.throughput import offline_tokens_per_s, published_throughput
@@ -73,6 +75,26 @@ def test_promise_keepers_come_first_by_goodput(one_node):
     assert kept == sorted(kept, reverse=True)
     goodput = [candidate.goodput_per_gpu for candidate in candidates if candidate.keeps_promises]
     assert goodput == sorted(goodput, reverse=True)
+
+
+def test_a_grid_without_seats_is_no_candidate_however_many_gpus_there_are():
+    planned = plan_cluster(
+        find_model("llama70b"), parse_cluster("3x6xh100"), parse_workload("512/64"), Slo(), COEFFICIENTS
+    )
+    grids = {(one.plan.tensor_parallel, one.plan.pipeline_parallel) for one in planned.candidates}
+    assert (4, 2) in grids
+    # Three nodes of six have three groups of four.
+    assert (4, 4) not in grids
+
+
+def test_more_clients_than_are_simulated_otherwise_wait_as_long_as_they_would():
+    steps = StepModel(find_model("llama8b"), parse_cluster("1xh100"), ParallelPlan(), COEFFICIENTS)
+    memory = plan_memory(steps.model, steps.gpu, steps.plan)
+    few, many = (
+        latency_at(steps, memory, parse_workload(f"128/16@{clients}c"), 0.0) for clients in (800, 1600)
+    )
+    # Those beyond what runs wait for a turn: twice as many, twice as long.
+    assert many.ttft_p50_ms > 1.7 * few.ttft_p50_ms
 
 
 def test_nothing_on_the_pareto_front_is_beaten_in_both(one_node):

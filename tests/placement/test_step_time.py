@@ -83,6 +83,25 @@ def test_stages_share_the_layers_and_the_way_through_them_costs_hops():
     assert piped.step_us(batch) > whole.step_us(batch)
 
 
+def test_a_hop_leaves_the_node_where_no_other_group_fits_into_it():
+    plan = ParallelPlan(4, 2)
+    within, between = (
+        StepModel(LLAMA_70B, Cluster(find_gpu("h100"), nodes=2, gpus_per_node=gpus), plan, COEFFICIENTS)
+        for gpus in (8, 6)
+    )
+    batch = decode(8, 1000)
+    # The network's latency is 12 us more.
+    assert between.stage_times_us(batch)[0] - within.stage_times_us(batch)[0] > 10
+
+
+def test_no_larger_batch_is_captured_than_can_run():
+    few, many = (model(1, name="llama8b", max_running=running) for running in (64, 256))
+    eager_us = COEFFICIENTS.residual.layer_eager_us
+    assert many.layer_us(decode(200, 100)) < eager_us
+    assert few.layer_us(decode(200, 100)) == eager_us
+    assert few.layer_us(decode(128, 100)) < eager_us
+
+
 def test_more_tensor_ranks_make_a_token_faster_but_not_in_proportion():
     two, eight = model(2).step_us(decode(1, 1024)), model(8).step_us(decode(1, 1024))
     assert two / 4 < eight < two / 2

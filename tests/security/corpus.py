@@ -263,6 +263,7 @@ GRAMMARS: dict[str, str] = {
     "a grammar of 40,000 characters": 'root ::= "' + "a" * 40_000 + '"',
     "a grammar of 17 optional characters": "root ::= " + " ".join(["[a-z]?"] * 17),
     "a grammar that repeats a million times": 'root ::= "a"{1000000}',
+    "a million times with blanks": 'root ::= "a"{ 5 , 1000000 }',
 }
 
 # What reaches beyond the request.
@@ -520,6 +521,11 @@ ODD_FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "a pattern with classic backtracking": (CHAT, {"structured_outputs": {"regex": "(x+x+)+y"}}),
     "a grammar that is none": (CHAT, {"structured_outputs": {"grammar": "nonsense"}}),
     "a grammar that recurs on the left": (CHAT, {"structured_outputs": {"grammar": 'root ::= root "a"'}}),
+    "a grammar of a brace and 3,000 blanks": (
+        CHAT,
+        {"structured_outputs": {"grammar": 'root ::= "a" {' + " " * 3000}},
+    ),
+    "a pattern of a brace and 400 blanks": (CHAT, {"structured_outputs": {"regex": "a{" + " " * 400}}),
     "no choice": (CHAT, {"structured_outputs": {"choice": []}}),
     "an empty choice": (CHAT, {"structured_outputs": {"choice": [""]}}),
     "two kinds of output": (CHAT, {"structured_outputs": {"regex": "a", "choice": ["a"]}}),

@@ -274,6 +274,70 @@ async def test_the_view_names_the_engines_that_can_be_asked_for_their_figures():
     assert 'promiseserve_replica_leases{replica="r2"} 0.0' in view.metrics
 
 
+class Raising:
+    """The core, but for one ticket on which it fails."""
+
+    def __init__(self, flow: object, method: str, ticket_id: str) -> None:
+        self._flow, self._method, self._ticket_id = flow, method, ticket_id
+
+    def __getattr__(self, name: str) -> object:
+        method = getattr(self._flow, name)
+        if name != self._method:
+            return method
+
+        def failing(first, *others):
+            if getattr(first, "ticket_id", first) == self._ticket_id:
+                raise ZeroDivisionError
+            return method(first, *others)
+
+        return failing
+
+
+async def test_a_ticket_on_which_the_core_fails_is_told_to_come_again_and_others_go_on():
+    replica = scheduler()
+    await report(replica)
+    replica._flow = Raising(replica._flow, "submit", "bad")
+    refused = await soon(acquire(replica, ticket("bad")))
+    assert (refused.outcome, refused.retry_after_s) == (Outcome.REJECTED_NO_ENGINE, 5)
+    assert isinstance(await soon(acquire(replica, ticket("good"))), Grant)
+
+
+async def test_an_end_on_which_the_core_fails_breaks_nothing():
+    replica = scheduler(requests_per_replica=2)
+    await report(replica)
+    for id_ in ("bad", "good"):
+        await soon(acquire(replica, ticket(id_)))
+    replica._flow = Raising(replica._flow, "close", "bad")
+    close(replica, "bad", Outcome.COMPLETED)
+    close(replica, "good", Outcome.COMPLETED)
+    assert isinstance(await soon(acquire(replica, ticket("next"))), Grant)
+
+
+async def test_a_grant_that_can_not_be_told_is_given_up_and_the_others_are_told_theirs():
+    replica = scheduler(requests_per_replica=2)
+    await report(replica)
+    replica._flow = Raising(replica._flow, "predicted_ttft_s", "bad")
+    refused = await soon(acquire(replica, ticket("bad")))
+    assert refused.outcome is Outcome.REJECTED_NO_ENGINE
+    # Its place is free again.
+    for id_ in ("a", "b"):
+        assert isinstance(await soon(acquire(replica, ticket(id_))), Grant)
+
+
+async def test_an_engine_that_was_silent_for_a_while_has_kept_its_port():
+    replica = scheduler(replica_ttl_s=BRIEF_S)
+    other = replace(PORT, replica_id="r2", port=8002)
+    await report(replica, port=other)
+    await asyncio.sleep(2 * BRIEF_S)
+    await report(replica)
+    assert (await replica.view()).replicas_ready == 1
+    # The clock was set: nobody was silent.
+    replica._flow.skip(2 * BRIEF_S)
+    first, second = acquire(replica, ticket("a")), acquire(replica, ticket("b"))
+    granted = {(await soon(answer)).engine for answer in (first, second)}
+    assert granted == {PORT, other}
+
+
 async def test_it_is_healthy_while_its_clock_runs():
     replica = scheduler()
     await replica.check_health()
