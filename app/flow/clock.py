@@ -115,6 +115,10 @@ class EngineClock:
         """Whether it has prompts that the present step does not complete."""
         return self._given > self._before + self._chunk
 
+    def computed(self, mark: int) -> bool:
+        """Whether the prompt of that mark is computed."""
+        return self._before >= mark
+
     def ahead_s(self, running: int, now_s: float) -> float:
         """Until the prompts that it has are computed."""
         if running == 0:

@@ -97,7 +97,7 @@ class FlowController:
             return [self._count(refused, ticket, rank, now_s)]
         order = self._queue.classes[rank].order
         budget = budget_s(self._config.classes[rank], ticket)
-        expires_s = self._expires_s(ticket, budget, now_s)
+        expires_s = self._expires_s(ticket, rank, budget, now_s)
         entry = Entry(ticket, rank, account, order.flow(account), budget, expires_s)
         verdict = self._gate.admit(entry, order.lane, now_s)
         if isinstance(verdict, Refused):
@@ -295,11 +295,11 @@ class FlowController:
             ticket.ticket_id, Outcome.REJECTED_FULL, self._predictor.drain_s(rank, now_s)
         )
 
-    def _expires_s(self, ticket: Ticket, budget: float, now_s: float) -> float:
+    def _expires_s(self, ticket: Ticket, rank: int, budget: float, now_s: float) -> float:
         """The last moment to leave the queue: what the engine needs at least must still fit the promise."""
         longest_s = self._limits.max_queue_wait_s
         if ticket.moved:
-            return now_s + longest_s
+            return min(now_s + longest_s, ticket.arrived_s + deadline_s(self._config.classes[rank], ticket))
         if self._config.admission.enabled:
             own_s = self._pool.prefill_s(ticket.prompt_tokens)
             longest_s = min(longest_s, max(0.0, budget - own_s))
@@ -418,8 +418,9 @@ class FlowController:
 
     def _late(self, entry: Entry, choice: Choice, waited_s: float) -> bool:
         """Check the promises again, at the moment of dispatch and for this engine. Whoever was told to return
-        now is not looked at again."""
-        if entry.flow is not entry.payer or not self._config.admission.enabled:
+        now, or had a place and lost it, is not looked at again."""
+        kept = entry.flow is not entry.payer or entry.ticket.moved
+        if kept or not self._config.admission.enabled:
             return False
         ticket = entry.ticket
         ttft_s = waited_s + self._predictor.median_s(choice.ttft_s)
@@ -469,8 +470,9 @@ class FlowController:
             return
         waited_s = at_s - entry.ticket.arrived_s
         self._meter.first_token(waited_s, entry.budget_s, now_s)
-        # Of a pace that was assumed, nothing follows for the one that is known now.
-        if entry.ticket.arrived_s < self._pool.pace.learnt_s:
+        # Of a pace that was assumed, nothing follows for the one that is known now; of an engine that was
+        # taken back, nothing for the next.
+        if entry.ticket.arrived_s < self._pool.pace.learnt_s or entry.revokes:
             return
         if entry.placed:
             self._predictor.first_token(None, entry.raw_ttft_s, at_s - held.granted_s)

@@ -171,6 +171,9 @@ class LeaseTable:
             held = self._held[ticket_id]
             if ticket_id in live:
                 held.seen_s, held.missed_reports = now_s, 0
+                # Nobody says when the first of several whole answers began.
+                if held.prefill_tokens and held.answers > 1 and replica.clock.computed(held.mark):
+                    self._prefilled(held)
             elif held.missed_reports is not None:
                 held.missed_reports += 1
                 if held.missed_reports >= MISSED_REPORTS:

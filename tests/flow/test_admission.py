@@ -264,12 +264,17 @@ class TestMoved:
         submit(flow, "runs", at_s=100.0)
         assert only(self.submit(flow, "t", 100.0, deadline_s=80.0)).outcome is Outcome.REJECTED_DEADLINE
         assert self.submit(flow, "u", 100.0, deadline_s=95.0) == []
+        evicted = only(flow.tick(105.1))
+        assert (evicted.ticket_id, evicted.outcome) == ("u", Outcome.EVICTED_TIMEOUT)
 
     def test_its_tenants_cap_holds_it_back(self):
         flow = controller(replace(CONFIG, tenants={"a": TenantPolicy(max_running=1)}), replicas="rs")
         submit(flow, "runs", at_s=100.0, tenant="a")
         assert self.submit(flow, "moved", 100.0, tenant="a") == []
         assert isinstance(only(submit(flow, "other", at_s=100.0)), Granted)
+        # What it has waited for that is no reason to refuse it.
+        granted = [one.lease.ticket_id for one in flow.close("runs", Outcome.COMPLETED, 104.0)]
+        assert granted == ["moved"]
 
 
 def test_capacity_that_is_starting_counts():

@@ -80,6 +80,20 @@ def test_a_request_of_several_answers_takes_a_place_for_each():
     assert [submit(flow, name, at_s=5.0) for name in "cd"] == [[granted("c")], [granted("d")]]
 
 
+def test_several_whole_answers_are_no_backlog_of_prompts_for_as_long_as_they_take():
+    """Nobody says when the first of them began: the engine's clock does."""
+    flow = controller("r", limits=replace(LIMITS, requests_per_replica=8))
+    flow.submit(Ticket("many", 0, 0.0, answers=4, prompt_tokens=2000), 0.0)
+    assert submit(flow, "a", at_s=0.5) == [granted("a")]
+    report(flow, "r", "many", "a", at_s=0.6)
+    assert flow._pool.prefill_tokens == 2000
+    assert submit(flow, "b", at_s=4.0) == [granted("b")]
+    report(flow, "r", "many", "a", "b", at_s=4.5)
+    assert flow._pool.prefill_tokens == 0
+    flow.close("many", Outcome.COMPLETED, 5.0, Usage(2000, 400))
+    assert flow._pool.prefill_tokens == 0
+
+
 @pytest.mark.parametrize(
     ("decode_s", "left_s"),
     # By the engine 13 ms ago; now, as the closing comes; not before the first token, nor after the closing. A
