@@ -195,7 +195,8 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"parallel": gpu_parallel(1, 3)},
-        "parallel.tensor_parallel_size: 3: it does not divide the model's 4 KV heads",
+        "parallel.tensor_parallel_size: 3: it neither divides the model's 4 KV heads nor is a "
+        "multiple of them",
     ),
     (
         {"parallel": gpu_parallel(1, 3)},

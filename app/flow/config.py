@@ -224,7 +224,7 @@ def default_classes() -> tuple[ClassPolicy, ...]:
 
 
 # What is divided by. A tenant that is to have nothing gets no key.
-_OF_A_TENANT = ("weight", "requests_per_minute", "tokens_per_minute")
+_OF_A_TENANT = ("weight", "requests_per_minute", "tokens_per_minute", "max_running")
 _OF_ADMISSION = (
     *("initial_service_s", "initial_step_s", "initial_prefill_tokens_per_s"),
     *("rate_horizon_s", "overload_s", "lull_s", "promise_share"),

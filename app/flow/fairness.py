@@ -134,7 +134,7 @@ class FairOrder:
             elif flow.account is not None and flow.account.at_cap:
                 heapq.heappop(heap)
                 flow.key = None
-                flow.account.parked.append((self, flow))
+                flow.account.parked[self] = flow
             elif flow.counter > key:
                 flow.key = flow.counter
                 heapq.heapreplace(heap, (flow.counter, next(self._pushes), flow))

@@ -74,7 +74,7 @@ class Account:
         self.policy = policy
         self.queued = self.running = self.size_bytes = 0
         # Flows that wait for a running request of this tenant to end.
-        self.parked: list[tuple[FairOrder, TenantFlow]] = []
+        self.parked: dict[FairOrder, TenantFlow] = {}
         self.outputs: dict[int, OutputLength] = {}
         self.requests = _bucket(policy.requests_per_minute, now_s)
         self.tokens = _bucket(policy.tokens_per_minute, now_s)
@@ -89,8 +89,8 @@ class Account:
 
     def unpark(self) -> None:
         """One of its requests has ended: its flows stand in their orders again."""
-        parked, self.parked = self.parked, []
-        for order, flow in parked:
+        parked, self.parked = self.parked, {}
+        for order, flow in parked.items():
             order.unpark(flow)
 
     def over_cap(self, ticket: Ticket) -> Outcome | None:

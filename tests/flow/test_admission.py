@@ -515,8 +515,9 @@ def test_a_ticket_that_waits_and_was_never_revoked_has_no_first_token():
 
 
 def test_nobody_is_rescued_whose_tenant_runs_all_that_it_may():
-    config = replace(PREEMPT, tenants={"a": TenantPolicy(max_running=0)})
-    flow = controller(config)
+    config = replace(PREEMPT, tenants={"a": TenantPolicy(max_running=1)})
+    flow = controller(config, replicas="rs")
+    submit(flow, "runs", tenant="a")
     revocable(flow, "batch")
     assert submit(flow, "urgent", 0.5, tenant="a") == []
 
@@ -676,8 +677,8 @@ def test_the_book_and_each_tenants_part_of_it_are_bounded():
     assert len(book) <= 8
 
 
-@pytest.mark.parametrize("name", ["weight", "requests_per_minute", "tokens_per_minute"])
-def test_nothing_is_divided_by_a_tenants_zero(name: str):
+@pytest.mark.parametrize("name", ["weight", "requests_per_minute", "tokens_per_minute", "max_running"])
+def test_a_tenant_that_is_served_is_given_something(name: str):
     with pytest.raises(ValueError, match=rf"tenants\['a'\]\.{name}: 0 must be above 0"):
         FlowConfig(tenants={"a": TenantPolicy(**{name: 0})})
     with pytest.raises(ValueError, match=rf"tenant\.{name}: -1 must be above 0"):

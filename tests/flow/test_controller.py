@@ -575,6 +575,18 @@ def test_a_tenant_that_was_passed_over_at_its_cap_is_next_when_one_of_its_own_en
     assert flow.close("a", Outcome.COMPLETED, 3.0) == [granted("b", queue_wait_s=3.0)]
 
 
+def test_a_tenant_that_comes_and_goes_at_its_cap_leaves_nothing_behind():
+    config = replace(PATIENT, tenants={"a": TenantPolicy(max_running=1)})
+    flow = FlowController(replace(LIMITS, requests_per_replica=4), config, lambda: 0.0)
+    report(flow, "r", at_s=0.0)
+    flow.submit(Ticket("runs", 0, 0.0, "a"), 0.0)
+    for number in range(20):
+        flow.submit(Ticket(f"t{number}", 0, 1.0, "a"), 1.0)
+        flow.tick(1.0)
+        flow.close(f"t{number}", Outcome.CANCELLED, 1.0)
+    assert len(flow._tenants.get("a", 1.0).parked) <= 1
+
+
 def test_more_than_may_wait_for_the_first_engine_is_refused_until_it_is_expected():
     flow = FlowController(replace(LIMITS, max_queued_without_engine=1), FlowConfig(), lambda: 0.0)
     flow.capacity_starting("r", 20.0, 0.0)

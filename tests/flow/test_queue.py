@@ -220,7 +220,7 @@ def test_a_tenant_at_its_cap_is_passed_over_until_one_of_its_requests_ends():
     assert [desk.take(), desk.take(), desk.take()] == ["a1", "b1", None]
     desk.put("a3", tenant="a")
     capped.running = 0
-    (order, flow), *_ = capped.parked
+    [(order, flow)] = capped.parked.items()
     order.unpark(flow)
     order.unpark(flow)
     assert desk.take() == "a2"
