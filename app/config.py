@@ -258,7 +258,10 @@ class GatewayConfig(_Strict):
     )
     # Buffers on the way hold seconds of a stream; who reads nothing for longer has left.
     reader_stall_s: float = Field(
-        default=30.0, gt=0, description="A client that takes nothing of its answer for so long is let go."
+        default=30.0,
+        gt=0,
+        description="A client that takes nothing of its answer for so long is let go; so is one that has "
+        "been waited for twenty times so long in all.",
     )
 
 

@@ -32,6 +32,9 @@ from app.limits import RequestLimits
 logger = logging.getLogger("ray.serve")
 
 
+# An answer waits for its client for at most so many stalls in all.
+STALLS_IN_ALL = 20
+
 _JSON: Headers = [(b"content-type", b"application/json")]
 
 
@@ -212,18 +215,22 @@ class _ReaderStalledError(Exception):
 
 
 class _Patient:
-    """A server's `send`, which waits while the client's buffers are full, with a bound for that."""
+    """A server's `send`, which waits while the client's buffers are full, with a bound for each time and for
+    all of them: who takes a little now and then would hold an engine's places for hours."""
 
     def __init__(self, send: Send, stall_s: float) -> None:
         self._send = send
-        self._stall_s = None if stall_s == math.inf else stall_s
+        self._stall_s = stall_s
+        self._left_s = STALLS_IN_ALL * stall_s
 
     async def __call__(self, message: Message) -> None:
+        began_s, bound_s = time.monotonic(), min(self._stall_s, self._left_s)
         try:
-            async with asyncio.timeout(self._stall_s):
+            async with asyncio.timeout(None if bound_s == math.inf else bound_s):
                 await self._send(message)
         except TimeoutError:
             raise _ReaderStalledError from None
+        self._left_s -= time.monotonic() - began_s
 
 
 def _allow(method: str, allowed: str) -> None:

@@ -15,7 +15,7 @@ from app.contract import RateLimits, Refusal, SchedulerView
 from app.flow.outcome import Outcome
 from app.flow.ticket import RateLimit
 from app.gateway.exchange import Exchange
-from app.gateway.http import HttpFace
+from app.gateway.http import STALLS_IN_ALL, HttpFace
 from app.gateway.schemas import SCHEMAS
 from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys
@@ -229,6 +229,27 @@ async def test_a_client_that_takes_nothing_of_its_stream_is_let_go_without_an_en
         await soon(request.abandoned.wait())
         assert (await site.control.next_close()).outcome is Outcome.CANCELLED
         assert (visit.body, visit.complete) == (b"data: 1\n\n", False)
+
+
+async def test_a_client_that_takes_a_little_now_and_then_is_let_go_in_the_end(engine):
+    stall_s = BRIEF_S
+    async with aiohttp.ClientSession() as http:
+        site = Site(http, reader_stall_s=stall_s)
+        site.control.script.append(engine.grant)
+        visit = site.visit("POST", CHAT, STREAM)
+        request = await engine.next_request()
+        request.begin()
+        taken = 0
+        while not request.abandoned.is_set() and taken < 10 * STALLS_IN_ALL:
+            request.send(b"data: 1\n\n")
+            await asyncio.sleep(0.6 * stall_s)
+            visit.reads.set()
+            await asyncio.sleep(0.01)
+            visit.reads.clear()
+            taken += 1
+        assert STALLS_IN_ALL <= taken < 10 * STALLS_IN_ALL
+        await visit.done()
+        assert (await site.control.next_close()).outcome is Outcome.CANCELLED
 
 
 async def test_a_client_that_disconnects_before_its_body_is_whole_takes_no_lease(site):

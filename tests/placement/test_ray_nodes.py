@@ -103,7 +103,7 @@ def test_check_against_a_live_cluster_names_seats_or_what_is_missing(cluster_of,
     cluster = cluster_of(4, 4)
     ray.shutdown()
     file = tmp_path / "config.yaml"
-    grid = "{pipeline_parallel_size: 4, tensor_parallel_size: 2, bundles: [%s]}"
+    grid = "{pipeline_parallel_size: 4, tensor_parallel_size: 2, strategy: PACK, bundles: [%s]}"
     bundles = ", ".join(["{CPU: 1, GPU: 1}"] * 8)
     model = "{name: m, source: meta-llama/Llama-3.3-70B-Instruct}"
     rest = "engine: {max_model_len: 4096}, open_without_keys: true"
@@ -113,6 +113,14 @@ def test_check_against_a_live_cluster_names_seats_or_what_is_missing(cluster_of,
     command = ["check", str(file), "--cluster", cluster.address, "--workload", "256/32@1"]
     assert main(command) == 0
     assert "cluster: replica 1: 0@" in capsys.readouterr().out
+    together = tmp_path / "together.yaml"
+    together.write_text(file.read_text().replace("strategy: PACK", "strategy: STRICT_PACK"))
+    assert main(["check", str(together), *command[2:]]) == 1
+    assert "NO SEAT: STRICT_PACK, all on one node: replica 1 of 1" in capsys.readouterr().out
+    hungry = tmp_path / "hungry.yaml"
+    hungry.write_text(file.read_text().replace("{CPU: 1, GPU: 1}", "{CPU: 3, GPU: 1}"))
+    assert main(["check", str(hungry), *command[2:]]) == 1
+    assert "NO SEAT: replica 1 of 1: CPU: 3 on one node" in capsys.readouterr().out
     cluster.remove_node(cluster.worker_nodes.copy().pop())
     assert main(command) == 1
     assert "NO SEAT: replica 1 of 1 needs 4 groups of 2 GPUs" in capsys.readouterr().out
