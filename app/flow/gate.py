@@ -142,7 +142,9 @@ class Gate:
         kept_s = self._promises[rank].ahead(high_s, now_s)
         if kept_s:
             kept_s /= self._predictor.rate_per_s(rank, now_s)
-        ttft_s = waited_s + high_s + kept_s
+        # While no queue stands nobody else wants the time: refused is who is more likely late than not.
+        spare = choice is not None and doors.standing.value_s <= 0.0
+        ttft_s = waited_s + (mean_s if spare else high_s) + kept_s
         budget = entry.budget_s
         if not self._pool.ready:
             budget = min(budget, self._limits.max_queue_wait_s)
