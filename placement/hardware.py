@@ -25,6 +25,7 @@ class Gpu:
     pcie_gb_per_s: float
     source: str
     kernels_measured: bool  # False: efficiency curves are carried over from the H100 tables
+    runs_published: bool = False  # runs of it were held against the predictions
 
     @property
     def peer_gb_per_s(self) -> float:
@@ -56,9 +57,13 @@ class Cluster:
 _SHEET = "vendor data sheet, as in aiconfigurator-core 0.12.0 systems/"
 
 GPUS = {
-    "h100": Gpu("h100", 989, 1978, 3.35, 79.18, 450, 64, _SHEET + "; 79.18 GiB is what vLLM reports", True),
+    "h100": Gpu(
+        "h100", 989, 1978, 3.35, 79.18, 450, 64, _SHEET + "; 79.18 GiB is what vLLM reports", True, True
+    ),
     # 140.06 GiB usable of 141 GB: the same share (0.99) that vLLM sees of the H100's 80 GiB.
-    "h200": Gpu("h200", 989, 1978, 4.8, 139.8, 450, 64, _SHEET + "; memory scaled as on the H100", False),
+    "h200": Gpu(
+        "h200", 989, 1978, 4.8, 139.8, 450, 64, _SHEET + "; memory scaled as on the H100", False, True
+    ),
     "a100": Gpu("a100", 312, None, 2.039, 79.15, 300, 32, _SHEET, False),
     "b200": Gpu("b200", 2250, 4500, 7.7, 178.0, 900, 128, _SHEET, False),
     # Conservative: a PCIe card without NVLink, so that nothing unknown is promised.

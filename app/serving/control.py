@@ -13,11 +13,8 @@ from ray.serve.handle import DeploymentHandle
 from app.contract import Closing, Reply, SchedulerAddress, SchedulerView
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
-from app.serving.scheduler_line import SchedulerLine
+from app.serving.scheduler_line import TIMEOUT_S, SchedulerLine
 from app.status.view import StatusView
-
-# Serve's router waits for a replica for ever.
-TIMEOUT_S = 5.0
 
 
 class ServeControlPlane:
@@ -63,6 +60,7 @@ class ServeControlPlane:
 
 async def _answer(call: Any) -> Any:
     try:
+        # Serve's router waits for a replica for ever.
         async with asyncio.timeout(TIMEOUT_S):
             return await call
     except RayTaskError:

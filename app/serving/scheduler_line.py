@@ -21,7 +21,7 @@ from app.serving.scheduler_port import GATEWAY_HEADER
 logger = logging.getLogger("ray.serve")
 
 LOOK_INTERVAL_S = 1.0
-# Of a question who leads, with the connection to it.
+# Of a question over Serve's handle; who leads, with the connection to it.
 TIMEOUT_S = 5.0
 # The scheduler answers a ping in milliseconds. After so much silence, and half of it more, it is frozen.
 PING_S = 5.0

@@ -18,7 +18,7 @@ from placement.serving import parse_slo
 from placement.verdict import Verdict, check_plan
 from placement.workload import parse_workload
 
-# Where neither the file nor the command line says what the GPUs are.
+# Where neither says what the GPUs are.
 DEFAULT_HARDWARE = "8xh100"
 
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         if arguments.cluster:
             seated = report_seats(config, arguments.cluster) and seated
-        cluster = parse_cluster(arguments.hardware or config.hardware or DEFAULT_HARDWARE)
+        cluster = _cluster(config, arguments.hardware)
         verdicts[name] = verdict = _verdict(config, cluster, arguments)
         print(describe(name, plan_of(config), verdict))
         print(error_band(default_coefficients(), cluster.gpu))
@@ -55,6 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, verdicts)
     refused = any(verdict.refusals for verdict in verdicts.values())
     return 1 if refused or together or not seated else 0
+
+
+def _cluster(config: ApplicationConfig, hardware: str | None) -> Cluster:
+    """What the command line says, else the file."""
+    return parse_cluster(hardware or config.hardware or DEFAULT_HARDWARE)
 
 
 def _verdict(config: ApplicationConfig, cluster: Cluster, arguments: argparse.Namespace) -> Verdict:
@@ -75,7 +80,7 @@ def _more_than_all(applications: list[ServedApplication], hardware: str | None) 
     if len(on_gpus) < 2:
         return ""
     needed = sum(plan_of(config).gpus for config in on_gpus)
-    there = max(parse_cluster(hardware or one.hardware or DEFAULT_HARDWARE).gpus for one in on_gpus)
+    there = max(_cluster(config, hardware).gpus for config in on_gpus)
     return f"together they need {needed} GPUs, the cluster has {there}" if needed > there else ""
 
 

@@ -17,9 +17,6 @@ from placement.report import table, write_json
 from placement.serving import parse_slo
 from placement.workload import parse_workload
 
-# GPUs of which published runs were held against the predictions.
-VALIDATED = frozenset({"h100", "h200"})
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="catalogued name, Hugging Face id or config.json")
@@ -43,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     workload, slo = parse_workload(arguments.workload), parse_slo(arguments.slo)
     coefficients = default_coefficients()
     planned = plan_cluster(model, cluster, workload, slo, coefficients, arguments.memory_utilization)
-    print(_describe(planned, arguments.top))
+    print(_describe(planned, coefficients, arguments.top))
     print(error_band(coefficients, cluster.gpu))
     if arguments.json:
         write_json(arguments.json, plan_json(planned, coefficients, cluster.gpu))
@@ -52,8 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if any(candidate.keeps_promises for candidate in planned.candidates) else 1
 
 
-def _describe(planned: Planned, top: int) -> str:
-    coefficients = default_coefficients()
+def _describe(planned: Planned, coefficients: Coefficients, top: int) -> str:
     parts = ["Ranked by goodput per GPU (plans that keep every promise first):"]
     parts.append(_candidate_table(planned.candidates[:top], coefficients))
     fastest = sorted(planned.candidates, key=lambda c: c.latency.tpot_p50_ms if c.latency else 0.0)[:5]
@@ -73,7 +69,7 @@ def error_band(coefficients: Coefficients, gpu: Gpu) -> str:
         if gpu.kernels_measured
         else f"{gpu.name}: no kernel table; the H100's efficiency is carried over.\n"
     )
-    if gpu.name not in VALIDATED:
+    if not gpu.runs_published:
         return f"{carried}Error of these figures: not known."
     errors = coefficients.fit_error_percent
     tpot, ttft = errors.get("held-out TPOT"), errors.get("held-out TTFT")
@@ -88,7 +84,7 @@ def error_band(coefficients: Coefficients, gpu: Gpu) -> str:
 
 def plan_json(planned: Planned, coefficients: Coefficients, gpu: Gpu) -> dict[str, object]:
     """All plans and rejects; each plan with its error band, or with what no measurement stands behind."""
-    errors = coefficients.fit_error_percent if gpu.name in VALIDATED else {}
+    errors = coefficients.fit_error_percent if gpu.runs_published else {}
     band = {axis: errors.get(f"held-out {axis}") for axis in ("TPOT", "TTFT")}
     candidates = [
         {

@@ -21,7 +21,7 @@ from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys
 from app.limits import RequestLimits
 from tests.entered import Entered
-from tests.fakes import TIERS, FakeControlPlane, FakeEngine, dead_port, soon, window
+from tests.fakes import TIERS, EngineRequest, FakeControlPlane, FakeEngine, dead_port, soon, window
 
 CHAT = "/v1/chat/completions"
 MAX_BODY_BYTES = 2000
@@ -214,13 +214,19 @@ async def test_a_client_that_disconnects_mid_stream_aborts_the_engines_work(site
     assert (await site.control.next_close()).outcome is Outcome.CANCELLED
 
 
+async def streaming(http: aiohttp.ClientSession, engine: FakeEngine) -> tuple[Site, Visit, EngineRequest]:
+    """A stream that has begun, of a site with little patience for who does not read it."""
+    site = Site(http, reader_stall_s=BRIEF_S)
+    site.control.script.append(engine.grant)
+    visit = site.visit("POST", CHAT, STREAM)
+    request = await engine.next_request()
+    request.begin()
+    return site, visit, request
+
+
 async def test_a_client_that_takes_nothing_of_its_stream_is_let_go_without_an_end(engine):
     async with aiohttp.ClientSession() as http:
-        site = Site(http, reader_stall_s=BRIEF_S)
-        site.control.script.append(engine.grant)
-        visit = site.visit("POST", CHAT, STREAM)
-        request = await engine.next_request()
-        request.begin()
+        site, visit, request = await streaming(http, engine)
         request.send(b"data: 1\n\n")
         await soon(visit.begun.wait())
         visit.reads.clear()
@@ -232,17 +238,12 @@ async def test_a_client_that_takes_nothing_of_its_stream_is_let_go_without_an_en
 
 
 async def test_a_client_that_takes_a_little_now_and_then_is_let_go_in_the_end(engine):
-    stall_s = BRIEF_S
     async with aiohttp.ClientSession() as http:
-        site = Site(http, reader_stall_s=stall_s)
-        site.control.script.append(engine.grant)
-        visit = site.visit("POST", CHAT, STREAM)
-        request = await engine.next_request()
-        request.begin()
+        site, visit, request = await streaming(http, engine)
         taken = 0
         while not request.abandoned.is_set() and taken < 10 * STALLS_IN_ALL:
             request.send(b"data: 1\n\n")
-            await asyncio.sleep(0.6 * stall_s)
+            await asyncio.sleep(0.6 * BRIEF_S)
             visit.reads.set()
             await asyncio.sleep(0.01)
             visit.reads.clear()

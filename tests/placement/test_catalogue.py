@@ -6,6 +6,7 @@ import pytest
 
 from placement.models import ALIASES, CATALOGUE, find_model, from_hugging_face, known_model
 from placement.shapes import known_shape
+from tests.checkpoints import LLAMA_8B
 
 
 @pytest.mark.parametrize(
@@ -35,16 +36,7 @@ def test_every_alias_names_a_catalogued_model():
 
 
 def test_a_config_json_by_path_gives_the_same_model_as_the_catalogue(tmp_path):
-    config = {
-        "hidden_size": 4096,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "num_hidden_layers": 32,
-        "intermediate_size": 14336,
-        "vocab_size": 128256,
-        "tie_word_embeddings": False,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
     assert find_model(str(tmp_path)).parameters == find_model("llama8b").parameters
 
 

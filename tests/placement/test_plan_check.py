@@ -7,6 +7,7 @@ import pytest
 from app.config import ApplicationConfig
 from app.plan_check import plan_of, refusal_of
 from placement.hardware import parse_cluster
+from tests.checkpoints import LLAMA_8B
 
 LLAMA_70B = "meta-llama/Llama-3.3-70B-Instruct"
 
@@ -90,19 +91,9 @@ class TestWhatWeightsAreStoredIn:
         assert refusal("8xa100", quantization="fp8") is None
 
 
-SHAPE = {
-    "hidden_size": 4096,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "num_hidden_layers": 32,
-    "intermediate_size": 14336,
-    "vocab_size": 128256,
-}
-
-
 class TestFolder:
     def folder(self, tmp_path, **fields):
-        (tmp_path / "config.json").write_text(json.dumps({**SHAPE, **fields}))
+        (tmp_path / "config.json").write_text(json.dumps({**LLAMA_8B, **fields}))
         return str(tmp_path)
 
     def test_a_partition_that_leaves_layers_out_is_refused(self, tmp_path):
