@@ -201,23 +201,28 @@ def evaluate(
 
 
 def latency_at(
-    steps: StepModel, memory: MemoryPlan, workload: WorkloadSpec, requests_per_s: float
+    steps: StepModel,
+    memory: MemoryPlan,
+    workload: WorkloadSpec,
+    requests_per_s: float,
+    fewest: int = FEWEST_SIMULATED,
 ) -> Latency:
-    """Of one replica's share of so many requests a second, or of the workload's clients."""
+    """Of one replica's share of so many requests a second, or of the workload's clients, over `fewest`
+    requests or more."""
     replicas = steps.plan.replicas
     if workload.concurrency is not None:
         clients = max(1, -(-workload.concurrency // replicas))
         share = replace(workload, concurrency=clients)
         # All begin at the same time: the third that does not count must be past that.
-        requests = max(_run_length(clients), FEWEST_TURNOVERS * clients)
+        requests = max(_run_length(clients, fewest), FEWEST_TURNOVERS * clients)
         return simulate(steps, memory.kv_tokens, share, 0.0, requests=requests, seed=1)
     each = requests_per_s / replicas
     running = expected_running(steps, workload, each, steps.plan.max_running)
-    return simulate(steps, memory.kv_tokens, workload, each, requests=_run_length(running), seed=1)
+    return simulate(steps, memory.kv_tokens, workload, each, requests=_run_length(running, fewest), seed=1)
 
 
-def _run_length(running: int) -> int:
-    return min(MOST_SIMULATED, max(FEWEST_SIMULATED, TURNOVERS * running))
+def _run_length(running: int, fewest: int) -> int:
+    return min(MOST_SIMULATED, max(fewest, TURNOVERS * running))
 
 
 def plan_cluster(

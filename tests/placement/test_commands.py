@@ -89,6 +89,12 @@ def test_check_says_at_which_rate_its_latencies_are(capsys, tmp_path):
     assert "with the workload's clients: TTFT" in capsys.readouterr().out
 
 
+def test_check_simulates_until_the_convoys_of_a_pipeline_have_built_up(capsys):
+    """The figure that serve_configs/llama70b.yaml warns of; a run of 300 requests says 67 ms."""
+    assert main(["check", "serve_configs/llama70b.yaml"]) == 0
+    assert "TPOT P50 89 ms is above 50 ms" in capsys.readouterr().out
+
+
 def test_check_has_no_figures_for_requests_that_are_longer_than_is_served(capsys, tmp_path):
     assert main(["check", config(tmp_path, tokens=1000), "--workload", "1024/256"]) == 0
     text = capsys.readouterr().out
