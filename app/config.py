@@ -12,14 +12,15 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from app.flow.config import FlowConfig, LimitPolicy
+from app.flow.config import FlowConfig
 from app.limits import RequestLimits
 from app.promises import PromisesConfig
 from placement.shapes import ModelShape, known_shape
 from placement.topology import Problem, Topology
 
 # Ray refuses an empty bundle, and an amount of nothing.
-_Bundle = Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
+_Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Bundle = Annotated[dict[str, _Amount], Field(min_length=1)]
 # Of a key's bytes, lower case: `printf %s KEY | sha256sum`.
 _KeyHash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 # One of vLLM's parsers.
@@ -301,6 +302,12 @@ class ApplicationConfig(_Strict):
     replicas: ReplicasConfig = ReplicasConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     gateway: GatewayConfig = GatewayConfig()
+    # They need no CPU, so Serve spreads them over all nodes, and a node with one of them is never idle.
+    control_resources: dict[str, _Amount] = Field(
+        default={},
+        description="What each gateway and each scheduler asks of Ray, such as `{control: 1}`: they go only "
+        "to nodes that were started with that resource (`ray start --resources`).",
+    )
     limits: RequestLimits = Field(
         default=RequestLimits(), description="What a request may be and ask for (app/limits.py)."
     )
@@ -360,7 +367,6 @@ class ApplicationConfig(_Strict):
             shape=self.model.known_shape(),
         )
         problems = [*plan, *self._sequence_parallelism_problems(), *self._tenant_problems()]
-        problems += self._flow_problems()
         if "promises" in self.model_fields_set:
             problems += self.promise_problems()
         refuse("ApplicationConfig", problems)
@@ -394,12 +400,6 @@ class ApplicationConfig(_Strict):
         if self.status.open and not self.is_open:
             reason = "there are api_keys: name the tenants whose keys open it in status.tenants"
             yield Problem(("status", "open"), True, reason)
-
-    def _flow_problems(self) -> Iterator[Problem]:
-        batched_tokens = self.flow.limit.batched_tokens
-        if batched_tokens != LimitPolicy().batched_tokens:
-            reason = "it is what engine.max_num_batched_tokens says"
-            yield Problem(("flow", "limit", "batched_tokens"), batched_tokens, reason)
 
     def _sequence_parallelism_problems(self) -> Iterator[Problem]:
         sequence_parallelism, engine = self.parallel.sequence_parallelism, self.engine

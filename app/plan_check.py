@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from app.config import ApplicationConfig
 from placement.hardware import Cluster
 from placement.models import LanguageModel, known_model
@@ -77,3 +79,15 @@ def refusal_of(config: ApplicationConfig, cluster: Cluster) -> str | None:
     if config.engine.device != "gpu":
         return None
     return refusal(model_of(config), cluster, plan_of(config), config.engine.max_model_len)
+
+
+def control_missing(config: ApplicationConfig, free: Sequence[Mapping[str, float]]) -> str:
+    """What gateways and schedulers ask for and no node has left; empty where there is enough."""
+    replicas = config.gateway.replicas + 1 + config.scheduler.spares
+    for name, amount in config.control_resources.items():
+        left = sum(node.get(name, 0.0) // amount for node in free)
+        if left < replicas:
+            return (
+                f"gateways and schedulers: {replicas} ask for {amount:g} {name}, there is room for {left:g}"
+            )
+    return ""

@@ -41,5 +41,8 @@ class PromisesConfig(BaseModel):
     )
     memory_imbalance: float = Field(default=0.05, ge=0, description="Of what they hold, likewise.")
     error_share: float = Field(
-        default=0.0, ge=0, lt=1, description="Requests that fail; a refusal (429, 503) is no error."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Requests that fail; a refusal for load (429) is no error, a 503 is.",
     )

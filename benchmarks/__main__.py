@@ -22,7 +22,6 @@ from benchmarks import (
     null,
     overhead,
     overload,
-    parity,
     pictures,
     planner,
     simulation,
@@ -33,7 +32,6 @@ from benchmarks.chaos import command as chaos
 
 COMMANDS = {
     "start": (start, "time to ready by phase, beside bare vLLM"),
-    "parity": (parity, "first token, gaps and throughput beside bare vLLM"),
     "overload": (overload, "goodput beside its peers, above capacity"),
     "burst": (burst, "the requests of overload in the simulator, for many seeds"),
     "overhead": (overhead, "cost between client and engine, beside bare vLLM"),

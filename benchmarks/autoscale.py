@@ -20,6 +20,7 @@ from statistics import mean
 
 from app.flow.autoscale import ScalePolicy, lean
 from app.flow.config import default_classes
+from benchmarks import markdown
 from benchmarks.scaling_peers import ServeQueueLength, SloSaturation
 from placement.simulation import fluid
 from placement.simulation.engine import ENGINES
@@ -44,13 +45,15 @@ OURS = ScalePolicy(max_replicas=MAX_REPLICAS, target_queue_depth=PLACES / 2)
 # Serve's `target_ongoing_requests`: its default, and tuned by hand to half and three quarters of the places.
 SERVE_TARGETS = (2, PLACES // 2, 3 * PLACES // 4)
 
+# So many engines, always.
+FIXED = {f"fixed-{count}": count for count in (4, 5, 6)}
 POLICIES: dict[str, Callable[[], Scaler]] = {
     "ours": lambda: Ours(OURS),
     "ours, lean": lambda: Ours(lean(OURS)),
     "ours, queue only": lambda: Ours(replace(OURS, queue_only=True)),
     **{f"serve-{n}": lambda n=n: ServeQueueLength(n, MAX_REPLICAS) for n in SERVE_TARGETS},  # type: ignore[misc]
     "llm-d": lambda: SloSaturation(MAX_REPLICAS),
-    **{f"fixed-{n}": Fixed for n in (4, 5, 6)},
+    **dict.fromkeys(FIXED, Fixed),
 }
 Figures = dict[str, dict[str, dict[str, float]]]
 
@@ -74,8 +77,7 @@ def simulate(requests: Sequence[Request], policy: str, seed: int) -> dict[str, f
     promise = promise_of(default_classes())
     first_s, last_s = requests[0].arrived_s, requests[-1].arrived_s
     per_s = len(requests) / (last_s - first_s)
-    kind, _, count = policy.partition("-")
-    replicas = int(count) if kind == "fixed" else round(per_s / capacity_per_s(ENGINE, requests) / FIRST_USE)
+    replicas = FIXED.get(policy) or round(per_s / capacity_per_s(ENGINE, requests) / FIRST_USE)
     warm_up_s = first_s + WARM_UP_SHARE * (last_s - first_s)
     scaling = Scaling(
         ENGINE,
@@ -122,18 +124,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0, help="the settings were chosen on 0 to 4")
     parser.add_argument(
-        "--fleet", type=int, help="as a fluid, with the load of so many engines: for hundreds of them"
+        "--fleet",
+        type=int,
+        help="as a fluid, with the load of so many engines: for hundreds of them; without the fixed numbers",
     )
 
 
 def run(options: argparse.Namespace) -> Figures:
     figures: Figures = {}
+    # Four to six engines are no policy for the load of hundreds.
+    policies = [one for one in options.policies if not (options.fleet and one in FIXED)]
     for trace in options.only:
         path = options.traces / TRACES[trace]
-        runs: dict[str, list[dict[str, float]]] = {policy: [] for policy in options.policies}
+        runs: dict[str, list[dict[str, float]]] = {policy: [] for policy in policies}
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             requests = [] if options.fleet else workload(path, VOLUMES[trace], seed)
-            for policy in options.policies:
+            for policy in policies:
                 runs[policy].append(
                     fleet(path, policy, options.fleet, seed)
                     if options.fleet
@@ -148,11 +154,16 @@ def run(options: argparse.Namespace) -> Figures:
 
 def table(figures: Figures) -> str:
     """Markdown."""
-    lines = ["| trace | policy | attainment | replica-hours | oscillations |", "| --- " * 5 + "|"]
-    for trace, rows in figures.items():
-        for policy, row in rows.items():
-            lines.append(
-                f"| {trace} | {policy} | {row['attainment']:.4f} | {row['replica_hours']:.2f} "
-                f"| {row['oscillations']:.1f} |"
-            )
-    return "\n".join(lines)
+    return "\n".join(
+        markdown.lines(
+            {
+                "trace": trace,
+                "policy": policy,
+                "attainment": f"{row['attainment']:.4f}",
+                "replica-hours": f"{row['replica_hours']:.2f}",
+                "oscillations": f"{row['oscillations']:.1f}",
+            }
+            for trace, rows in figures.items()
+            for policy, row in rows.items()
+        )
+    )

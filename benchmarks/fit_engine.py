@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 import urllib.request
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import fmean, linear_regression
@@ -26,6 +27,12 @@ class Stream:
     ttft_s: float
     itl_s: float
 
+    @classmethod
+    def of(cls, started_s: float, chunks_s: Sequence[float]) -> Stream:
+        """From the times of its chunks. There are fewer than tokens where a server joins some; the last one
+        holds the last token, and there are always OUTPUT_TOKENS (`ignore_eos`)."""
+        return cls(chunks_s[0] - started_s, (chunks_s[-1] - chunks_s[0]) / (OUTPUT_TOKENS - 1))
+
 
 def stream(url: str, model: str, words: int, salt: int) -> Stream:
     """One streamed completion; the salt keeps it out of the prefix cache."""
@@ -34,12 +41,12 @@ def stream(url: str, model: str, words: int, salt: int) -> Stream:
     request = urllib.request.Request(
         f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    started_s, times = time.perf_counter(), []
+    started_s, chunks_s = time.perf_counter(), []
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
         for line in answer:
             if line.startswith(b"data: {"):
-                times.append(time.perf_counter())
-    return Stream(times[0] - started_s, (times[-1] - times[0]) / max(1, len(times) - 1))
+                chunks_s.append(time.perf_counter())
+    return Stream.of(started_s, chunks_s)
 
 
 def fit(url: str, model: str) -> dict[str, float]:

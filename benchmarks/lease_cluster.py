@@ -13,7 +13,9 @@ import psutil
 
 from app.config import ApplicationConfig
 from app.serving.launch_plan import environment
+from benchmarks.chaos.parts import title
 from benchmarks.lease_parts import Asked, AskingGateway, Connect, EmptyScheduler, Engines, Window
+from benchmarks.processes import spent_in, threads_cpu
 from benchmarks.servers import serve_ports
 
 NAME = "leases"
@@ -114,21 +116,13 @@ def ask(actors: list[Any], streams: int, window: Window, process: str) -> tuple[
     of all their threads, and of the busiest one."""
     import ray
 
+    # Looking through the machine's processes takes too long to be part of the window.
+    found = [one for one in psutil.Process().children(recursive=True) if title(one).startswith(process)]
     shares = [streams // len(actors) + (number < streams % len(actors)) for number in range(len(actors))]
     asked = [actor.ask.remote(share, window) for actor, share in zip(actors, shares, strict=True)]
     time.sleep(max(0.0, window.begin_s - time.time()))
-    before = _threads_s(process)
+    before = threads_cpu(found)
     time.sleep(max(0.0, window.end_s - time.time()))
-    spent_s = [seconds - before.get(thread, 0.0) for thread, seconds in _threads_s(process).items()]
+    spent_s = spent_in(window.end_s - window.begin_s, before, threads_cpu(found))
     answers = ray.get(asked, timeout=START_TIMEOUT_S)
     return answers, sum(spent_s), max(spent_s)
-
-
-def _threads_s(process: str) -> dict[int, float]:
-    """CPU seconds so far by thread, of our descendants with that name."""
-    return {
-        thread.id: thread.user_time + thread.system_time
-        for one in psutil.Process().children(recursive=True)
-        if " ".join(one.cmdline()).startswith(process)
-        for thread in one.threads()
-    }

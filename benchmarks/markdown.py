@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 def table(first: str, rows: Mapping[str, Mapping[str, float]], form: str = "g") -> str:
     """A line for each row, its name first, under `first`. The first row says which figures there are."""
     names = list(next(iter(rows.values())))
-    lines = [f"| {first} | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
-    for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(format(row[each], form) for each in names) + " |")
-    return "\n".join(lines)
+    return "\n".join(
+        lines({first: name} | {each: format(row[each], form) for each in names} for name, row in rows.items())
+    )
+
+
+def lines(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """The first row's names, then a line for each row; nothing of no row."""
+    taken = list(rows)
+    if not taken:
+        return []
+    head = list(taken[0])
+    return [_line(head), "| --- " * len(head) + "|", *(_line(row.values()) for row in taken)]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,14 +1,15 @@
 """What a system puts between the client and the engine: beside bare vLLM, a model that costs next to nothing.
 
 One server runs at a time, for an idle one would cost CPU too (Ray's daemons never rest, and two engines do
-not fit two cores): each round starts bare vLLM, measures, ends it, and does the same with every other system,
-in an order that turns by one each round. Half of the cores are the engine's: as on a machine with GPUs, what
-serves does not take its time from what computes (two threads on two cores gain bare vLLM nothing). A pair is
-bare vLLM and another system of one round.
+not fit two cores): each round starts a system, measures, ends it, and does the same with the next, bare vLLM
+among them, in an order that turns by one each round. Half of the cores are the engine's: as on a machine with
+GPUs, what serves does not take its time from what computes (two threads on two cores gain bare vLLM nothing).
+A pair is bare vLLM and another system of one round.
 A visit sends at each number of streams a warm-up that is discarded, then closed-loop completions of
 `--tokens` tokens. Same engine arguments, same threads; CPU seconds are those of all processes of the server
 but vLLM's engine core and workers, so they hold vLLM's own front end, Ray's daemons and HAProxy. Ratios are
-of a pair; medians of the pairs, with 95 % bootstrap intervals.
+of a pair; medians of the pairs, with 95 % bootstrap intervals. `--systems vllm-mp` is bare vLLM with the
+executor that Ray Serve LLM sets on a CPU: what that costs is no fault of Serve's.
 """
 
 from __future__ import annotations
@@ -19,21 +20,25 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from app.load.loops import ClosedLoop, Load, run_load
+from app.load.loops import ClosedLoop, Load, load_client
 from app.load.streams import COMPLETED, PATHS, Call
 from benchmarks.configs import TINY_LLAMA, changed
 from benchmarks.processes import cpu_outside_engine_s, spent_between_s
 from benchmarks.resampling import median_with_interval
-from benchmarks.servers import Server, StartError
-from benchmarks.systems import System, systems
+from benchmarks.servers import StartError
+from benchmarks.systems import System, systems, turned
 from placement.plot import Series, scatter
 
 Json = dict[str, Any]
+Send = Callable[[ClosedLoop], Load]
 BARE = "vllm"
+# Its bound refuses streams that all have to be served here.
+BOUNDED = "vllm-queue-limit"
 # Tokens of a warm-up stream: connections, caches of code, and the engine's first batch of that size.
 WARM_UP_TOKENS = 16
 # Requests a stream: at one stream enough for a median, at many enough to last for seconds.
@@ -55,9 +60,10 @@ Pairs = dict[str, dict[int, list[tuple[Sample, Sample]]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    others = [name for name in systems(1) if not name.startswith(BARE)]
+    others = [name for name in systems(1) if name not in (BARE, BOUNDED)]
+    peers = [name for name in others if not name.startswith(BARE)]
     parser.add_argument("--config", type=Path, default=Path("serve_configs/smollm2-cpu.yaml"))
-    parser.add_argument("--systems", nargs="+", choices=others, default=others)
+    parser.add_argument("--systems", nargs="+", choices=others, default=peers)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--pairs", type=int, default=5, help="rounds")
     parser.add_argument("--tokens", type=int, default=64, help="of a stream")
@@ -74,19 +80,22 @@ def run(options: argparse.Namespace) -> Json:
     with tempfile.TemporaryDirectory() as folder:
         config = _config(options, Path(folder))
         for number in range(options.pairs):
-            first = number % max(1, len(measured))
-            bare = _visit(every[BARE], config, options)
-            for name in [*measured[first:], *measured[:first]]:
+            taken: dict[str, dict[int, Sample]] = {}
+            for name in turned([BARE, *measured], number):
                 try:
-                    other = _visit(every[name], config, options)
+                    taken[name] = _visit(every[name], config, options)
                 except StartError as error:
+                    if name == BARE:
+                        raise
                     # The other systems' pairs are worth more than an early end.
                     print(error, file=sys.stderr)
                     absent[name] = str(error).splitlines()[0]
                     continue
                 print(f"round {number + 1} of {options.pairs}: {name}", file=sys.stderr)
-                for streams in options.streams:
-                    pairs[name][streams].append((bare[streams], other[streams]))
+            bare = taken.pop(BARE)
+            for name, samples in taken.items():
+                for streams, sample in samples.items():
+                    pairs[name][streams].append((bare[streams], sample))
     pairs = {name: by_streams for name, by_streams in pairs.items() if all(by_streams.values())}
     figures = _figures(pairs) | {
         "systems": {name: every[name].settings for name in [BARE, *pairs]},
@@ -107,19 +116,20 @@ def _config(options: argparse.Namespace, folder: Path) -> Path:
 
 def _visit(system: System, config: Path, options: argparse.Namespace) -> dict[int, Sample]:
     """Starts it, measures it at every number of streams, and ends it."""
-    with system.start(config, options.engine_threads) as server:
+    with system.start(config, options.engine_threads) as server, load_client() as client:
+        send = partial(client, server.url)
         samples = {}
         for streams in options.streams:
-            _burst(server, f"warm-up {streams}", streams, streams, WARM_UP_TOKENS, options.endpoint)
-            samples[streams] = _measure(server, streams, options)
+            _burst(send, f"warm-up {streams}", streams, streams, WARM_UP_TOKENS, options.endpoint)
+            samples[streams] = _measure(send, server.pid, streams, options)
     return samples
 
 
-def _measure(server: Server, streams: int, options: argparse.Namespace) -> Sample:
+def _measure(send: Send, pid: int, streams: int, options: argparse.Namespace) -> Sample:
     each = min(MAX_REQUESTS_PER_STREAM, max(MIN_REQUESTS_PER_STREAM, REQUESTS // streams))
-    before = cpu_outside_engine_s(server.pid)
-    load = _burst(server, f"{streams}", streams, streams * each, options.tokens, options.endpoint)
-    spent_s = spent_between_s(before, cpu_outside_engine_s(server.pid))
+    before = cpu_outside_engine_s(pid)
+    load = _burst(send, f"{streams}", streams, streams * each, options.tokens, options.endpoint)
+    spent_s = spent_between_s(before, cpu_outside_engine_s(pid))
     gaps_ms = [gap_s * 1000 for answer in load.answers for gap_s in answer.gaps_s]
     return Sample(
         tokens_per_s=load.output_tokens / load.elapsed_s,
@@ -129,13 +139,13 @@ def _measure(server: Server, streams: int, options: argparse.Namespace) -> Sampl
     )
 
 
-def _burst(server: Server, name: str, streams: int, count: int, tokens: int, endpoint: str) -> Load:
+def _burst(send: Send, name: str, streams: int, count: int, tokens: int, endpoint: str) -> Load:
     """Raises RuntimeError when an answer is not whole: its tokens would be missing in every figure."""
     path, body = PATHS[endpoint]
     # The beginning differs: no prefix is found in the cache.
     prompts = [f"{number}. Request of the burst {name}." for number in range(count)]
     calls = [Call(prompt, path, body(TINY_LLAMA["name"], prompt, tokens)) for prompt in prompts]
-    load = run_load(server.url, ClosedLoop(calls, streams))
+    load = send(ClosedLoop(calls, streams))
     bad = [one for one in load.answers if one.outcome != COMPLETED or one.output_tokens != tokens]
     if bad:
         one = bad[0]

@@ -19,17 +19,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from app.config_file import load_applications
 from app.flow.config import default_classes
 from app.load.loops import ClosedLoop, OpenLoop, run_load
 from app.load.streams import COMPLETED, PATHS, Answer, Call
+from benchmarks import markdown
 from benchmarks.arrivals import Lengths, api_keys, at_once, calls, poisson
 from benchmarks.configs import changed
 from benchmarks.scoring import Json, Run, score
 from benchmarks.servers import StartError
-from benchmarks.systems import System, systems
+from benchmarks.systems import System, systems, turned
 from placement.simulation.experiment import NO_PREFILL_SHARE
 from placement.simulation.summary import Promise
 from placement.simulation.workload import Mix, Request
@@ -150,7 +150,7 @@ class _Overload:
         capacity: float = self._options.capacity or self._capacity()
         runs: dict[tuple[str, float], list[Run]] = {}
         for number in range(self._options.rounds):
-            for contestant in _turned(contestants, number):
+            for contestant in turned(contestants, number):
                 try:
                     for load, one in self._visit(contestant, capacity, number):
                         runs.setdefault((contestant.name, load), []).append(one)
@@ -252,11 +252,6 @@ class _Overload:
         return calls(requests, self._model, self._options.endpoint)
 
 
-def _turned(contestants: Sequence[Contestant], number: int) -> list[Contestant]:
-    first = number % len(contestants) if contestants else 0
-    return [*contestants[first:], *contestants[:first]]
-
-
 def _pooled(runs: Sequence[Run]) -> Run:
     """The rounds of one system and load as one run: ids tell the rounds apart."""
     requests: dict[str, Request] = {}
@@ -278,20 +273,15 @@ def table(figures: Json) -> str:
         *(f"- {name}: {settings}" for name, settings in figures["systems"].items()),
         *(f"- {name}: {why}" for name, why in figures["missing"].items()),
         "",
-        *_rows(figures["runs"], _promises),
+        *markdown.lines(_row(one) | _promises(one) for one in figures["runs"]),
         "",
-        *_rows(figures["runs"], _others),
+        *markdown.lines(_row(one) | _others(one) for one in figures["runs"]),
     ]
     return "\n".join(lines)
 
 
-def _rows(runs: Sequence[Json], columns: Any) -> Iterator[str]:
-    for number, one in enumerate(runs):
-        cells = {"load": f"{one['load']:g}", "system": one["system"], **columns(one)}
-        if number == 0:
-            yield "| " + " | ".join(cells) + " |"
-            yield "| --- " * len(cells) + "|"
-        yield "| " + " | ".join(cells.values()) + " |"
+def _row(one: Json) -> dict[str, str]:
+    return {"load": f"{one['load']:g}", "system": one["system"]}
 
 
 def _promises(one: Json) -> dict[str, str]:
@@ -309,6 +299,7 @@ def _others(one: Json) -> dict[str, str]:
     hint = refusals["hint_median_s"]
     return {
         "offered": str(one["offered"]),
+        "failed": f"{one['failed']['share']:.3f}",
         "refused": f"{refusals['share']:.3f}",
         "refused in ms P50": f"{refusals['time_p50_ms']:.0f}",
         "P99": f"{refusals['time_p99_ms']:.0f}",

@@ -1,9 +1,11 @@
-"""CPU time of a server's processes, its engine's apart."""
+"""CPU time of processes: of a server's, its engine's apart, and of threads in a window."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import psutil
 
@@ -26,3 +28,24 @@ def cpu_outside_engine_s(pid: int) -> dict[int, float]:
 def spent_between_s(before: Mapping[int, float], after: Mapping[int, float]) -> float:
     """What a process has spent that ended in between is lost."""
     return sum(spent_s - before.get(pid, 0.0) for pid, spent_s in after.items())
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadsCpu:
+    """CPU seconds so far by thread, and when they were read (`time.perf_counter`)."""
+
+    at_s: float
+    spent_s: Mapping[int, float]
+
+
+def threads_cpu(processes: Iterable[psutil.Process]) -> ThreadsCpu:
+    """Raises psutil.NoSuchProcess for one that has ended."""
+    at_s = time.perf_counter()
+    threads = [thread for process in processes for thread in process.threads()]
+    return ThreadsCpu(at_s, {one.id: one.user_time + one.system_time for one in threads})
+
+
+def spent_in(window_s: float, before: ThreadsCpu, after: ThreadsCpu) -> list[float]:
+    """CPU seconds of each thread in a window of that length: the readings are never quite as far apart."""
+    share = window_s / (after.at_s - before.at_s)
+    return [share * (spent_s - before.spent_s.get(one, 0.0)) for one, spent_s in after.spent_s.items()]

@@ -22,7 +22,8 @@ from app.engine.models import prepare
 PACKAGES = ("pyarrow",)
 # Logical: it asks for a CPU for each of its two ingress replicas, its router and the engine's two actors.
 LOGICAL_CPUS = 16
-# Ray Serve LLM sets these itself; the bound of the engine's queue is our application's.
+# Ray Serve LLM sets these itself (its executor on a CPU is another one: `MP` in benchmarks/systems.py); the
+# bound of the engine's queue is our application's.
 _NOT_GIVEN = ("model", "served_model_name", "distributed_executor_backend", "max_num_queued_reqs")
 
 

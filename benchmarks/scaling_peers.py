@@ -6,7 +6,8 @@ ServeQueueLength  Ray Serve's `replica_queue_length_autoscaling_policy`, the fun
 SloSaturation     llm-d's SLO-aware control law as published (guides/workload-autoscaling, README.slo-aware):
                   P90 of a minute over the SLO each 15 s, clamped at 2, averaged over 45 s; up above 0.55 with
                   credit for what is starting, down below 0.40; behind a HorizontalPodAutoscaler that doubles
-                  at most each minute after 30 s, and takes one each 120 s after 180 s.
+                  at most each minute after 30 s, and takes one each 120 s after 180 s; its first
+                  recommendation is what it finds (`recordInitialRecommendation` of Kubernetes).
 """
 
 from __future__ import annotations
@@ -114,6 +115,8 @@ class SloSaturation:
 
     def _behaviour(self, asked: int, current: int, now_s: float) -> int:
         """Least of the last 30 s on the way up, most of the last 180 s on the way down; then the rates."""
+        if not self._asked:
+            self._asked.append((now_s, current))
         self._asked.append((now_s, asked))
         _forget(self._asked, now_s - self.DOWN_WINDOW_S)
         least = min(value for at_s, value in self._asked if now_s - at_s <= self.UP_WINDOW_S)

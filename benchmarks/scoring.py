@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from app.load.streams import COMPLETED, REFUSED, Answer
+from app.load.streams import BROKEN, COMPLETED, FAILED, REFUSED, UNREACHABLE, Answer
 from placement.simulation.simulator import Record
 from placement.simulation.summary import PREDICTION_TOLERANCE, Promise, percentile, summarise
 from placement.simulation.workload import Request
 
 Json = dict[str, Any]
+# No decision of a server's: it has died, or something in it went wrong.
+FAILURES = (UNREACHABLE, FAILED, BROKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +51,31 @@ class Run:
 
 
 def score(run: Run, promise: Promise) -> Json:
-    """All shares are of OFFERED requests, but for `kept_of_admitted`."""
+    """All shares are of OFFERED requests, but for `kept_of_admitted`. Admitted is what was not refused at
+    once, whatever became of it later; `failed` is what a server did not answer that should have."""
     wasted_tokens = sum(one.output_tokens for one in run.answers if one.outcome != COMPLETED)
     records = [run.record(answer) for answer in run.answers]
     figures: Json = dict(summarise(records, promise, run.warm_up_s, wasted_tokens))
     first = run.first_tries()
+    failed, refusals = sum(one.outcome in FAILURES for one in first), _refusals(first)
     for name, row in figures["classes"].items():
         row |= _class([one for one in first if one.class_name == name], row)
     return figures | {
         "outcomes": dict(sorted(Counter(one.outcome for one in first).items())),
-        "refusals": _refusals(first),
+        "failed": {"count": failed, "share": round(_share(failed, len(first)), 4)},
+        "refused_share": refusals["share"],
+        "refusals": refusals,
         "latest_send_s": round(max((one.sent_late_s for one in run.answers), default=0.0), 4),
     }
 
 
 def _class(answers: Sequence[Answer], row: Json) -> Json:
-    kept, admitted = row["attainment"], row["admitted"]
+    admitted = _share(sum(map(_is_admitted, answers)), len(answers))
     tpots = [one.tpot_s for one in answers if one.tpot_s is not None]
     predicted = [one for one in answers if one.predicted_ttft_s is not None and one.ttft_s is not None]
     return {
-        "kept_of_admitted": round(kept / admitted, 4) if admitted else 0.0,
+        "admitted": round(admitted, 4),
+        "kept_of_admitted": round(_share(row["attainment"], admitted), 4),
         "tpot_p95_s": round(percentile(tpots, 0.95), 4),
         "gap_max_s": round(max((gap for one in answers for gap in one.gaps_s), default=0.0), 4),
         "longest_wait_s": round(max((_wait_s(one) for one in answers), default=0.0), 3),
@@ -76,6 +83,14 @@ def _class(answers: Sequence[Answer], row: Json) -> Json:
         "predicted_within_25_percent": round(_share(sum(map(_is_right, predicted)), len(predicted)), 4),
         "refusals": _refusals(answers),
     }
+
+
+def _is_admitted(answer: Answer) -> bool:
+    """Not refused at once. A request that was evicted had been let into the queue, and so had one whose
+    client gave up or whose engine died. Of what a dead server has seen nobody knows: it counts."""
+    if answer.code.startswith("evicted"):
+        return True
+    return answer.outcome != REFUSED and not answer.code.startswith("rejected")
 
 
 def _wait_s(answer: Answer) -> float:
@@ -92,7 +107,7 @@ def _is_right(answer: Answer) -> bool:
 def _refusals(answers: Sequence[Answer]) -> Json:
     refused = [one for one in answers if one.outcome == REFUSED]
     # What was let into the queue and then evicted has waited by its own will.
-    times_ms = [one.ended_s * 1000 for one in refused if not one.code.startswith("evicted")]
+    times_ms = [one.ended_s * 1000 for one in refused if not _is_admitted(one)]
     hints_s = [one.retry_after_s for one in refused if one.retry_after_s is not None]
     return {
         "count": len(refused),

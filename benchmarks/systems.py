@@ -7,18 +7,24 @@ the system's own defaults, but for two that would favour one of them: Ray lowers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks import ray_serve_llm, servers
 from benchmarks.servers import Server
 
 Start = Callable[[Path, Mapping[str, str]], AbstractContextManager[Server]]
+One = TypeVar("One")
 # vLLM has no word for none; nobody sends so many.
 UNBOUNDED = "--max-num-queued-reqs=1000000"
+# What Ray Serve LLM sets for itself on a CPU, whatever it is given (`get_initialization_kwargs` of Ray 2.60's
+# vllm_models.py). Bare vLLM and ours have their one rank in the engine core's process (`uni`), which vLLM
+# allows on a CPU only with VLLM_ENABLE_V1_MULTIPROCESSING=0 (vllm/platforms/cpu.py), a variable that all get.
+MP = "its engine's worker in a process of its own (executor mp)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class System:
 
 
 def _ray_serve_llm(settings: str, **variables: str) -> System:
-    return System(settings, servers.ray_serve_llm, variables, ray_serve_llm.missing)
+    return System(f"{settings}; {MP}", servers.ray_serve_llm, variables, ray_serve_llm.missing)
 
 
 def _vllm(settings: str, *extra: str) -> System:
@@ -57,6 +63,9 @@ def systems(vllm_max_queued: int, engines: int = 1) -> dict[str, System]:
             f"the same with --max-num-queued-reqs={vllm_max_queued}, running ones included",
             f"--max-num-queued-reqs={vllm_max_queued}",
             ranks,
+        ),
+        "vllm-mp": _vllm(
+            f"the first, {MP}, as Ray Serve LLM has it", UNBOUNDED, ranks, "--distributed-executor-backend=mp"
         ),
         "ours": System(
             "what scripts/serve runs: HAProxy, RAY_SERVE_THROUGHPUT_OPTIMIZED=1", servers.ours, {}
@@ -81,3 +90,9 @@ def systems(vllm_max_queued: int, engines: int = 1) -> dict[str, System]:
             **direct,
         ),
     }
+
+
+def turned(order: Sequence[One], number: int) -> list[One]:
+    """The order of that round: it turns by one each, so that none always comes first."""
+    first = number % len(order) if order else 0
+    return [*order[first:], *order[:first]]

@@ -6,6 +6,7 @@ non-torch - CUDA graphs, whose size it estimates (since 0.21; before, they came 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from placement.hardware import GIB, Gpu
@@ -22,7 +23,9 @@ CUDA_GRAPHS_GIB = 1.0
 _LIVE_COPIES = 1.5
 # Rows of float32 logits that the sampler holds at the peak (logits, sorted copy, probabilities).
 _LOGIT_COPIES = 3
-_BLOCK_TOKENS = 16  # vLLM's default KV block
+BLOCK_TOKENS = 16  # vLLM's default KV block
+# Of the stages' weights: the heaviest over the lightest, minus one.
+IMBALANCE_LIMIT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class MemoryPlan:
     def kv_tokens(self) -> int:
         """Tokens that the replica's cache holds: the tightest stage decides. Whole blocks."""
         tokens = min(stage.kv_tokens for stage in self.stages)
-        return tokens // _BLOCK_TOKENS * _BLOCK_TOKENS
+        return tokens // BLOCK_TOKENS * BLOCK_TOKENS
 
     @property
     def fits(self) -> bool:
@@ -61,8 +64,11 @@ class MemoryPlan:
     @property
     def weight_imbalance(self) -> float:
         """Heaviest stage over lightest, minus one."""
-        weights = [stage.weight_bytes for stage in self.stages]
-        return max(weights) / min(weights) - 1
+        return _imbalance([stage.weight_bytes for stage in self.stages])
+
+
+def _imbalance(weights: Sequence[int]) -> float:
+    return max(weights) / min(weights) - 1
 
 
 def stage_weight_bytes(model: LanguageModel, plan: ParallelPlan, stage: int) -> int:
@@ -121,8 +127,9 @@ def plan_memory(
     return MemoryPlan(tuple(stages))
 
 
-def balanced_partition(model: LanguageModel, plan: ParallelPlan, limit: float = 0.05) -> list[int] | None:
-    """Layers of each stage with the least weight imbalance; None when even that is not under `limit`.
+def balanced_partition(model: LanguageModel, plan: ParallelPlan) -> list[int] | None:
+    """Layers of each stage with the least weight imbalance; None when even that is not under
+    `IMBALANCE_LIMIT`.
 
     Only the first and the last stage carry tables, so it takes layers from these two (at most half) and
     spreads them over the stages between.
@@ -133,11 +140,10 @@ def balanced_partition(model: LanguageModel, plan: ParallelPlan, limit: float = 
         between, extra = divmod(model.layers - 2 * (even[0] - taken), stages - 2)
         middle = [between + (index < extra) for index in range(stages - 2)]
         candidates.append([even[0] - taken, *middle, even[0] - taken])
-    best = min(candidates, key=lambda counts: _imbalance(model, plan, counts))
-    return best if _imbalance(model, plan, best) < limit else None
+    best = min(candidates, key=lambda counts: _stage_imbalance(model, plan, counts))
+    return best if _stage_imbalance(model, plan, best) < IMBALANCE_LIMIT else None
 
 
-def _imbalance(model: LanguageModel, plan: ParallelPlan, counts: list[int]) -> float:
+def _stage_imbalance(model: LanguageModel, plan: ParallelPlan, counts: list[int]) -> float:
     trial = replace(plan, layer_partition=tuple(counts))
-    weights = [stage_weight_bytes(model, trial, stage) for stage in range(len(counts))]
-    return max(weights) / min(weights) - 1
+    return _imbalance([stage_weight_bytes(model, trial, stage) for stage in range(len(counts))])

@@ -70,12 +70,6 @@ class LanguageModel:
         tables = 1 if self.tied_embeddings else 2
         return self.layers * self.parameters_per_layer + tables * self.embedding_parameters + self.hidden
 
-    @property
-    def active_parameters(self) -> int:
-        """Parameters that one token touches (a mixture of experts leaves most alone)."""
-        idle = (self.experts - self.experts_per_token) * self.expert_parameters
-        return self.parameters - self.layers * idle
-
     def kv_bytes_per_token(self, kv_dtype: str) -> int:
         """Keys and values of all layers, all heads; "bfloat16" or "fp8"."""
         return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_value(kv_dtype)

@@ -72,7 +72,7 @@ class Planned:
     rejects: tuple[Reject, ...]
 
 
-def grids(model: LanguageModel, cluster: Cluster) -> Iterator[tuple[int, int]]:
+def grids(cluster: Cluster) -> Iterator[tuple[int, int]]:
     """(TP, PP) that could be meant: TP a power of two within a node, PP a power of two."""
     tensor = 1
     while tensor <= cluster.gpus_per_node:
@@ -97,7 +97,7 @@ def possible_plans(
     model: LanguageModel, cluster: Cluster, memory_utilization: float
 ) -> Iterator[ParallelPlan]:
     """Every grid, dtype and chunk; the balanced layer partition where the even split is lopsided."""
-    for tensor, stages in grids(model, cluster):
+    for tensor, stages in grids(cluster):
         for weights, cache in DTYPES:
             for chunk in CHUNKS:
                 plan = ParallelPlan(

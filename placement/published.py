@@ -16,7 +16,7 @@ from statistics import fmean
 
 from placement.coefficients import Coefficients
 from placement.hardware import Cluster, find_gpu
-from placement.memory import plan_memory
+from placement.memory import BLOCK_TOKENS, plan_memory
 from placement.models import find_model
 from placement.plans import ParallelPlan
 from placement.simulator import Simulation
@@ -176,7 +176,7 @@ def workload_of(run: PublishedRun, reading: Reading, rounds: int) -> Workload:
         asks = tuple(
             ask
             if clients <= index < reading.distinct_prompts
-            else replace(ask, cached_tokens=ask.prompt_tokens - 16)
+            else replace(ask, cached_tokens=ask.prompt_tokens - BLOCK_TOKENS)
             for index, ask in enumerate(asks)
         )
     return Workload(asks, Arrivals(concurrency=clients))

@@ -9,13 +9,13 @@ import ray
 from placement.nodes import NodeView
 
 
-def read_nodes(gpu_resource: str = "GPU") -> list[NodeView]:
+def read_nodes() -> list[NodeView]:
     """Living nodes of the connected cluster with their whole free GPUs."""
     return [
         NodeView(
             node_id=node["NodeID"],
-            free_gpus=int(free.get(gpu_resource, 0)),
-            total_gpus=int(node["Resources"].get(gpu_resource, 0)),
+            free_gpus=int(free.get("GPU", 0)),
+            total_gpus=int(node["Resources"].get("GPU", 0)),
         )
         for node, free in _living()
     ]

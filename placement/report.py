@@ -8,10 +8,10 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell, two spaces between."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, rule: bool = True) -> str:
+    """Columns padded to their widest cell, two spaces between; `rule`: a line under the header."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
+    lines = [header, *([["-" * width for width in widths]] if rule else []), *rows]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines

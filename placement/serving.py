@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from app.flow.estimate import nearest_rank
 from placement.simulator import Served, Simulation
@@ -31,7 +30,6 @@ class Latency:
     ttft_p99_ms: float
     tpot_p50_ms: float
     tpot_p99_ms: float
-    output_tokens_per_s: float
     preemptions: int
 
 
@@ -155,14 +153,11 @@ def summarise(served: Sequence[Served], preemptions: int) -> Latency:
     counted = by_sending[len(by_sending) // 3 :]
     ttft = [request.ttft_s * 1e3 for request in counted]
     tpot = [request.tpot_s * 1e3 for request in counted]
-    span_s = max(r.finished_s for r in counted) - min(r.sent_s for r in counted)
-    tokens = fmean(r.ask.output_tokens for r in counted) * len(counted)
     return Latency(
         ttft_p50_ms=nearest_rank(ttft, 0.5),
         ttft_p99_ms=nearest_rank(ttft, 0.99),
         tpot_p50_ms=nearest_rank(tpot, 0.5),
         tpot_p99_ms=nearest_rank(tpot, 0.99),
-        output_tokens_per_s=tokens / max(span_s, 1e-9),
         preemptions=preemptions,
     )
 

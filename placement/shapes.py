@@ -13,9 +13,10 @@ class ModelShape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layers: int = Field(ge=1)
-    hidden: int = Field(ge=1)
     heads: int = Field(ge=1)
     kv_heads: int = Field(ge=1)
+    # Width of the feed-forward; None: only the engine can check it.
+    ffn: int | None = Field(default=None, ge=1)
 
 
 def known_shape(source: str) -> ModelShape | None:
@@ -23,4 +24,4 @@ def known_shape(source: str) -> ModelShape | None:
     model = catalogued(source)
     if model is None:
         return None
-    return ModelShape(layers=model.layers, hidden=model.hidden, heads=model.heads, kv_heads=model.kv_heads)
+    return ModelShape(layers=model.layers, heads=model.heads, kv_heads=model.kv_heads, ffn=model.ffn)

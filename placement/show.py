@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from placement.placed import Replica, Worker
+from placement.report import table
 from placement.topology import Bundle, Rank, Topology
 
 UNKNOWN = "?"
@@ -44,7 +45,7 @@ def plan_text(plan: Plan) -> str:
         [str(rank.index), str(rank.stage), _layers(plan, rank), str(rank.tensor_rank), _bundle(plan, rank)]
         for rank in plan.ranks()
     ]
-    return "\n".join([_heading(plan), *_table([head, *rows])])
+    return "\n".join([_heading(plan), table(head, rows, rule=False)])
 
 
 def replica_text(plan: Plan, replica: Replica) -> str:
@@ -54,7 +55,7 @@ def replica_text(plan: Plan, replica: Replica) -> str:
         [str(rank.index), str(rank.stage), _layers(plan, rank), str(rank.tensor_rank), *_where(worker)]
         for rank, worker in zip(plan.ranks(), replica.workers, strict=True)
     ]
-    return "\n".join([f"engine {replica.engine}", *_table([head, *rows])])
+    return "\n".join([f"engine {replica.engine}", table(head, rows, rule=False)])
 
 
 def plan_json(plan: Plan, replicas: Sequence[Replica] | None = None) -> Json:
@@ -122,10 +123,3 @@ def _worker_json(worker: Worker | None) -> Json | None:
         "placement_group": worker.placement_group,
         "bundle": worker.bundle,
     }
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns as wide as their widest cell, two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -18,10 +18,9 @@ import heapq
 from bisect import insort
 from dataclasses import dataclass, field
 
+from placement.memory import BLOCK_TOKENS
 from placement.step_time import Batch, StepModel
 from placement.workload import Ask, Workload
-
-BLOCK_TOKENS = 16  # vLLM's default KV block
 
 
 @dataclass(slots=True, eq=False)
@@ -160,7 +159,7 @@ class Simulation:
                 if not budget:
                     break
             while not self._grow(request, need):
-                victim = self._preempt(parts)
+                victim = self._preempt()
                 preempted = True
                 if victim is None or victim is request:
                     break
@@ -196,7 +195,7 @@ class Simulation:
         request.scheduled, request.blocks = scheduled, blocks
         return True
 
-    def _preempt(self, parts: list[tuple[_Request, int]]) -> _Request | None:
+    def _preempt(self) -> _Request | None:
         idle = [request for request in self._running if not request.in_flight]
         if not idle:
             return None

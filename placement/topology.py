@@ -129,6 +129,8 @@ class Topology:
         field = ("parallel", "tensor_parallel_size")
         if shape.heads % tp:
             yield Problem(field, tp, f"it does not divide the model's {shape.heads} attention heads")
+        if shape.ffn is not None and shape.ffn % tp:
+            yield Problem(field, tp, f"it does not divide the model's feed-forward of {shape.ffn}")
         # With more ranks than KV heads each head is held by several.
         if shape.kv_heads % tp and tp % shape.kv_heads:
             reason = f"it neither divides the model's {shape.kv_heads} KV heads nor is a multiple of them"

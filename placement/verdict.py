@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from placement.coefficients import Coefficients
 from placement.hardware import Cluster
-from placement.memory import MemoryPlan, balanced_partition, plan_memory
+from placement.memory import IMBALANCE_LIMIT, MemoryPlan, balanced_partition, plan_memory
 from placement.models import SIZES, LanguageModel
 from placement.planner import LOAD_SHARE, cluster_problem, latency_at, static_problem
 from placement.plans import ParallelPlan
@@ -14,7 +14,6 @@ from placement.serving import Latency, Slo, broken_promises, steady_capacity
 from placement.step_time import StepModel
 from placement.workload import WorkloadSpec
 
-IMBALANCE_LIMIT = 0.05
 # Of one plan there is time for a run in which a pipeline's convoys build up: they take hundreds of requests.
 FEWEST_CHECKED = 600
 

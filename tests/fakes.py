@@ -128,8 +128,8 @@ class EngineRequest:
         self._response = web.StreamResponse()
 
     def begin(self) -> None:
-        """The head of a stream."""
-        self._response.content_type = "text/event-stream"
+        """The head of a stream, as vLLM's (Starlette's) is."""
+        self._response.headers["content-type"] = "text/event-stream; charset=utf-8"
         self._then(self._begin)
 
     def send(self, chunk: bytes) -> None:
@@ -147,9 +147,12 @@ class EngineRequest:
 
         self._then(end)
 
-    def answer(self, status: int, body: bytes, metered: Metered | None = None, *, tells: bool = True) -> None:
+    def answer(
+        self, status: int, body: bytes, metered: Metered | None = None, *, tells: bool = True, **headers: str
+    ) -> None:
         """A whole answer, which tells what was used."""
-        headers = {used.USED_HEADER: used.to_text(metered or Metered())} if tells else {}
+        if tells:
+            headers[used.USED_HEADER] = used.to_text(metered or Metered())
 
         async def respond(request: web.Request) -> web.StreamResponse:
             return web.Response(status=status, body=body, content_type="application/json", headers=headers)

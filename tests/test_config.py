@@ -148,7 +148,7 @@ def test_the_limit_of_leases_can_be_stated():
 
 
 def test_a_stated_shape_is_checked_for_a_model_outside_the_catalogue():
-    model = {"source": "some/model", "shape": {"layers": 3, "hidden": 8, "heads": 3, "kv_heads": 1}}
+    model = {"source": "some/model", "shape": {"layers": 3, "heads": 3, "kv_heads": 1}}
     assert refusals(minimal(model=model, parallel=gpu_parallel(4, 1))) == [
         "parallel.pipeline_parallel_size: 4: the model has 3 layers: a stage would be empty"
     ]
@@ -170,10 +170,6 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         {"engine": {"max_num_seqs": 64, "max_num_batched_tokens": 32}},
         "engine.max_num_batched_tokens: 32: below max_num_seqs (64): "
         "each running request takes a token of a step",
-    ),
-    (
-        {"flow": {"limit": {"batched_tokens": 512}}},
-        "flow.limit.batched_tokens: 512: it is what engine.max_num_batched_tokens says",
     ),
     (
         {"flow": {"tenants": {"blue": {"requests_per_minute": 0}}}},
@@ -279,7 +275,7 @@ def test_what_cannot_work_is_refused_with_field_value_and_reason(sections, line)
 
 
 def test_all_problems_of_a_plan_are_told_at_once():
-    assert len(refusals(minimal(parallel=gpu_parallel(9, 3)))) == 3
+    assert len(refusals(minimal(parallel=gpu_parallel(9, 3)))) == 4
 
 
 def test_an_fp8_cache_is_accepted_on_a_cpu():

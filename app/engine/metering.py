@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from vllm.outputs import RequestOutput
+from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -19,7 +20,8 @@ CROWD = 8
 
 
 class MeteredEngine(AsyncLLM):
-    """vLLM's engine; each generation counts for the run that asked for it, and has its class's priority.
+    """vLLM's engine; each generation and each embedding counts for the run that asked for it, and has its
+    class's priority: the body's own is the client's wish, what it may have the scheduler has decided.
 
     In a crowd the tokens of `coalesce_s` go out together, the first and the last one at once: what a token
     costs on its way to the client (JSON, HTTP, two proxies) is then paid once for several.
@@ -45,7 +47,6 @@ class MeteredEngine(AsyncLLM):
             async for output in super().generate(prompt, sampling_params, request_id, **options):
                 yield output
             return
-        # The body's own priority is the client's wish; what it may have, the scheduler has decided.
         options["priority"] = run.priority
         whole = sampling_params.output_kind is RequestOutputKind.FINAL_ONLY
         if whole and sampling_params.n == 1:
@@ -61,6 +62,24 @@ class MeteredEngine(AsyncLLM):
                     yield output
                 if self.coalesce_s and not output.finished and run.crowd >= CROWD:
                     await self._join(request_id)
+        except EngineDeadError:
+            run.orphaned = True
+            raise
+
+    async def encode(
+        self, prompt: Any, pooling_params: PoolingParams, request_id: str, **options: Any
+    ) -> AsyncGenerator[PoolingRequestOutput, None]:
+        run = current_run.get()
+        if run is None:
+            async for output in super().encode(prompt, pooling_params, request_id, **options):
+                yield output
+            return
+        options["priority"] = run.priority
+        try:
+            async for output in super().encode(prompt, pooling_params, request_id, **options):
+                # One output an input, at its end.
+                run.metered.prompt_tokens += len(output.prompt_token_ids)
+                yield output
         except EngineDeadError:
             run.orphaned = True
             raise

@@ -220,7 +220,7 @@ class Autoscaler:
         more, reason = max(self._triggers(load, now_s), key=lambda one: one[0])
         if more > target:
             return more, reason
-        return self._fewer(load, now_s, target)
+        return self._fewer(now_s, target)
 
     def _triggers(self, load: Load, now_s: float) -> list[tuple[int, Reason]]:
         """What each asks for; the first of equals is named."""
@@ -261,7 +261,7 @@ class Autoscaler:
         excess = load.queued - depth * load.running - places * load.starting
         return load.running + load.starting + max(0, _up(excess / (places + depth)))
 
-    def _fewer(self, load: Load, now_s: float, target: int) -> tuple[int, Reason]:
+    def _fewer(self, now_s: float, target: int) -> tuple[int, Reason]:
         policy = self._policy
         if policy.min_replicas == 0 and now_s - self._busy_s >= policy.idle_s:
             return 0, Reason.IDLE

@@ -22,12 +22,10 @@ class Limits:
     replica_ttl_s: float
     # How many may wait for an engine that starts while none is there; None: as many as for one that is.
     max_queued_without_engine: int | None = None
-    # Prompt plus output bound that an engine can hold; None: the edge has checked it.
-    max_request_tokens: int | None = None
-    # A body above this is refused at the edge already; here it bounds the queue's memory.
-    max_request_bytes: int = 16 * 1024 * 1024
     # Bodies of all tenants that wait or run; gateways keep each until its request has ended.
     max_bytes: int = 1024 * 1024 * 1024
+    # One engine step's token budget: how far prompts get in a step.
+    batched_tokens: int = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +142,6 @@ class LimitPolicy:
     enabled: bool = True
     # What waits in the engine beyond a step's worth of prompts, or beyond 15 %, is lost to its own order.
     burst_share: float = 0.15
-    # One engine step's token budget: how far prompts get in a step. An application's configuration says it as
-    # `engine.max_num_batched_tokens`.
-    batched_tokens: int = 2048
     # Four tokens a second is the slowest that people read.
     itl_budget_s: float = 0.25
     # As TCP-like limiters do: small enough that one bad sample costs little.
@@ -193,8 +188,9 @@ class RoutePolicy:
     # Blocks remembered for each replica: 16 Mi tokens' worth of hashes stay below 10 MB.
     max_blocks_per_replica: int = 65_536
     max_sessions: int = 65_536
-    # A session's replica may be slower by this much: its cache is likely warm.
-    session_penalty_s: float = 0.2
+    # A replica that knows the session, or the prompt's beginning, may be slower by this much: its cache is
+    # likely warm.
+    affinity_bonus_s: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +219,11 @@ def default_classes() -> tuple[ClassPolicy, ...]:
     )
 
 
-# What is divided by. A tenant that is to have nothing gets no key.
+# Divided by, or without a meaning at 0. A tenant that is to have nothing gets no key.
 _OF_A_TENANT = ("weight", "requests_per_minute", "tokens_per_minute", "max_running")
 _OF_ADMISSION = (
     *("initial_service_s", "initial_step_s", "initial_prefill_tokens_per_s"),
-    *("rate_horizon_s", "overload_s", "lull_s", "promise_share"),
+    *("rate_horizon_s", "overload_s", "lull_s", "promise_share", "promise_late_s"),
 )
 
 
@@ -261,7 +257,7 @@ class FlowConfig:
         if len(set(names)) != len(names):
             raise ValueError(f"classes: the names {names} are not distinct")
         if self.default_class not in names:
-            raise ValueError(f"default_class: {self.default_class!r} is none of {names}")
+            raise ValueError(f"default_class: {self.default_class!r} is not one of {names}")
         if sum(policy.min_share for policy in self.classes) >= 1:
             raise ValueError("classes: the minimum shares add up to 1 or more, so none can be kept")
         for one in self.classes:
@@ -285,9 +281,10 @@ class FlowConfig:
             quantile = f"admission.error_quantile: {self.admission.error_quantile}"
             raise ValueError(f"{quantile} must be 0 or more and below 1")
         _check_above_zero("limit", self.limit, "itl_budget_s")
+        _check_above_zero("route", self.route, "tokens_per_block")
         _check_above_zero("tenant", self.tenant, *_OF_A_TENANT)
         for name, policy in self.tenants.items():
             _check_above_zero(f"tenants[{name!r}]", policy, *_OF_A_TENANT)
             if policy.highest_class not in ["", *names]:
                 highest = f"tenants[{name!r}].highest_class: {policy.highest_class!r}"
-                raise ValueError(f"{highest} is none of {names}")
+                raise ValueError(f"{highest} is not one of {names}")

@@ -7,7 +7,7 @@ Rules
   but for an engine to compute the prompts that it has: a newcomer of a more urgent class would wait for all.
   A class that comes to be owed its share by a newcomer's lease gets it with the next event.
 - Nothing that is too late for its promise goes to an engine, but for what had one and lost it.
-- A refusal charges nothing; a lease charges its tenant at once and is corrected as tokens come.
+- A refusal on arrival charges nothing; a lease charges its tenant at once and is corrected as tokens come.
 - A silent replica gets no leases but keeps its own until they expire; one that is gone never comes back.
 - A controller younger than `replica_ttl_s` has yet to hear of its replicas: tickets wait for them.
 - A lease lives while its replica reports it: one that no report has named for `lease_ttl_s` has expired, and
@@ -21,16 +21,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from app.flow.admission import Predictor
 from app.flow.autoscale import Load
+from app.flow.classes import ClassIndex, budget_s, deadline_s
 from app.flow.config import FlowConfig, Limits
 from app.flow.detail import Detail, take_detail
 from app.flow.doors import Doors
 from app.flow.endings import Ended, Endings
-from app.flow.gate import Gate, Ranks, budget_s, deadline_s
+from app.flow.gate import Gate
 from app.flow.leases import Held, LeaseTable
 from app.flow.load import LoadMeter
 from app.flow.outcome import Outcome
+from app.flow.predictor import Predictor
 from app.flow.preempt import at_risk, victim
 from app.flow.queue import Entry, FlowQueue
 from app.flow.replicas import SMALL_FLEET, Choice, Replica, ReplicaPool
@@ -67,7 +68,7 @@ class FlowController:
         self._limits = limits
         self._config = config
         self._names = [policy.name for policy in config.classes]
-        self._ranks = Ranks(config)
+        self._class_index = ClassIndex(config)
         self._queue = FlowQueue(config.classes, config.fairness)
         self._pool = ReplicaPool(limits, config, uniform)
         self._tenants = Tenants(config)
@@ -91,7 +92,7 @@ class FlowController:
         if ticket.ticket_id in self._queue:
             return []
         account = self._tenants.get(ticket.tenant, now_s)
-        rank = self._ranks.of(ticket, account.policy)
+        rank = self._class_index.of(ticket, account.policy)
         refused = self._turned_away(ticket, account, rank, now_s)
         if refused is not None:
             return [self._count(refused, ticket, rank, now_s)]
@@ -107,7 +108,7 @@ class FlowController:
             return [self._count(verdict, ticket, rank, now_s)]
         if verdict is not None:
             self._enter(entry)
-            expected, _ = self._predictor.output_tokens(account, ticket.max_output_tokens)
+            expected = self._predictor.expected_output(entry)
             granted = self._lease(entry, verdict, expected, now_s)
             self._predict_placed(entry)
             # Who is owed a share by this gets it with the next event: in the same step of an engine it would
@@ -129,12 +130,11 @@ class FlowController:
         # The engines have computed prompts.
         return self._dispatch(now_s) if self._queue.held else []
 
-    def progress(self, ticket_id: str, output_tokens: int, now_s: float) -> list[Action]:
+    def progress(self, ticket_id: str, output_tokens: int) -> None:
         """The output has this many tokens by now. Call it now and then, not for each token."""
         held = self._leases.get(ticket_id)
         if held is not None:
             self._leases.progress(held, output_tokens)
-        return []
 
     def close(
         self, ticket_id: str, outcome: Outcome, now_s: float, usage: Usage | None = None
@@ -165,10 +165,9 @@ class FlowController:
             self._end_lease(held, Outcome.LEASE_EXPIRED, None, now_s)
         return self._dispatch(now_s)
 
-    def capacity_starting(self, replica_id: str, ready_s: float, now_s: float) -> list[Action]:
+    def capacity_starting(self, replica_id: str, ready_s: float, now_s: float) -> None:
         """A replica is on its way and expected at `ready_s`: requests may wait for it."""
         self._pool.expect(replica_id, max(ready_s, now_s))
-        return []
 
     def caller_gone(self, caller: str, now_s: float) -> list[Action]:
         """A process that has asked for leases is dead: what it has in the queue is closed, and so are leases
@@ -244,6 +243,10 @@ class FlowController:
         """What the autoscaler needs to know; `start_s`: how long an engine takes to start."""
         return self._meter.load(self._queue, self._pool, self._predictor, start_s, now_s)
 
+    def young(self, now_s: float) -> bool:
+        """It has yet to hear of its engines."""
+        return self._pool.young(now_s)
+
     def asleep(self, now_s: float, without: str = "") -> bool:
         """No engine, but that replica, is there and none comes."""
         return self._pool.asleep(now_s, without)
@@ -265,10 +268,8 @@ class FlowController:
         if self._draining:
             return gate.refuse(ticket.ticket_id, Outcome.REJECTED_DRAINING, 0.0)
         refused = (
-            gate.never_fits(ticket)
-            or (None if ticket.moved else gate.over_limit(ticket, account, rank, now_s))
-            or self._over_bytes(ticket, rank, now_s)
-        )
+            None if ticket.moved else gate.over_limit(ticket, account, rank, now_s)
+        ) or self._over_bytes(ticket, rank, now_s)
         if refused is not None:
             return refused
         self._meter.arrived(rank, now_s)
@@ -388,7 +389,7 @@ class FlowController:
             entry = self._queue.next(self._pool.free, below, aside)
             if entry is None:
                 break
-            expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+            expected = self._predictor.expected_output(entry)
             fitting = self._pool.fitting(entry.ticket.prompt_tokens + expected, now_s)
             if not fitting:
                 self._queue.blocked = min(self._queue.blocked, entry.rank)
@@ -492,10 +493,11 @@ class FlowController:
         if usage is None:
             return
         self._predictor.output(held.entry.account, held.entry.ticket.max_output_tokens, usage.output_tokens)
-        if held.first_token_s is not None:
-            self._meter.ended(now_s - held.first_token_s, usage.output_tokens / held.answers, now_s)
+        tpot_s = usage.tpot_s(held.answers)
+        if tpot_s is not None:
+            self._meter.tpot(tpot_s, now_s)
         # Not a time where an engine's arithmetic went wrong.
-        elif usage.ttft_s is not None and math.isfinite(usage.ttft_s):
+        if held.first_token_s is None and usage.ttft_s is not None and math.isfinite(usage.ttft_s):
             self._learn_first_token(held, held.entry.ticket.arrived_s + usage.ttft_s, now_s)
 
     # Preempt and requeue
@@ -513,14 +515,14 @@ class FlowController:
 
     def _rescue(self, entry: Entry, held: Held, loser: Entry, now_s: float) -> list[Action]:
         wait_s = self._predictor.ttft_s(entry.rank, None, entry.ticket.prompt_tokens, now_s)
-        replica = self._pool.replicas[held.lease.replica_id]
+        replica = held.replica
         if not self._pool.is_usable(replica, now_s) or not self._pool.reachable(replica, now_s):
             return []
         # A request of many answers may have taken more places than there are.
         full = replica.running - held.answers >= replica.limit.requests
         if full or not at_risk(self._config.preempt, entry, wait_s, now_s):
             return []
-        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+        expected = self._predictor.expected_output(entry)
         if not replica.fits(entry.ticket.prompt_tokens + expected - held.tokens, without=1):
             return []
         choice = self._pool.choice(replica, entry.ticket, now_s)
@@ -544,6 +546,6 @@ class FlowController:
         replica = self._pool.get(entry.revoked.replica_id) if entry.revoked is not None else None
         if replica is None or replica.gone:
             return None
-        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+        expected = self._predictor.expected_output(entry)
         self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), expected, now_s)
         return self._leases[entry.ticket.ticket_id]

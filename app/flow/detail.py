@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from app.flow.admission import Predictor
+from app.flow.predictor import Predictor
 from app.flow.queue import ClassQueue, FlowQueue
 from app.flow.replicas import Replica, ReplicaPool
 from app.flow.tenants import Tenants

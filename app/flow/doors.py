@@ -24,9 +24,9 @@ from __future__ import annotations
 import math
 from itertools import accumulate
 
-from app.flow.admission import Predictor
 from app.flow.config import AdmissionPolicy, FlowConfig
 from app.flow.estimate import DecayedRate
+from app.flow.predictor import Predictor
 from app.flow.queue import Entry, FlowQueue
 from app.flow.replicas import Choice, ReplicaPool
 
@@ -119,7 +119,7 @@ class Doors:
         first = min(self._queue.blocked, min(self._queue.held, default=math.inf))
         if first <= entry.rank:
             return None
-        expected, _ = self._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+        expected = self._predictor.expected_output(entry)
         fitting = self._pool.fitting(entry.ticket.prompt_tokens + expected, now_s)
         engines = self._pool.with_room(fitting, self._queue.classes[entry.rank].room_s(), now_s)
         return self._pool.choose(engines, entry.ticket, within_s, now_s) if engines else None

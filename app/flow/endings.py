@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
+from app.flow.classes import budget_s, deadline_s
 from app.flow.config import FlowConfig
-from app.flow.gate import budget_s, deadline_s
 from app.flow.leases import Held
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
@@ -36,10 +36,7 @@ class Ended(NamedTuple):
     @property
     def tpot_s(self) -> float | None:
         """Mean time per output token after the first."""
-        usage = self.usage
-        if usage is None or usage.decode_s is None or usage.output_tokens < 2 * self.answers:
-            return None
-        return usage.decode_s / (usage.output_tokens / self.answers - 1.0)
+        return None if self.usage is None else self.usage.tpot_s(self.answers)
 
 
 class Endings:

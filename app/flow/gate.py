@@ -1,6 +1,7 @@
-"""May this ticket enter the queue? Every refusal on arrival is decided here, and charges nothing.
+"""May this ticket enter the queue? What its tenant may not, what nobody can serve, what would come too late.
 
-From the certain to the estimated: what can never fit, no engine, rate limits, caps, the deadline.
+From the certain to the estimated: the tenant's rates and caps, no engine, the deadline. The queue's own
+bounds are the controller's. A refusal charges nothing.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from app.flow.admission import Predictor
-from app.flow.config import ClassPolicy, FlowConfig, Limits, TenantPolicy
+from app.flow.classes import deadline_s
+from app.flow.config import ClassPolicy, FlowConfig, Limits
 from app.flow.doors import Doors
 from app.flow.fairness import TenantFlow
 from app.flow.outcome import Outcome
+from app.flow.predictor import Predictor
 from app.flow.promises import PromiseBook
 from app.flow.queue import Entry
 from app.flow.replicas import Choice, ReplicaPool
@@ -25,37 +27,6 @@ MAX_RETRY_AFTER_S = 120
 NO_ENGINE_RETRY_S = 30.0
 # Spread of hints without a promise, so that the refused do not return together.
 JITTER_SHARE = 0.1
-
-
-class Ranks:
-    """Which class serves a ticket, as an index, most urgent first."""
-
-    def __init__(self, config: FlowConfig) -> None:
-        self._ranks = {one.name: rank for rank, one in enumerate(config.classes)}
-        default = self._ranks[config.default_class]
-        self._by_priority = (max(default - 1, 0), default, min(default + 1, len(self._ranks) - 1))
-
-    def of(self, ticket: Ticket, policy: TenantPolicy) -> int:
-        """Asked for by name, else by priority; capped by the tenant's policy.
-
-        A name that does not exist counts as none: the edge has refused it already.
-        """
-        rank = self._ranks.get(ticket.class_name)
-        if rank is None:
-            rank = self._by_priority[1 + (ticket.priority > 0) - (ticket.priority < 0)]
-        return max(rank, self._ranks[policy.highest_class]) if policy.highest_class else rank
-
-
-def budget_s(policy: ClassPolicy, ticket: Ticket) -> float:
-    """Time to the first token that is promised: the class's, tightened by the request."""
-    asked = ticket.ttft_budget_s
-    return policy.ttft_budget_s if asked is None else min(asked, policy.ttft_budget_s)
-
-
-def deadline_s(policy: ClassPolicy, ticket: Ticket) -> float:
-    """Time to the last token that is promised; infinite without a promise."""
-    asked = math.inf if ticket.deadline_s is None else ticket.deadline_s
-    return asked if policy.deadline_s is None else min(asked, policy.deadline_s)
 
 
 def _key(ticket: Ticket) -> tuple[str, str]:
@@ -81,14 +52,6 @@ class Gate:
         self._doors = doors
         self._uniform = uniform
         self._promises = [PromiseBook(config.admission) for _ in config.classes]
-
-    def never_fits(self, ticket: Ticket) -> Refused | None:
-        most = self._limits.max_request_tokens
-        if ticket.size_bytes > self._limits.max_request_bytes:
-            return Refused(ticket.ticket_id, Outcome.REJECTED_TOO_LARGE, MAX_RETRY_AFTER_S)
-        if most is not None and ticket.prompt_tokens + ticket.max_output_tokens > most:
-            return Refused(ticket.ticket_id, Outcome.REJECTED_TOO_LONG, MAX_RETRY_AFTER_S)
-        return None
 
     def no_engine(self, ticket: Ticket, queued: int, now_s: float) -> Refused | None:
         """None comes, or too many wait for the first one that does."""
@@ -130,8 +93,8 @@ class Gate:
             raw_s = self._predictor.ttft_s(rank, entry.flow, ticket.prompt_tokens, now_s)
         # Of the engine's time alone, or of its class.
         kind = rank if choice is None else None
-        mean_s, high_s = self._predictor.corrected(kind, raw_s)
-        entry.raw_ttft_s, entry.predicted_ttft_s = waited_s + raw_s, waited_s + mean_s
+        median_s, high_s = self._predictor.corrected(kind, raw_s)
+        entry.raw_ttft_s, entry.predicted_ttft_s = waited_s + raw_s, waited_s + median_s
         if let_in:
             if choice is None:
                 self._to_lane(entry, lane)
@@ -144,13 +107,13 @@ class Gate:
             kept_s /= self._predictor.rate_per_s(rank, now_s)
         # While no queue stands nobody else wants the time: refused is who is more likely late than not.
         spare = choice is not None and doors.standing.value_s <= 0.0
-        ttft_s = waited_s + (mean_s if spare else high_s) + kept_s
+        ttft_s = waited_s + (median_s if spare else high_s) + kept_s
         budget = entry.budget_s
         if not self._pool.ready:
             budget = min(budget, self._limits.max_queue_wait_s)
         late_s = ttft_s - budget
         if not placed:
-            late_s = max(late_s, mean_s - doors.wait_s(rank, budget))
+            late_s = max(late_s, median_s - doors.wait_s(rank, budget))
         if ticket.deadline_s is not None or policy.deadline_s is not None:
             late_s = max(late_s, self._late_at_end_s(ticket, entry.account, policy, ttft_s))
         if late_s <= 0:
@@ -161,8 +124,8 @@ class Gate:
             self._to_lane(entry, lane)
             return None
         if not self._pool.ready:
-            return self.without_engine(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, mean_s, now_s)
-        return self.too_late(ticket, rank, Outcome.REJECTED_DEADLINE, late_s, mean_s + kept_s, now_s)
+            return self.without_engine(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, median_s, now_s)
+        return self.too_late(ticket, rank, Outcome.REJECTED_DEADLINE, late_s, median_s + kept_s, now_s)
 
     def _to_lane(self, entry: Entry, lane: TenantFlow) -> None:
         """Before all others, where its tenant's cap lets it run at all."""

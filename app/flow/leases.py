@@ -102,7 +102,8 @@ class LeaseTable:
         self._queue.classes[entry.rank].order.charge(entry.payer, held.cost)
         self._queue.served(entry.rank, held.cost, now_s)
         entry.account.running += held.answers
-        # In the place of several answers there would be room for it again.
+        # In the place of several answers there would be room for one of them again; and of several whole ones
+        # the engine sees no first token.
         if ticket.revocable and ticket.answers == 1:
             self.revocable[entry.rank][ticket.ticket_id] = held
         return held

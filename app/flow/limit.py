@@ -26,6 +26,7 @@ class AdaptiveLimit:
     """
 
     __slots__ = (
+        "_batched_tokens",
         "_changed_s",
         "_limit",
         "_metrics_s",
@@ -38,8 +39,9 @@ class AdaptiveLimit:
         "tokens",
     )
 
-    def __init__(self, policy: LimitPolicy, start: int) -> None:
+    def __init__(self, policy: LimitPolicy, start: int, batched_tokens: int) -> None:
         self._policy = policy
+        self._batched_tokens = batched_tokens
         self._start = start
         self._limit = float(start)
         self._tokens = 0
@@ -54,7 +56,7 @@ class AdaptiveLimit:
     @property
     def burst(self) -> int:
         """Requests that may wait in the engine for its next step, one step's worth of prompts."""
-        step = math.ceil(self._policy.batched_tokens / max(1.0, self._prompt.value))
+        step = math.ceil(self._batched_tokens / max(1.0, self._prompt.value))
         return max(1, min(step, math.ceil(self._policy.burst_share * self._start)))
 
     def granted(self, prompt_tokens: int) -> None:

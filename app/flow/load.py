@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from app.flow.admission import Predictor
 from app.flow.autoscale import LATENCY_WINDOW_S, Load
 from app.flow.config import FlowConfig
 from app.flow.estimate import DecayedRate, RunningMean
+from app.flow.predictor import Predictor
 from app.flow.queue import FlowQueue
 from app.flow.recent import SlidingQuantile
 from app.flow.replicas import ReplicaPool
@@ -48,10 +48,9 @@ class LoadMeter:
         # Less than nothing: the clock was set back.
         self._service_s.add(max(0.0, service_s))
 
-    def ended(self, decode_s: float, output_tokens: float, now_s: float) -> None:
-        """`decode_s`: from the first token to the last; `output_tokens` of one answer."""
-        if output_tokens > 1:
-            self._tpot.add(decode_s / (output_tokens - 1) / self._config.limit.itl_budget_s, now_s)
+    def tpot(self, tpot_s: float, now_s: float) -> None:
+        """By the engine's clock: how slowly a client reads is not the engines' load."""
+        self._tpot.add(tpot_s / self._config.limit.itl_budget_s, now_s)
 
     def load(
         self, queue: FlowQueue, pool: ReplicaPool, predictor: Predictor, start_s: float, now_s: float

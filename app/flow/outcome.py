@@ -1,7 +1,8 @@
 """How a request can end: a closed set that is metric label, HTTP status and retry hint in one table.
 
-Rejected means never queued, evicted means it was. 400 and 413: it can never fit. 429: there is capacity
-and it is contended. 503: there is none. The label is the machine-readable reason of a refusal.
+Rejected means never queued, evicted means it was. 429: there is capacity and it is contended. 503: there is
+none. What can never fit (400, 413) is refused before it becomes a ticket. The label is the machine-readable
+reason of a refusal.
 """
 
 from __future__ import annotations
@@ -13,18 +14,16 @@ class Outcome(Enum):
     """The one outcome of a ticket. Its value is its label.
 
     `status` and `reason` are what a client sees of it; `status` is None where the engine's answer stands.
-    `retryable`: the same request can succeed later.
     """
 
     label: str
     status: int | None
     reason: str
-    retryable: bool
 
-    def __new__(cls, label: str, status: int | None, reason: str, retryable: bool = True) -> Outcome:
+    def __new__(cls, label: str, status: int | None, reason: str) -> Outcome:
         member = object.__new__(cls)
         member._value_ = member.label = label
-        member.status, member.reason, member.retryable = status, reason, retryable
+        member.status, member.reason = status, reason
         return member
 
     # Members are singletons; Enum would hash the name, in Python, at each look-up.
@@ -34,13 +33,6 @@ class Outcome(Enum):
     CANCELLED = ("cancelled", None, "The client went away.")
     FAILED = ("failed", None, "The engine failed while it answered.")
     LEASE_EXPIRED = ("lease_expired", None, "Nobody used the lease in time.")
-    REJECTED_TOO_LONG = (
-        "rejected_too_long",
-        400,
-        "The prompt and the output bound exceed what an engine holds.",
-        False,
-    )
-    REJECTED_TOO_LARGE = ("rejected_too_large", 413, "The request has too many bytes.", False)
     REJECTED_REQUEST_RATE = ("rejected_request_rate", 429, "The tenant's requests a minute are used up.")
     REJECTED_TOKEN_RATE = ("rejected_token_rate", 429, "The tenant's tokens a minute are used up.")
     REJECTED_TENANT_QUEUED = ("rejected_tenant_queued", 429, "The tenant has too many requests in the queue.")

@@ -32,7 +32,7 @@ MIN_COMPACT = 64
 
 
 class Entry:
-    """A ticket in the queue or on a replica: one object through its whole life."""
+    """A ticket in the queue or on a replica: one object until its lease is taken back, and then another."""
 
     __slots__ = (
         "account",

@@ -101,7 +101,7 @@ class ReplicaPool:
         self.places = 0
         # The one that gets nothing, at the last dispatch: it empties for a ticket whose tokens fit nowhere.
         self.kept: Replica | None = None
-        # Time of the first event.
+        # When it was first asked who is there.
         self._born_s: float | None = None
         self._prefix = PrefixIndex(config.route.max_blocks_per_replica)
         self._sessions: OrderedDict[str, str] = OrderedDict()
@@ -167,10 +167,9 @@ class ReplicaPool:
         replica = self.replicas.get(report.replica_id)
         new = replica is None
         if replica is None:
-            limit = AdaptiveLimit(self._config.limit, self._limits.requests_per_replica)
-            clock = EngineClock(
-                self.pace, self._config.limit.batched_tokens, follow=self._config.route.follow_steps
-            )
+            step_tokens = self._limits.batched_tokens
+            limit = AdaptiveLimit(self._config.limit, self._limits.requests_per_replica, step_tokens)
+            clock = EngineClock(self.pace, step_tokens, follow=self._config.route.follow_steps)
             replica = self.replicas[report.replica_id] = Replica(report, limit, clock, now_s)
             self.starting.pop(report.replica_id, None)
         replica.report, replica.seen_s = report, now_s
@@ -257,7 +256,7 @@ class ReplicaPool:
 
     def prefill_s(self, tokens: float) -> float:
         """Time to compute so many prompt tokens in an engine that has nothing before them."""
-        return self.pace.prefill_s(tokens, self._config.limit.batched_tokens, self.pace.running)
+        return self.pace.prefill_s(tokens, self._limits.batched_tokens, self.pace.running)
 
     def choice(self, replica: Replica, ticket: Ticket, now_s: float) -> Choice:
         """This replica, as if it had nothing of the ticket cached."""
@@ -330,7 +329,7 @@ class ReplicaPool:
         ttft_s = replica.clock.ttft_s(tokens, replica.running, now_s)
         score_s = ttft_s + self.pace.token_s * tokens if replica.clock.waiting else ttft_s
         if replica.report.replica_id in known:
-            score_s -= self._config.route.session_penalty_s
+            score_s -= self._config.route.affinity_bonus_s
         return Choice(replica, cached, ttft_s, score_s)
 
     def _update(self, replica: Replica) -> None:

@@ -26,8 +26,6 @@ from app.flow.outcome import Outcome
 CLIENTS_OWN = frozenset(
     {
         Outcome.CANCELLED,
-        Outcome.REJECTED_TOO_LONG,
-        Outcome.REJECTED_TOO_LARGE,
         Outcome.REJECTED_REQUEST_RATE,
         Outcome.REJECTED_TOKEN_RATE,
         Outcome.REJECTED_TENANT_QUEUED,

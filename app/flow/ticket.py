@@ -61,6 +61,12 @@ class Usage(NamedTuple):
     # From the first token to the last; None where there was none.
     decode_s: float | None = None
 
+    def tpot_s(self, answers: int) -> float | None:
+        """Mean time per output token after the first; of several answers each made its part of them."""
+        if self.decode_s is None or self.output_tokens < 2 * answers:
+            return None
+        return self.decode_s / (self.output_tokens / answers - 1.0)
+
 
 class Lease(NamedTuple):
     """The right to run one request on one replica; it carries the ticket's id."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.gateway.errors import ApiError, invalid
+from app.gateway.errors import ApiError, exceeds, invalid
 from app.gateway.grammars import check_grammars
 from app.gateway.media import check_media
-from app.gateway.schemas import Chat, Completion, Embedding, Fields
+from app.gateway.schemas import Embedding, Fields
+from app.gateway.values import levels
 from app.limits import RequestLimits
 
 # Lists and objects, by the limit of their items.
@@ -45,17 +46,10 @@ def check_depth(body: bytes, value: object, limits: RequestLimits) -> None:
     # Most bodies have fewer brackets than that, whatever they nest.
     if body.count(b"[") + body.count(b"{") <= limits.max_json_depth:
         return
-    level, depth = [value], 0
-    while level := [inner for outer in level for inner in _containers(outer)]:
-        depth += 1
+    for depth, _ in enumerate(levels(value)):
         if depth >= limits.max_json_depth:
             reason = f"body: the JSON nests deeper than {limits.max_json_depth} levels"
             raise ApiError(400, "invalid_json", reason, "body")
-
-
-def _containers(outer: object) -> list[Any]:
-    inner = outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
-    return [one for one in inner if isinstance(one, dict | list)]
 
 
 def check_forbidden(value: Mapping[str, Any], limits: RequestLimits) -> None:
@@ -66,8 +60,8 @@ def check_forbidden(value: Mapping[str, Any], limits: RequestLimits) -> None:
             raise ApiError(400, "forbidden_field", f"{name}: is not allowed here: it {reason}", name)
 
 
-def check_bounds(fields: Fields, value: Mapping[str, Any], limits: RequestLimits) -> None:
-    """`value` is what `fields` were read from. Raises ApiError 400."""
+def check_bounds(fields: Fields, value: Mapping[str, Any], answers: int, limits: RequestLimits) -> None:
+    """`value` is what `fields` were read from, `answers` what they ask for at a time. Raises ApiError 400."""
     for name, limit in COUNTS.items():
         _check_count(name, getattr(fields, name, None), getattr(limits, limit))
     for name, limit in NUMBERS.items():
@@ -80,7 +74,7 @@ def check_bounds(fields: Fields, value: Mapping[str, Any], limits: RequestLimits
     for word in getattr(fields, "bad_words", None) or ():
         _check_chars("bad_words", word, limits.max_stop_chars)
     _check_template(getattr(fields, "chat_template_kwargs", None))
-    _check_choices(fields, limits)
+    _check_answers(fields, answers, limits)
     _check_references(value.get("input"))
     check_grammars(value, limits)
     check_media(value, limits)
@@ -92,7 +86,7 @@ MAX_SHOWN_KEY = 32
 
 def _check_count(name: str, items: Any, limit: int) -> None:
     if items is not None and len(items) > limit:
-        raise too_large(name, f"{len(items)} items", limit)
+        raise exceeds(name, f"{len(items)} items", limit)
 
 
 def _check_number(name: str, number: Any, limit: int | None) -> None:
@@ -102,7 +96,7 @@ def _check_number(name: str, number: Any, limit: int | None) -> None:
 
 def _check_chars(name: str, text: str | None, limit: int) -> None:
     if text is not None and len(text) > limit:
-        raise too_large(name, f"{len(text)} characters", limit)
+        raise exceeds(name, f"{len(text)} characters", limit)
 
 
 def _check_stop(stop: str | list[str] | None, limits: RequestLimits) -> None:
@@ -127,23 +121,9 @@ def _check_references(items: object) -> None:
             raise ApiError(400, "invalid_value", reason, name)
 
 
-def _check_choices(fields: Fields, limits: RequestLimits) -> None:
-    choices = fields.n or 1
+def _check_answers(fields: Fields, answers: int, limits: RequestLimits) -> None:
     if isinstance(fields, Embedding):
-        _check_count("input", _prompts(fields.input), limits.max_embedding_inputs)
-        return
-    prompts = len(_prompts(fields.prompt)) if isinstance(fields, Completion) else 1
-    if choices * prompts > limits.max_choices and isinstance(fields, Chat | Completion):
-        name = "n" if choices > 1 else "prompt"
-        raise too_large(name, f"{choices * prompts} answers", limits.max_choices)
-
-
-def _prompts(value: object) -> list[Any]:
-    """The inputs in it: a list of token ids is one."""
-    several = isinstance(value, list) and bool(value) and isinstance(value[0], str | list)
-    return value if several and isinstance(value, list) else [value]
-
-
-def too_large(name: str, size: str, limit: int) -> ApiError:
-    """400: the field and its size, not its value."""
-    return ApiError(400, "invalid_value", f"{name}: {size} exceed the limit of {limit}", name)
+        if answers > limits.max_embedding_inputs:
+            raise exceeds("input", f"{answers} items", limits.max_embedding_inputs)
+    elif answers > limits.max_choices:
+        raise exceeds("n" if (fields.n or 1) > 1 else "prompt", f"{answers} answers", limits.max_choices)

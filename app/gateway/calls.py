@@ -8,8 +8,8 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
-from app.gateway.errors import ApiError, engine_lost
-from app.gateway.exchange import ENGINE_LOST_RETRY_AFTER_S, Exchange
+from app.gateway.errors import ApiError, engine_lost, half_pair
+from app.gateway.exchange import Exchange
 from app.gateway.requests import Request, Window, read
 from app.gateway.spans import describe, request_span
 from app.gateway.tenants import Tenants
@@ -40,11 +40,16 @@ class CallFace:
         with request_span(path) as span:
             request = await self._request(path, body, api_key, span, stream=True)
             async with self._exchange.answer(request, span) as answer:
+                failure: ApiError | None = None
+                # To the end, also of what has failed: there the engine says so, and what was used.
                 async for event in sse_events(answer.chunks):
                     payload = json.loads(event)
                     if "error" in payload:
-                        raise _from_event(payload["error"])
-                    yield payload
+                        failure = _from_event(payload["error"])
+                    else:
+                        yield payload
+                if failure is not None:
+                    raise failure
 
     async def _request(
         self, path: str, body: dict[str, Any], api_key: str | None, span: Span, stream: bool
@@ -56,9 +61,15 @@ class CallFace:
 
 
 def _encoded(body: dict[str, Any], stream: bool) -> bytes:
-    """The body as JSON. Raises ApiError for what JSON can't hold."""
+    """The body as JSON, in the bytes that it has over HTTP. Raises ApiError for what JSON can't hold."""
     try:
-        return json.dumps({**body, "stream": stream}).encode()
+        given = {**body, "stream": stream}
+        if not stream:
+            # vLLM has options of a stream only where there is one.
+            given.pop("stream_options", None)
+        return json.dumps(given, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise half_pair("body", error) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ApiError(400, "invalid_type", f"body: not a JSON object: {error}", "body") from None
 
@@ -76,5 +87,5 @@ async def sse_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 def _from_event(error: dict[str, Any]) -> ApiError:
     """The error event that ends a stream, with the status that it has over HTTP before a stream begins."""
     if error.get("code") == "engine_lost":
-        return engine_lost(ENGINE_LOST_RETRY_AFTER_S)
+        return engine_lost()
     return ApiError(500, str(error.get("code")), str(error.get("message")), error.get("param"))

@@ -17,7 +17,7 @@ from app.limits import RequestLimits
 
 
 def check_head(scope: Scope, limits: RequestLimits) -> None:
-    """Raises ApiError 431 for too many or too large headers, 413 for a body that is announced too large."""
+    """Raises ApiError 431 for too many or too large headers."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     if len(headers) > limits.max_headers:
         raise ApiError(431, "headers_too_large", f"headers: more than {limits.max_headers}", "headers")
@@ -29,25 +29,23 @@ def check_head(scope: Scope, limits: RequestLimits) -> None:
 
 def announced_bytes(scope: Scope) -> int:
     """What the client says of its body; 0 where it says nothing that makes sense."""
-    given = _only(scope, b"content-length") or "0"
+    given = only(scope, b"content-length") or "0"
     return int(given) if given.isascii() and given.isdigit() and len(given) < 20 else 0
 
 
 def tenant_of(scope: Scope, keys: Tenants) -> str:
     """Raises ApiError 401; where everyone is let in 403 for who is not on this machine."""
-    if keys.is_open:
-        _check_local(scope)
-    return keys.tenant(bearer(_only(scope, b"authorization")))
+    if keys.is_open and not is_local(scope):
+        reason = "There are no keys here: only clients on this machine, and its own pages, are served."
+        raise ApiError(403, "not_local", reason)
+    return keys.tenant(bearer(only(scope, b"authorization")))
 
 
-def _check_local(scope: Scope) -> None:
+def is_local(scope: Scope) -> bool:
     """Without keys a loopback address is all that keeps others out: a browser's pages are others too."""
     client = scope.get("client")
-    if client is None or not is_loopback(client[0]):
-        raise ApiError(403, "not_local", "There are no keys here: only clients on this machine are served.")
-    origin = _only(scope, b"origin")
-    if origin is not None and not is_loopback(_host(origin)):
-        raise ApiError(403, "not_local", "origin: pages from elsewhere are not served without keys", "origin")
+    pages = [_host(origin) for origin in _given(scope, b"origin")]
+    return client is not None and all(is_loopback(host) for host in [client[0], *pages])
 
 
 def _host(origin: str) -> str:
@@ -57,8 +55,12 @@ def _host(origin: str) -> str:
         return ""
 
 
-def _only(scope: Scope, name: bytes) -> str | None:
+def only(scope: Scope, name: bytes) -> str | None:
     """A header's value; None where it is missing, and where there are several and no way to tell which."""
-    given = [value for key, value in scope["headers"] if key == name]
+    given = _given(scope, name)
+    return given[0] if len(given) == 1 else None
+
+
+def _given(scope: Scope, name: bytes) -> list[str]:
     # A key may have any characters; its bytes must stay what they are.
-    return given[0].decode(errors="surrogateescape") if len(given) == 1 else None
+    return [value.decode(errors="surrogateescape") for key, value in scope["headers"] if key == name]

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from typing import Any
 
 from app.gateway.errors import ApiError, invalid, shorten
 from app.gateway.redaction import without_paths
+from app.gateway.requests import CONTEXT_EXCEEDED
+from app.gateway.schemas import SCHEMAS
 
 # Longer texts of vLLM's are cut: they may quote the request.
 SHOWN_MESSAGE_CHARS = 300
 # What pydantic calls the branches of a union of plain types.
 _PLAIN_TYPES = frozenset({"str", "int", "float", "bool", "bytes", "list", "dict", "none"})
+# What vLLM says of a prompt that is too long: one of these in the place of a field, or one of the sentences.
+_LENGTHS = frozenset({"input_tokens", "input_text"})
+_TOO_LONG = re.compile("maximum context length|maximum model length|exceeds the max_model_len")
 
 
-def from_engine(status: int, body: bytes) -> ApiError:
-    """The engine's 4xx answer as this API's."""
+def from_engine(status: int, body: bytes, path: str) -> ApiError:
+    """The engine's 4xx answer to a request of `path` as this API's."""
     try:
         error: dict[str, Any] = dict(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -34,6 +40,9 @@ def from_engine(status: int, body: bytes) -> ApiError:
             return ApiError(400, "missing_field", f"{field}: the field is required", field)
         return invalid(field, problem.get("input"), f"is refused: {problem['msg']}")
     param = error.get("param")
+    if str(param) in _LENGTHS or _TOO_LONG.search(message):
+        field = SCHEMAS[path].prompt_field
+        return ApiError(400, CONTEXT_EXCEEDED, f"{field}: {message}"[:SHOWN_MESSAGE_CHARS], field)
     return ApiError(status, "invalid_value", message[:SHOWN_MESSAGE_CHARS], str(param) if param else None)
 
 

@@ -8,6 +8,10 @@ from typing import Any
 from app.contract import RateLimits, Refusal
 from app.gateway.headers import rate_limit_headers
 
+# When an engine was lost: another, or its successor, takes about this long.
+ENGINE_LOST_RETRY_AFTER_S = 5
+_COME_BACK = f"Try again in {ENGINE_LOST_RETRY_AFTER_S} s."
+
 _TYPE_BY_STATUS = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -16,7 +20,7 @@ class ApiError(Exception):
 
     `status` is the HTTP status; `param` names the field at fault; `retry_after_s` says when to come back,
     `predicted_wait_s` for how long the first token would have been waited for; `retryable` is False where
-    the same request will not do better later.
+    the same request will not do better later; `allow` is the method that the path has instead.
     """
 
     def __init__(
@@ -29,9 +33,10 @@ class ApiError(Exception):
         predicted_wait_s: float | None = None,
         rate_limits: RateLimits | None = None,
         retryable: bool = True,
+        allow: str | None = None,
     ) -> None:
         super().__init__(
-            status, code, message, param, retry_after_s, predicted_wait_s, rate_limits, retryable
+            status, code, message, param, retry_after_s, predicted_wait_s, rate_limits, retryable, allow
         )
         self.status = status
         self.code = code
@@ -41,6 +46,7 @@ class ApiError(Exception):
         self.predicted_wait_s = predicted_wait_s
         self.rate_limits = rate_limits
         self.retryable = retryable
+        self.allow = allow
 
     def __str__(self) -> str:
         return f"{self.status} {self.code}: {self.message}"
@@ -71,6 +77,8 @@ class ApiError(Exception):
         if not self.retryable:
             # OpenAI's client would try again all the same.
             headers.append((b"x-should-retry", b"false"))
+        if self.allow is not None:
+            headers.append((b"allow", self.allow.encode()))
         if self.rate_limits is not None:
             headers += rate_limit_headers(self.rate_limits)
         return headers
@@ -81,11 +89,26 @@ def invalid(param: str, value: object, reason: str, code: str = "invalid_value")
     return ApiError(400, code, f"{param}: {shorten(value)} {reason}", param)
 
 
+def exceeds(param: str, size: str, limit: int) -> ApiError:
+    """400: the field and its size, not its value."""
+    return ApiError(400, "invalid_value", f"{param}: {size} exceed the limit of {limit}", param)
+
+
+def unknown_path(path: str) -> ApiError:
+    return ApiError(404, "unknown_path", f"path: {shorten(path)} is not served here", "path")
+
+
+def half_pair(param: str, error: UnicodeEncodeError) -> ApiError:
+    """400: JSON can write half of a surrogate pair, UTF-8 can't."""
+    character = error.object[error.start : error.end]
+    return invalid(param, character, "is half of a surrogate pair, not a character")
+
+
 def refused(refusal: Refusal) -> ApiError:
     """The scheduler's refusal, with its own status."""
     outcome, retry_after_s = refusal.outcome, refusal.retry_after_s
     assert outcome.status is not None
-    retryable = outcome.retryable and retry_after_s is not None
+    retryable = retry_after_s is not None
     hint = f"Try again in {retry_after_s} s." if retryable else "Trying again will not help."
     return ApiError(
         outcome.status,
@@ -98,20 +121,16 @@ def refused(refusal: Refusal) -> ApiError:
     )
 
 
-def engine_lost(retry_after_s: int) -> ApiError:
+def engine_lost() -> ApiError:
     """The engine went away while it worked on the request."""
-    return ApiError(
-        503,
-        "engine_lost",
-        f"The engine failed while it worked on the request. Try again in {retry_after_s} s.",
-        retry_after_s=retry_after_s,
-    )
+    message = f"The engine failed while it worked on the request. {_COME_BACK}"
+    return ApiError(503, "engine_lost", message, retry_after_s=ENGINE_LOST_RETRY_AFTER_S)
 
 
-def engine_busy(retry_after_s: int) -> ApiError:
+def engine_busy() -> ApiError:
     """The engine has refused what it was sent, for its own queue is full."""
-    message = f"The engine has too many answers to give. Try again in {retry_after_s} s."
-    return ApiError(503, "engine_busy", message, retry_after_s=retry_after_s)
+    message = f"The engine has too many answers to give. {_COME_BACK}"
+    return ApiError(503, "engine_busy", message, retry_after_s=ENGINE_LOST_RETRY_AFTER_S)
 
 
 # Enough to recognise a value by, too little to carry a prompt into a log.

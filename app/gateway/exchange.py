@@ -38,7 +38,7 @@ from app.contract import (
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
 from app.gateway.engine_errors import from_engine
-from app.gateway.errors import ApiError, engine_busy, engine_lost, refused
+from app.gateway.errors import ENGINE_LOST_RETRY_AFTER_S, ApiError, engine_busy, engine_lost, refused
 from app.gateway.heartbeat import Heartbeats, Lifeline
 from app.gateway.requests import Request
 from app.gateway.spans import describe_grant
@@ -59,17 +59,14 @@ TIER_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 SETTLE_TIMEOUT_S = 10.0
 # A machine that is there takes or refuses a connection within this.
 CONNECT_TIMEOUT_S = 1.0
-# A living engine answers a question about its health in milliseconds; five seconds are no hiccup any more.
-HEARTBEAT_S = 5.0
-# When an engine was lost: another, or its successor, takes about this long.
-ENGINE_LOST_RETRY_AFTER_S = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An engine's answer: `chunks` are the body as it comes."""
 
-    request_id: str
+    ticket_id: str
+    # The engine's own, with its parameters.
     content_type: str
     grant: Grant
     chunks: AsyncIterator[bytes]
@@ -113,7 +110,7 @@ class Exchange:
         http: aiohttp.ClientSession,
         tiers: Tiers,
         silence_s: float,
-        heartbeat_s: float = HEARTBEAT_S,
+        heartbeat_s: float,
         scheduler_retry_s: float = SCHEDULER_RETRY_S,
     ) -> None:
         self._control = control
@@ -139,7 +136,7 @@ class Exchange:
         try:
             yield Answer(
                 run.ticket.ticket_id,
-                run.response.content_type,
+                run.response.headers.get("content-type", "application/octet-stream"),
                 run.grant,
                 self._chunks(run, request),
             )
@@ -169,7 +166,7 @@ class Exchange:
             except BaseException:
                 self._finish(run)
                 raise
-        raise engine_lost(ENGINE_LOST_RETRY_AFTER_S)
+        raise engine_lost()
 
     def _let_go(self, run: _Run) -> None:
         """The lease was taken back: the same ticket waits again."""
@@ -216,6 +213,10 @@ class Exchange:
                     timeout=self._timeout,
                 )
                 refusal = await run.response.read() if run.response.status >= 400 else b""
+        except aiohttp.ClientResponseError:
+            # It answers, but in no HTTP that can be read: no engine would do better.
+            run.outcome = Outcome.FAILED
+            raise ApiError(500, "engine_error", ENGINE_FAILED) from None
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _EngineLostError from error
         if (told := run.response.headers.get(used.USED_HEADER)) is not None:
@@ -227,13 +228,13 @@ class Exchange:
         if run.response.status == 503:
             # Its own queue is full: a scheduler's successor does not know how many answers leases have.
             run.outcome = Outcome.FAILED
-            raise engine_busy(ENGINE_LOST_RETRY_AFTER_S)
+            raise engine_busy()
         if run.response.status >= 500:
             run.outcome = Outcome.FAILED
             raise ApiError(500, "engine_error", ENGINE_FAILED)
         if run.response.status >= 400:
             run.outcome = Outcome.COMPLETED
-            raise from_engine(run.response.status, refusal)
+            raise from_engine(run.response.status, refusal, request.path)
 
     async def _chunks(self, run: _Run, request: Request) -> AsyncIterator[bytes]:
         """The body. A stream whose engine dies ends with an error event, never silently."""
@@ -253,7 +254,7 @@ class Exchange:
                 yield with_tier(body, tier) if request.path in TIER_PATHS else body
         except (aiohttp.ClientError, TimeoutError):
             run.outcome, run.lost = Outcome.FAILED, True
-            lost = engine_lost(ENGINE_LOST_RETRY_AFTER_S)
+            lost = engine_lost()
             if not request.stream:
                 raise lost from None
             yield lost.sse_event()

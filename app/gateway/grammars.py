@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from app.gateway.endless import is_endless_schema, is_left_recursive
-from app.gateway.errors import ApiError
+from app.gateway.errors import ApiError, exceeds
+from app.gateway.values import levels, written
 from app.limits import RequestLimits
 
 # What multiplies states in a pattern; escaped and bracketed ones are counted too: it is a bound.
@@ -19,12 +21,17 @@ _OPTIONAL = re.compile(r"\?|\{0?,1\}|\(\||\|\)|\|\|")
 _REPETITION = re.compile(r"\{\s*+(\d*+)\s*+,?+\s*+(\d*+)\s*+\}")
 # A state for each character; minItems and the like cost nothing.
 _LENGTHS = ("minLength", "maxLength")
+# Schemas that were accepted, tools above all: an agent sends the same ones with each request. With the
+# default of `max_schema_bytes` they are 16 MiB at most.
+KEPT_SCHEMAS = 512
 
 
 def check_grammars(value: Mapping[str, Any], limits: RequestLimits) -> None:
     """Raises ApiError 400 for what would take the engine too long to compile."""
     for field, schema in _schemas(value):
-        _check_schema(field, schema, limits)
+        written_schema = schema if isinstance(schema, str) else written(field, schema)
+        _check_size(field, written_schema, limits)
+        _check_schema(field, written_schema, limits)
     structured = value.get("structured_outputs")
     if not isinstance(structured, dict):
         return
@@ -44,13 +51,13 @@ def check_grammars(value: Mapping[str, Any], limits: RequestLimits) -> None:
 
 
 def _schemas(value: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """Every schema of a request and the field that holds it."""
+    """Every schema of a request and the field that holds it; vLLM takes some of them as text."""
     if isinstance(form := value.get("response_format"), dict):
         # The whole of it: a structural tag has schemas anywhere.
         yield "response_format", form
     if isinstance(structured := value.get("structured_outputs"), dict):
         yield "structured_outputs.json", structured.get("json")
-        yield "structured_outputs.structural_tag", _parsed(structured.get("structural_tag"))
+        yield "structured_outputs.structural_tag", structured.get("structural_tag")
     if isinstance(text := value.get("text"), dict):
         yield "text.format", text.get("format")
     tools = value.get("tools")
@@ -59,24 +66,13 @@ def _schemas(value: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
             yield "tools", tool
 
 
-def _parsed(text: object) -> object:
-    """vLLM takes some of them as text."""
-    if not isinstance(text, str):
-        return text
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _check_schema(field: str, schema: object, limits: RequestLimits) -> None:
-    text = schema if isinstance(schema, str) else json.dumps(schema, separators=(",", ":"))
-    _check_size(field, text, limits)
+@lru_cache(KEPT_SCHEMAS)
+def _check_schema(field: str, text: str | bytes, limits: RequestLimits) -> None:
+    """What it raises is not kept."""
+    schema = _parsed(text)
     patterns: list[str] = []
     lengths: set[int] = set()
-    level, depth = [_parsed(schema)], 0
-    while level := [inner for outer in level for inner in _inner(outer)]:
-        depth += 1
+    for depth, level in enumerate(levels(schema)):
         if depth > limits.max_schema_depth:
             reason = f"{field}: a schema nests deeper than {limits.max_schema_depth} levels"
             raise ApiError(400, "invalid_value", reason, field)
@@ -85,13 +81,16 @@ def _check_schema(field: str, schema: object, limits: RequestLimits) -> None:
                 patterns += _patterns(one)
                 lengths.update(n for key in _LENGTHS if type(n := one.get(key)) is int)
     _check_patterns(field, patterns, [], limits, sum(lengths))
-    if is_endless_schema(_parsed(schema)):
+    if is_endless_schema(schema):
         raise ApiError(400, "invalid_value", f"{field}: a schema is only a reference to itself", field)
 
 
-def _inner(outer: object) -> list[Any]:
-    inner = outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
-    return [one for one in inner if isinstance(one, dict | list)]
+def _parsed(text: str | bytes) -> object:
+    """None for what is no JSON: the engine will say so."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _patterns(schema: dict[str, Any]) -> Iterator[str]:
@@ -107,16 +106,16 @@ def _check_patterns(
     """`texts` are grammars: what is optional in them and what they repeat is counted, stars are not."""
     for pattern in patterns:
         if len(pattern) > limits.max_regex_chars:
-            raise _exceeds(field, f"a pattern of {len(pattern)} characters", limits.max_regex_chars)
+            raise exceeds(field, f"a pattern of {len(pattern)} characters", limits.max_regex_chars)
     operators = sum(len(_OPERATORS.findall(pattern)) for pattern in patterns)
     if operators > limits.max_regex_operators:
-        raise _exceeds(field, f"{operators} repetitions in patterns", limits.max_regex_operators)
+        raise exceeds(field, f"{operators} repetitions in patterns", limits.max_regex_operators)
     optionals = sum(len(_OPTIONAL.findall(text)) for text in [*patterns, *texts])
     if optionals > limits.max_regex_optionals:
-        raise _exceeds(field, f"{optionals} optional parts in patterns", limits.max_regex_optionals)
+        raise exceeds(field, f"{optionals} optional parts in patterns", limits.max_regex_optionals)
     repeated = lengths + sum(_repeated(text) for text in [*patterns, *texts])
     if repeated > limits.max_repetitions:
-        raise _exceeds(
+        raise exceeds(
             field, f"lengths and repetitions of {_shown(repeated)} together", limits.max_repetitions
         )
 
@@ -130,9 +129,10 @@ def _bounds(pattern: str) -> list[tuple[str, str]]:
     return [(low[:20], high[:20]) for low, high in _REPETITION.findall(pattern)]
 
 
-def _check_size(field: str, text: str, limits: RequestLimits) -> None:
-    if len(text.encode(errors="surrogatepass")) > limits.max_schema_bytes:
-        raise _exceeds(field, f"{len(text)} characters", limits.max_schema_bytes)
+def _check_size(field: str, text: str | bytes, limits: RequestLimits) -> None:
+    size_bytes = len(text.encode(errors="surrogatepass") if isinstance(text, str) else text)
+    if size_bytes > limits.max_schema_bytes:
+        raise exceeds(field, f"{size_bytes} bytes", limits.max_schema_bytes)
 
 
 def _check_brackets(field: str, grammar: str, limits: RequestLimits) -> None:
@@ -142,11 +142,7 @@ def _check_brackets(field: str, grammar: str, limits: RequestLimits) -> None:
         depth += (character in "([{") - (character in ")]}")
         deepest = max(deepest, depth)
     if deepest > limits.max_schema_depth:
-        raise _exceeds(field, f"{deepest} levels of brackets", limits.max_schema_depth)
-
-
-def _exceeds(field: str, what: str, limit: int) -> ApiError:
-    return ApiError(400, "invalid_value", f"{field}: {what} exceed the limit of {limit}", field)
+        raise exceeds(field, f"{deepest} levels of brackets", limits.max_schema_depth)
 
 
 def _shown(number: int) -> str:

@@ -14,7 +14,8 @@ from types import TracebackType
 
 import aiohttp
 
-from app.contract import HEALTH_PATH, SECRET_HEADER, EnginePort
+from app.contract import HEALTH_PATH, EnginePort
+from app.gateway.engines import ask
 
 logger = logging.getLogger("ray.serve")
 
@@ -91,18 +92,9 @@ class Heartbeats:
     async def _ask_for_ever(self, engine: EnginePort) -> None:
         while True:
             await asyncio.sleep(self._timeout_s / ASKS_A_TIMEOUT)
-            if not await self._lives(engine):
+            if await ask(self._http, engine, HEALTH_PATH, self._timeout_s) is None:
                 break
-        lost = self._watched.pop(engine.replica_id).lifelines
-        logger.warning("Engine %s gives no sign of life: %d requests leave it", engine.replica_id, len(lost))
+        name, lost = engine.replica_id, self._watched.pop(engine.replica_id).lifelines
+        logger.warning("Engine %s missed its heartbeat; failing over %d requests", name, len(lost))
         for lifeline in lost:
             lifeline.cut()
-
-    async def _lives(self, engine: EnginePort) -> bool:
-        timeout = aiohttp.ClientTimeout(total=self._timeout_s)
-        headers = {SECRET_HEADER: engine.secret}
-        try:
-            async with self._http.get(engine.url(HEALTH_PATH), headers=headers, timeout=timeout) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False

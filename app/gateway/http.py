@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.contract import RANKS_PATH, ControlPlane, SchedulerView
 from app.gateway.door import announced_bytes, check_head, tenant_of
-from app.gateway.errors import ApiError, shorten
+from app.gateway.errors import ApiError, shorten, unknown_path
 from app.gateway.exchange import Answer, Exchange
 from app.gateway.headers import Headers, grant_headers
 from app.gateway.metrics import engine_metrics
@@ -25,7 +25,7 @@ from app.gateway.redaction import where
 from app.gateway.requests import Request, Window, body_too_large, read
 from app.gateway.schemas import SCHEMAS
 from app.gateway.spans import describe, request_span
-from app.gateway.status import STATUS_PATHS, StatusFace
+from app.gateway.status import StatusFace
 from app.gateway.tenants import Tenants
 from app.limits import RequestLimits
 
@@ -54,7 +54,6 @@ class HttpFace:
         self._control = control
         self._window = window
         self._keys = keys
-        self._openapi = json.dumps(document(window)).encode()
         self._reader_stall_s = reader_stall_s
         self._status = status
         self._started_s = int(time.time())
@@ -70,6 +69,8 @@ class HttpFace:
             "/v1/models": self._models,
             f"/v1/models/{window.model}": self._model,
         }
+        served = document(window, self._reads, {*self._keyed_reads, *status.paths})
+        self._openapi = json.dumps(served).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -98,6 +99,7 @@ class HttpFace:
             await _respond(send, failed.status, failed.body(), failed.headers())
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope = _below_root(scope)
         path, method = scope["path"], scope["method"]
         if path in SCHEMAS:
             _allow(method, "POST")
@@ -109,14 +111,14 @@ class HttpFace:
             _allow(method, "GET")
             tenant_of(scope, self._keys)
             await self._keyed_reads[path](send)
-        elif path in STATUS_PATHS:
+        elif path in self._status.paths:
             _allow(method, "GET")
             await self._status(scope, receive, send)
         elif path.startswith("/v1/models/"):
             name = path.removeprefix("/v1/models/")
             raise ApiError(404, "model_not_found", f"model: {shorten(name)} is not served", "model")
         else:
-            raise ApiError(404, "unknown_path", f"path: {shorten(path)} is not served here", "path")
+            raise unknown_path(path)
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         with request_span(scope["path"], _header(scope, b"traceparent")) as span:
@@ -233,11 +235,23 @@ class _Patient:
         self._left_s -= time.monotonic() - began_s
 
 
+def _below_root(scope: Scope) -> Scope:
+    """Where Serve has a `route_prefix`, the path begins with it: ASGI's root. Raises ApiError 404."""
+    root: str = scope.get("root_path", "")
+    if not root:
+        return scope
+    path = scope["path"]
+    below = path.removeprefix(root)
+    # Serve lets through whatever begins with the same letters.
+    if below == path or not below.startswith("/"):
+        raise unknown_path(path)
+    return {**scope, "path": below, "root_path": ""}
+
+
 def _allow(method: str, allowed: str) -> None:
     if method != allowed:
-        raise ApiError(
-            405, "method_not_allowed", f"method: {method} is not allowed here, {allowed} is", "method"
-        )
+        reason = f"method: {method} is not allowed here, {allowed} is"
+        raise ApiError(405, "method_not_allowed", reason, "method", allow=allowed)
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
@@ -248,7 +262,7 @@ def _header(scope: Scope, name: bytes) -> str | None:
 def _answer_headers(answer: Answer) -> Headers:
     return [
         (b"content-type", answer.content_type.encode()),
-        (b"x-ticket-id", answer.request_id.encode()),
+        (b"x-ticket-id", answer.ticket_id.encode()),
         *grant_headers(answer.grant),
     ]
 

@@ -10,7 +10,8 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from app.contract import SECRET_HEADER, EnginePort
+from app.contract import EnginePort
+from app.gateway.engines import ask
 
 # A scrape waits no longer for an engine than this; a silent engine is left out.
 SCRAPE_TIMEOUT_S = 2.0
@@ -21,18 +22,8 @@ PASSED_ON = ("vllm:", "promiseserve_")
 async def engine_metrics(http: aiohttp.ClientSession, engines: Iterable[EnginePort]) -> str:
     """The figures of all engines as one Prometheus text."""
     engines = list(engines)
-    texts = await asyncio.gather(*(_scrape(http, engine) for engine in engines))
-    return merged({e.replica_id: t for e, t in zip(engines, texts, strict=True)})
-
-
-async def _scrape(http: aiohttp.ClientSession, engine: EnginePort) -> str:
-    timeout = aiohttp.ClientTimeout(total=SCRAPE_TIMEOUT_S)
-    headers = {SECRET_HEADER: engine.secret}
-    try:
-        async with http.get(engine.url("/metrics"), headers=headers, timeout=timeout) as response:
-            return await response.text() if response.status == 200 else ""
-    except (aiohttp.ClientError, TimeoutError):
-        return ""
+    texts = await asyncio.gather(*(ask(http, engine, "/metrics", SCRAPE_TIMEOUT_S) for engine in engines))
+    return merged({e.replica_id: (t or b"").decode() for e, t in zip(engines, texts, strict=True)})
 
 
 def merged(text_by_replica: dict[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -12,6 +13,7 @@ from app.gateway.schemas import SCHEMAS, Fields
 from app.limits import RequestLimits
 
 _REF = "#/components/schemas/"
+_KEYED: dict[str, Any] = {"security": [{"key": []}]}
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -40,10 +42,12 @@ _EVENT = {
     "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
 }
 _STREAMED = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
+# What is read and is no JSON.
+_TEXTS = {"/metrics": "text/plain", "/status": "text/html", "/status/events": "text/event-stream"}
 
 
-def document(window: Window) -> dict[str, Any]:
-    """OpenAPI 3.1 of the gateway that serves `window`."""
+def document(window: Window, reads: Iterable[str], keyed_reads: Iterable[str]) -> dict[str, Any]:
+    """OpenAPI 3.1 of the gateway that serves `window`, and that answers GET at `reads` and `keyed_reads`."""
     models = [(model, "validation") for model in SCHEMAS.values()]
     _, made = models_json_schema(models, ref_template=_REF + "{model}")  # type: ignore[arg-type]
     schemas: dict[str, Any] = made["$defs"]
@@ -53,7 +57,9 @@ def document(window: Window) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "promiseserve", "version": "1", "description": _described(window.limits)},
-        "paths": paths | {path: {"get": read} for path, read in _reads(window).items()},
+        "paths": paths
+        | {path: {"get": _read(path)} for path in reads}
+        | {path: {"get": _read(path) | _KEYED} for path in sorted(keyed_reads)},
         "components": {
             "schemas": schemas | {"Error": _ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -114,7 +120,7 @@ def _operation(path: str, model: type[Fields]) -> dict[str, Any]:
     body = {"required": True, "content": {"application/json": {"schema": {"$ref": _REF + model.__name__}}}}
     return {
         "operationId": path.strip("/").replace("/", "_"),
-        "security": [{"key": []}],
+        **_KEYED,
         "requestBody": body,
         "responses": {"200": {"description": "The engine's answer", "content": content}, **_refusals()},
     }
@@ -125,16 +131,7 @@ def _refusals() -> dict[str, Any]:
     return {status: {"description": "No answer", "content": content} for status in _REFUSALS}
 
 
-def _reads(window: Window) -> dict[str, dict[str, Any]]:
-    keyed = ("/v1/models", f"/v1/models/{window.model}")
-    reads = {
-        path: _read("application/json", "object") for path in ("/health", "/ready", "/openapi.json", *keyed)
-    }
-    for path in keyed:
-        reads[path]["security"] = [{"key": []}]
-    return reads | {"/metrics": _read("text/plain", "string")}
-
-
-def _read(content_type: str, kind: str) -> dict[str, Any]:
-    answer = {"description": "What is asked for", "content": {content_type: {"schema": {"type": kind}}}}
-    return {"responses": {"200": answer, **_refusals()}}
+def _read(path: str) -> dict[str, Any]:
+    text = _TEXTS.get(path)
+    content = {text or "application/json": {"schema": {"type": "string" if text else "object"}}}
+    return {"responses": {"200": {"description": "What is asked for", "content": content}, **_refusals()}}

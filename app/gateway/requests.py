@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from app.flow.ticket import Ticket
-from app.gateway.bounds import check_bounds, check_depth, check_forbidden, too_large
-from app.gateway.errors import ApiError, invalid, shorten
-from app.gateway.prompt import Part, part_of, prompt_of
+from app.gateway.bounds import check_bounds, check_depth, check_forbidden
+from app.gateway.errors import ApiError, exceeds, invalid, shorten, unknown_path
+from app.gateway.prompt import Asked, Prompt, asked, check_texts, count, prompt_of
 from app.gateway.schemas import (
     SALTED_PATHS,
     SCHEMAS,
     Chat,
     Completion,
     Detokenize,
-    Embedding,
     Fields,
     Responses,
     Tokenize,
@@ -40,10 +38,8 @@ CONTEXT_EXCEEDED = "context_length_exceeded"
 DEFAULT_PRIORITY = 0
 # OpenAI's default for completions.
 COMPLETION_TOKENS = 16
-# Where the vocabulary is not known: what an engine holds a token id in.
-MOST_TOKEN_IDS = 2**31
-# What a chat template puts around a message.
-TOKENS_A_MESSAGE = 4
+# A body of so many bytes is read and its tokens are counted in about five milliseconds.
+READ_AT_ONCE_BYTES = 8 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +80,8 @@ class _Output:
 
 
 async def read(path: str, body: bytes, window: Window, tenant: str) -> Request:
-    """`parse`, off the event loop where it counts the tokens of a long prompt: that takes milliseconds."""
-    if len(body) > window.max_model_len:
+    """`parse`, off the event loop where that would stand still for long."""
+    if len(body) > READ_AT_ONCE_BYTES:
         return await asyncio.to_thread(parse, path, body, window, tenant)
     return parse(path, body, window, tenant)
 
@@ -94,22 +90,30 @@ def parse(path: str, body: bytes, window: Window, tenant: str) -> Request:
     """Raises ApiError (400, 404, 413) naming the field and the value."""
     schema = SCHEMAS.get(path)
     if schema is None:
-        raise ApiError(404, "unknown_path", f"path: {shorten(path)} is not served here", "path")
+        raise unknown_path(path)
     value = _decoded(body, window.limits)
     check_forbidden(value, window.limits)
     fields = _validated(schema, value)
-    check_bounds(fields, value, window.limits)
+    reads = asked(fields, value)
+    check_bounds(fields, value, reads.answers, window.limits)
     _check_tools(fields, value, window)
     if fields.model != window.model:
         reason = f"is not served; {window.model!r} is"
         raise ApiError(404, "model_not_found", f"model: {shorten(fields.model)} {reason}", "model")
     class_name = _class_asked(fields, window.tiers)
-    parts = _parts(fields, window)
-    _check_length(fields, parts, window)
-    ticket = _ticket(fields, parts, body, window, tenant, class_name)
+    prompt = _prompt(fields, reads, window, tenant)
+    ticket = _ticket(fields, reads.answers, prompt, body, tenant, class_name)
+    if None in value.values():
+        body = _without_nulls(value)
     if path in SALTED_PATHS:
         body = _with_salt(body, tenant, fields.cache_salt)
     return Request(path, body, bool(fields.stream), ticket, fields.service_tier)
+
+
+def _without_nulls(value: dict[str, Any]) -> bytes:
+    """To OpenAI's clients null is a field's default; vLLM refuses it in some fields, and cuts a prompt whose
+    `truncation` is null."""
+    return json.dumps({name: given for name, given in value.items() if given is not None}).encode()
 
 
 def _check_tools(fields: Fields, value: dict[str, Any], window: Window) -> None:
@@ -138,16 +142,14 @@ def _class_asked(fields: Fields, tiers: Tiers) -> str:
     known = tiers.openai_names if isinstance(fields, Responses) else tiers.names
     class_name = tiers.class_of(tier) if tier in known else None
     if class_name is None:
-        raise invalid("service_tier", tier, f"is none of {', '.join(known)}")
+        raise invalid("service_tier", tier, f"is not one of {', '.join(known)}")
     return class_name
 
 
 def _ticket(
-    fields: Fields, parts: list[Part], body: bytes, window: Window, tenant: str, class_name: str
+    fields: Fields, answers: int, prompt: Prompt, body: bytes, tenant: str, class_name: str
 ) -> Ticket:
-    overhead = TOKENS_A_MESSAGE * len(fields.messages) if isinstance(fields, Chat) else 0
-    prompt = prompt_of(parts, overhead, salt=tenant, block=window.tokens_per_block)
-    session, answers = fields.prompt_cache_key, _answers(fields)
+    session = fields.prompt_cache_key
     return Ticket(
         ticket_id="",
         priority=fields.priority or DEFAULT_PRIORITY,
@@ -164,20 +166,9 @@ def _ticket(
         deadline_s=fields.deadline_s,
         size_bytes=len(body),
         fingerprint=hashlib.blake2b(body, digest_size=16).hexdigest(),
-        # The engine sees the first token of every request but those with several whole answers.
-        revocable=bool(fields.stream) or (fields.n or 1) == 1,
+        revocable=True,
         operation=fields.operation,
     )
-
-
-def _answers(fields: Fields) -> int:
-    """How many the engine gives at the same time; an input to embed counts as one."""
-    if isinstance(fields, Completion):
-        return (fields.n or 1) * len(_prompts("prompt", fields.prompt))
-    if isinstance(fields, Embedding):
-        return len(_prompts("input", fields.input))
-    # Elsewhere `n` means nothing, and nobody has looked at it.
-    return (fields.n or 1) if isinstance(fields, Chat) else 1
 
 
 def _output_bound(fields: Fields, answers: int) -> int:
@@ -191,57 +182,6 @@ def _output_bound(fields: Fields, answers: int) -> int:
         return fields.max_output_tokens or 0
     # Embeddings and token counts: one step.
     return 1
-
-
-def _parts(fields: Fields, window: Window) -> list[Part]:
-    """All texts of a prompt, counted, in order."""
-    field, values = _prompt(fields)
-    for value in values:
-        _check_encodable(field, value, window.counter)
-    return [part_of(value, window.counter, window.max_model_len) for value in values]
-
-
-def _prompt(fields: Fields) -> tuple[str, list[str | list[int]]]:
-    """The field that holds the prompt, and the texts or token ids in it."""
-    if isinstance(fields, Chat):
-        contents = [(message.model_extra or {}).get("content") for message in fields.messages]
-        return "messages", [text for content in contents for text in _texts(content)]
-    if isinstance(fields, Completion):
-        return "prompt", _prompts("prompt", fields.prompt)
-    if isinstance(fields, Responses):
-        return "input", list(_texts(fields.input))
-    if isinstance(fields, Embedding):
-        return "input", _prompts("input", fields.input)
-    return "", []
-
-
-def _texts(content: object) -> Iterator[str]:
-    """Of a message's content: a text, or a list of parts with one each."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, list):
-        for part in content:
-            if isinstance(part, dict):
-                yield from _texts(part.get("text") or part.get("content"))
-
-
-def _check_encodable(field: str, prompt: str | list[int], counter: TokenCounter | None) -> None:
-    if isinstance(prompt, list):
-        _check_tokens(field, prompt, counter)
-        return
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        character = prompt[error.start : error.end]
-        raise invalid(field, character, "is half of a surrogate pair, not a character") from None
-
-
-def _check_tokens(field: str, ids: list[int], counter: TokenCounter | None) -> None:
-    if min(ids) < 0:
-        raise invalid(field, min(ids), "is no token id: the least is 0")
-    vocabulary = MOST_TOKEN_IDS if counter is None else counter.vocabulary
-    if max(ids) >= vocabulary:
-        raise invalid(field, max(ids), f"is no token id: the greatest is {vocabulary - 1}")
 
 
 def _decoded(body: bytes, limits: RequestLimits) -> dict[str, Any]:
@@ -284,44 +224,49 @@ def _as_api_error(error: ValidationError) -> ApiError:
     return invalid(field, first["input"], f"is refused: {first['msg']}")
 
 
-def _check_length(fields: Fields, parts: list[Part], window: Window) -> None:
-    """Refuses what can't fit, as far as that is known without the chat template."""
+def _prompt(fields: Fields, reads: Asked, window: Window, tenant: str) -> Prompt:
+    """Counted. Refuses what can't fit, as far as that is known without the chat template."""
+    check_texts(fields.prompt_field, reads.prompts, window.counter)
+    _check_counted(fields, window)
+    output = _output(fields)
+    most = _cut(fields, window.max_model_len - output.tokens)
+    prompts = []
+    for texts in reads.prompts:
+        prompts.append(count(texts, window.counter, window.max_model_len))
+        # The engine cuts what is too long, where it is asked to.
+        at_least = 0 if most is not None else sum(part.at_least for part in prompts[-1])
+        _check_fits(fields.prompt_field, at_least, output, window)
+    return prompt_of(prompts, reads.overhead, most, salt=tenant, block=window.tokens_per_block)
+
+
+def _output(fields: Fields) -> _Output:
+    """What an answer takes of the window at least."""
     if isinstance(fields, Chat):
         named = "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens"
-        output = _Output(named, fields.max_completion_tokens or fields.max_tokens or 1)
-        _check_fits("messages", sum(part.at_least for part in parts), output, window)
-    elif isinstance(fields, Completion):
-        for part in parts:
-            _check_fits("prompt", part.at_least, _Output("max_tokens", fields.max_tokens or 1), window)
-    elif isinstance(fields, Responses):
-        output = _Output("max_output_tokens", fields.max_output_tokens or 1)
-        _check_fits("input", sum(part.at_least for part in parts), output, window)
-    elif isinstance(fields, Detokenize):
-        _check_fits("tokens", len(fields.tokens), _Output("tokens", 0), window)
-    elif isinstance(fields, Tokenize):
+        return _Output(named, fields.max_completion_tokens or fields.max_tokens or 1)
+    if isinstance(fields, Completion):
+        return _Output("max_tokens", fields.max_tokens or 1)
+    if isinstance(fields, Responses):
+        return _Output("max_output_tokens", fields.max_output_tokens or 1)
+    return _Output(fields.prompt_field, 0)
+
+
+def _cut(fields: Fields, room: int) -> int | None:
+    """How many tokens of a prompt the engine keeps; None where it is not to cut."""
+    if isinstance(fields, Responses):
+        return room if fields.truncation == "auto" else None
+    most: int | None = getattr(fields, "truncate_prompt_tokens", None)
+    return room if most == -1 else most
+
+
+def _check_counted(fields: Fields, window: Window) -> None:
+    """Of what is only counted, or read back."""
+    if isinstance(fields, Detokenize):
+        _check_fits("tokens", len(fields.tokens), _output(fields), window)
+    if isinstance(fields, Tokenize) and fields.prompt is not None:
         limit_chars = window.max_model_len * COUNTED_BYTES_PER_TOKEN
-        if fields.prompt is not None and len(fields.prompt) > limit_chars:
-            raise too_large("prompt", f"{len(fields.prompt)} characters", limit_chars)
-    else:
-        for part in parts:
-            _check_fits("input", part.at_least, _Output("input", 0), window)
-
-
-def _prompts(field: str, value: object) -> list[str | list[int]]:
-    """A text, token ids, or a list of either, as a list of prompts."""
-    prompts: list[Any] = value if isinstance(value, list) and not _is_tokens(value) else [value]
-    if not prompts:
-        raise invalid(field, value, "is empty")
-    for prompt in prompts:
-        if not isinstance(prompt, str) and not _is_tokens(prompt):
-            raise invalid(field, prompt, "is neither a text nor a list of token ids", "invalid_type")
-        if not prompt:
-            raise invalid(field, prompt, "is empty")
-    return prompts
-
-
-def _is_tokens(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
+        if len(fields.prompt) > limit_chars:
+            raise exceeds("prompt", f"{len(fields.prompt)} characters", limit_chars)
 
 
 def _check_fits(field: str, prompt_tokens: int, output: _Output, window: Window) -> None:

@@ -19,10 +19,12 @@ _TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _Seconds = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
+# The prompt is cut to so many tokens; -1: to what fits into the window beside the output.
+_Cut = Annotated[int, Field(ge=-1, lt=2**63)]
 _TemplateKwargs = dict[str, str | int | float | bool | None]
 _TEXT = {"type": "string", "minLength": 1}
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-# A text, token ids, or a list of either; app/gateway/requests.py tells them apart.
+# A text, token ids, or a list of either; app/gateway/prompt.py tells them apart.
 _Prompts = Annotated[
     Any,
     WithJsonSchema(
@@ -40,6 +42,8 @@ class Fields(_Typed):
 
     # OpenTelemetry's `gen_ai.operation.name`.
     operation: ClassVar[str]
+    # What holds what the model reads.
+    prompt_field: ClassVar[str]
 
     model: str
     stream: bool | None = None
@@ -120,6 +124,7 @@ class _Sampled(Fields):
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    truncate_prompt_tokens: _Cut | None = None
     # A row of the whole vocabulary (-1) is not offered.
     prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
@@ -138,6 +143,7 @@ class Message(BaseModel):
 
 class Chat(_Sampled):
     operation = "chat"
+    prompt_field = "messages"
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: _Count | None = None
@@ -151,6 +157,7 @@ class Chat(_Sampled):
 
 class Completion(_Sampled):
     operation = "text_completion"
+    prompt_field = "prompt"
 
     prompt: _Prompts
     max_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -177,6 +184,7 @@ class TextConfig(_Typed):
 
 class Responses(Fields):
     operation = "chat"
+    prompt_field = "input"
 
     # The engine knows what an item may be.
     input: str | list[Any]
@@ -187,6 +195,8 @@ class Responses(Fields):
     stop: str | list[str] | None = None
     tools: list[ResponsesTool] | None = None
     text: TextConfig | None = None
+    # "auto": the input is cut to what fits.
+    truncation: Literal["auto", "disabled"] | None = None
     structured_outputs: StructuredOutputs | None = None
     chat_template_kwargs: _TemplateKwargs | None = None
 
@@ -195,18 +205,22 @@ class Embedding(Fields):
     """Of inputs; vLLM's other form, of messages, is not offered."""
 
     operation = "embeddings"
+    prompt_field = "input"
 
     input: _Prompts
     messages: None = None
     chat_template_kwargs: None = None
     dimensions: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = None
+    truncate_prompt_tokens: _Cut | None = None
+    # vLLM's "bytes" tells of all inputs in one header, and the gateway reads headers of up to 8,190 bytes.
+    encoding_format: Literal["float", "base64", "bytes_only"] | None = None
 
 
 class Tokenize(Fields):
     """A prompt or messages, told apart by the engine."""
 
     operation = "tokenize"
+    prompt_field = "prompt"
 
     prompt: str | None = None
     messages: list[Message] | None = None
@@ -216,6 +230,7 @@ class Tokenize(Fields):
 
 class Detokenize(Fields):
     operation = "tokenize"
+    prompt_field = "tokens"
 
     tokens: list[_TokenId]
 

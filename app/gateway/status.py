@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import ipaddress
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -15,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from app.config import StatusConfig
 from app.contract import ControlPlane
-from app.gateway.errors import ApiError
+from app.gateway.door import is_local, only
+from app.gateway.errors import ApiError, unknown_path
 from app.gateway.ranks import engine_ranks
 from app.gateway.shared import Shared
 from app.gateway.tenants import Tenants, bearer
@@ -39,7 +39,7 @@ VIEWERS_RETRY_AFTER_S = 10
 
 
 class StatusDoor:
-    """Lets in the keys of the tenants that are named, or, where it is open, connections from this machine."""
+    """Lets in the keys of the tenants that are named, or, where it is open, clients on this machine."""
 
     def __init__(self, config: StatusConfig, keys: Tenants) -> None:
         self._config = config
@@ -52,8 +52,8 @@ class StatusDoor:
             if tenant not in self._config.tenants:
                 reason = f"authorization: the key is {tenant!r}'s, which is not among status.tenants"
                 raise ApiError(403, "not_permitted", reason, "authorization")
-        elif not (self._config.open and _is_local(scope)):
-            raise ApiError(404, "unknown_path", f"path: {scope['path']!r} is not served here", "path")
+        elif not (self._config.open and is_local(scope)):
+            raise unknown_path(scope["path"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,8 @@ class StatusFace:
         self._meter = RankMeter()
         self._stream_s = stream_s
         self._viewers = 0
+        # What it serves: nothing, where nobody may see it.
+        self.paths = STATUS_PATHS if config.tenants or config.open else frozenset[str]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises ApiError."""
@@ -156,9 +158,7 @@ def event(text: str) -> str:
 
 def _key(scope: Scope) -> str | None:
     """A bearer's key, or the password that a browser has asked its user for."""
-    given = [value for name, value in scope["headers"] if name == b"authorization"]
-    # As at the door: a key may have any characters.
-    authorization = given[0].decode(errors="surrogateescape") if given else ""
+    authorization = only(scope, b"authorization") or ""
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "basic":
         return bearer(authorization)
@@ -173,11 +173,3 @@ def _ask_for_key(error: ApiError) -> Response:
     challenge = 'Basic realm="promiseserve: any name, an API key as the password", charset="UTF-8"'
     headers = {"www-authenticate": challenge, "cache-control": "no-store"}
     return Response(error.body(), error.status, headers, "application/json")
-
-
-def _is_local(scope: Scope) -> bool:
-    client = scope.get("client")
-    try:
-        return client is not None and ipaddress.ip_address(client[0]).is_loopback
-    except ValueError:
-        return False

@@ -31,7 +31,8 @@ class TokenCounter:
     def ids(self, text: str, window: int) -> list[int]:
         """The tokens of `text`, all of them up to about twice the window."""
         counted = text[: window * COUNTED_BYTES_PER_TOKEN]
-        ids: list[int] = self._tokenizer.encode(counted, add_special_tokens=False).ids
+        # As a batch: `encode` keeps the interpreter's lock, and with it the event loop of a gateway.
+        ids: list[int] = self._tokenizer.encode_batch_fast([counted], add_special_tokens=False)[0].ids
         return ids
 
 

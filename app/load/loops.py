@@ -1,11 +1,12 @@
 """The load client: closed loop (so many streams at a time) and open loop (arrivals that wait for nobody).
 
-`run_load` gives it a process of its own, so that what a benchmark does beside it costs the streams nothing.
+`load_client` gives it a process of its own, so that what a benchmark does beside costs the streams nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from app.load.streams import REFUSED, Answer, Call, send
+from app.load.streams import Answer, Call, send
 
 Told = Callable[[Answer], None]
 
@@ -67,8 +68,8 @@ class ClosedLoop:
 class OpenLoop:
     """Each call is sent at its own time, whatever became of the others.
 
-    `timeout_s`: a client gives up after it. `returns`: a refused client comes back once, when the server's
-    `Retry-After` is over.
+    `timeout_s`: a client gives up after it. `returns`: a client that is told when to come back
+    (`Retry-After`) does so, once.
     """
 
     calls: Sequence[Call]
@@ -84,7 +85,7 @@ class OpenLoop:
     async def _client(self, url: str, call: Call, due_s: float) -> list[Answer]:
         await _sleep_until(due_s)
         answer = _tell(self.told, await send(url, call, due_s, self.timeout_s))
-        if not self.returns or answer.outcome != REFUSED or answer.retry_after_s is None:
+        if not self.returns or answer.retry_after_s is None:
             return [answer]
         back_s = due_s + answer.ended_s + answer.retry_after_s
         await _sleep_until(back_s)
@@ -101,10 +102,22 @@ async def _sleep_until(due_s: float) -> None:
     await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
 
 
-def run_load(url: str, loop: ClosedLoop | OpenLoop) -> Load:
-    """In a process of its own."""
+@contextlib.contextmanager
+def load_client() -> Iterator[Callable[[str, ClosedLoop | OpenLoop], Load]]:
+    """Runs loads in a process that has started: who measures a server meanwhile sees the load and no more."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_run, url, loop).result()
+        pool.submit(_is_there).result()
+        yield lambda url, loop: pool.submit(_run, url, loop).result()
+
+
+def run_load(url: str, loop: ClosedLoop | OpenLoop) -> Load:
+    """One load, in a process of its own."""
+    with load_client() as client:
+        return client(url, loop)
+
+
+def _is_there() -> None:
+    """Its interpreter, and what this module imports, are loaded once it is called."""
 
 
 def _run(url: str, loop: ClosedLoop | OpenLoop) -> Load:

@@ -17,8 +17,11 @@ from urllib.parse import urlsplit
 
 import httptools
 
-# What servers answer when they shed load: there is capacity and it is contended, or there is none.
-REFUSALS = (429, 503)
+# How servers say that they shed load, which is no failure of theirs: by a 429, or in an error's `code`, where
+# vLLM writes the status and has no other than 503 for a full queue. Any other 503 says that nobody is there
+# to answer: our `rejected_no_engine` and `engine_lost`, HAProxy's own page.
+TOO_MANY = 429
+SHED_CODES = (TOO_MANY, 503)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 COMPLETED, REFUSED, GAVE_UP, BROKEN, FAILED, UNREACHABLE = (
     "completed",
@@ -158,7 +161,7 @@ def _outcome(status: int, last: dict[str, Any], usage: dict[str, Any], started: 
     """The outcome, and the server's code for it. A refusal may also be the only event of a 200."""
     error = last.get("error") or {}
     code = error.get("code") or error.get("type") or ""
-    if not started and (status in REFUSALS or code in REFUSALS):
+    if not started and (status == TOO_MANY or code in SHED_CODES):
         return REFUSED, str(code)
     if status != 200:
         return (FAILED if status else UNREACHABLE), str(code)

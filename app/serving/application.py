@@ -62,7 +62,7 @@ def _gateway(config: ApplicationConfig) -> serve.Deployment:
         name="Gateway",
         num_replicas=config.gateway.replicas,
         max_ongoing_requests=UNBOUNDED_CALLS,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=_control_options(config),
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=GATEWAY_HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=config.replicas.drain_s,
@@ -79,7 +79,7 @@ def scheduler_deployment(config: ApplicationConfig) -> serve.Deployment:
             request_router_class="app.serving.leader_router:LeaderRouter"
         ),
         max_ongoing_requests=UNBOUNDED_CALLS,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=_control_options(config),
         health_check_period_s=SCHEDULER_HEALTH_PERIOD_S,
         health_check_timeout_s=SCHEDULER_HEALTH_TIMEOUT_S,
         # It goes at once where there is a successor, else after the gateways.
@@ -89,6 +89,11 @@ def scheduler_deployment(config: ApplicationConfig) -> serve.Deployment:
         # Always as many; that they can't change is what lets their policy hand on the word for the engines.
         autoscaling_config=_autoscaling(schedulers, schedulers, "HandOnPolicy"),
     )
+
+
+def _control_options(config: ApplicationConfig) -> dict[str, Any]:
+    """What a gateway or a scheduler asks Ray for: no CPU, and where it may be."""
+    return {"num_cpus": 0, "resources": config.control_resources}
 
 
 def _engine(config: ApplicationConfig) -> serve.Deployment:

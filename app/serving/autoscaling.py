@@ -14,8 +14,6 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
-from app.config import ApplicationConfig
-from app.flow.autoscale import ScalePolicy, lean
 from app.serving import said
 
 DESIRED = "desired_replicas"
@@ -66,17 +64,3 @@ class EnginePolicy:
 
 def _timestamp(said_by: tuple[str, Any]) -> float:
     return said_by[1].timestamp
-
-
-def scale_policy(config: ApplicationConfig) -> ScalePolicy:
-    replicas = config.replicas
-    policy = ScalePolicy(
-        min_replicas=replicas.min,
-        max_replicas=replicas.max,
-        target_queue_depth=replicas.target_queue_depth,
-        queue_only=replicas.scale_on == "queue",
-        upscale_delay_s=replicas.upscale_delay_s,
-        downscale_delay_s=replicas.downscale_delay_s,
-        idle_s=replicas.idle_s,
-    )
-    return lean(policy) if replicas.headroom == "lean" else policy

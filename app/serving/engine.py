@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.util import get_current_placement_group
@@ -31,7 +31,7 @@ REPORT_TIMEOUT_S = 3.0
 # Before a drained engine goes: a lease that was granted before its report may still come, and gateways may
 # have yet to read the end of the last answers and to close their tickets.
 QUIET_S = 2.0
-SCHEDULER_RESTARTS = (RayError, RayServeException, TimeoutError)
+SCHEDULER_UNREACHABLE = (RayError, RayServeException, TimeoutError)
 
 
 class EngineReplica:
@@ -43,8 +43,7 @@ class EngineReplica:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._scheduler = scheduler
         self._draining = False
-        with contextlib.suppress(*SCHEDULER_RESTARTS):
-            await asyncio.wait_for(self._scheduler.starting.remote(self._replica_id), REPORT_TIMEOUT_S)
+        await _told(self._scheduler.starting, self._replica_id)
         point_at_cluster(ray.get_runtime_context().gcs_address)
         self._server = await EngineServer.start(
             config,
@@ -64,40 +63,33 @@ class EngineReplica:
 
     async def _report_for_ever(self) -> None:
         while self._server.healthy:
-            pause_s = REPORT_INTERVAL_S
-            try:
-                await asyncio.wait_for(self._report(), REPORT_TIMEOUT_S)
-            except SCHEDULER_RESTARTS:
-                pause_s = RETRY_INTERVAL_S
-            await asyncio.sleep(pause_s)
+            told = await self._report()
+            await asyncio.sleep(REPORT_INTERVAL_S if told else RETRY_INTERVAL_S)
         await self._die()
 
     async def _die(self) -> None:
         """Serve would ask three times before it believes in an ill replica; one that has ended it replaces at
         once. Requests that are still here see their connections break."""
         logger.error("The engine has died; no more leases for this replica.")
-        with contextlib.suppress(*SCHEDULER_RESTARTS):
-            await asyncio.wait_for(self._scheduler.replica_gone.remote(self._replica_id), REPORT_TIMEOUT_S)
+        await _told(self._scheduler.replica_gone, self._replica_id)
         self._server.kill()
 
-    async def _report(self) -> None:
+    async def _report(self) -> bool:
         server = self._server
         report = ReplicaReport(self._replica_id, server.leases.ids(), self._draining, server.vitals.metrics())
         port = EnginePort(self._replica_id, server.host, server.port, server.secret)
-        await self._scheduler.report.remote(report, port, server.leases.output_tokens())
+        return await _told(self._scheduler.report, report, port, server.leases.output_tokens())
 
     async def _drain(self) -> None:
         """No more leases; what runs goes on until it has ended."""
         self._draining = True
-        with contextlib.suppress(*SCHEDULER_RESTARTS):
-            await asyncio.wait_for(self._report(), REPORT_TIMEOUT_S)
+        await self._report()
         await self._server.leases.close(QUIET_S)
 
     async def _tell_first_tokens(self) -> None:
         while True:
             news = await self._server.leases.first_tokens()
-            with contextlib.suppress(*SCHEDULER_RESTARTS):
-                await asyncio.wait_for(self._scheduler.first_tokens.remote(news), REPORT_TIMEOUT_S)
+            await _told(self._scheduler.first_tokens, news)
             await asyncio.sleep(NEWS_INTERVAL_S)
 
     async def __del__(self) -> None:
@@ -108,8 +100,17 @@ class EngineReplica:
         self._reporting.cancel()
         self._telling.cancel()
         try:
-            with contextlib.suppress(*SCHEDULER_RESTARTS):
-                farewell = self._scheduler.replica_gone.remote(self._replica_id)
-                await asyncio.wait_for(farewell, REPORT_TIMEOUT_S)
+            await _told(self._scheduler.replica_gone, self._replica_id)
         finally:
             await self._server.stop()
+
+
+async def _told(method: DeploymentHandle, *arguments: Any) -> bool:
+    """Whether the scheduler has heard it: one that restarts has not, one that fails on it has."""
+    try:
+        await asyncio.wait_for(method.remote(*arguments), REPORT_TIMEOUT_S)
+    except RayTaskError:
+        logger.exception("The scheduler failed on what an engine told it")
+    except SCHEDULER_UNREACHABLE:
+        return False
+    return True

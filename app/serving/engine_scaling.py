@@ -12,8 +12,7 @@ from dataclasses import asdict, replace
 from ray.exceptions import RayError
 
 from app.config import ApplicationConfig
-from app.flow.autoscale import Autoscaler, Decision, Load, Reason
-from app.serving.autoscaling import scale_policy
+from app.flow.autoscale import Autoscaler, Decision, Load, Reason, ScalePolicy, lean
 from app.status.history import ScaleLog
 from placement.ray_nodes import read_free
 from placement.room import Room, room
@@ -100,3 +99,17 @@ def _log(decision: Decision, load: Load | None) -> None:
         decision.wanted,
         inputs,
     )
+
+
+def scale_policy(config: ApplicationConfig) -> ScalePolicy:
+    replicas = config.replicas
+    policy = ScalePolicy(
+        min_replicas=replicas.min,
+        max_replicas=replicas.max,
+        target_queue_depth=replicas.target_queue_depth,
+        queue_only=replicas.scale_on == "queue",
+        upscale_delay_s=replicas.upscale_delay_s,
+        downscale_delay_s=replicas.downscale_delay_s,
+        idle_s=replicas.idle_s,
+    )
+    return lean(policy) if replicas.headroom == "lean" else policy

@@ -88,7 +88,7 @@ class Outbox(Generic[T]):
                 await self._send(batch)
         except Exception as error:
             if not isinstance(error, ConnectionError):
-                logger.exception("What gateway and scheduler say can't be written.")
+                logger.exception("Writing to the connection of gateway and scheduler failed")
             self._waiting.clear()
             await self._close()
         finally:

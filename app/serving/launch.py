@@ -131,13 +131,13 @@ class Launcher:
         if _descendants():
             _end_descendants()
             left = [f"{process.pid} ({process.name()})" for process in _descendants()]
-            self._say(f"Stopped; still there: {', '.join(left) or 'no process'}")
+            self._say(f"Stopped; processes left: {', '.join(left) or 'none'}")
 
     def _withdraw(self) -> None:
         """While HAProxy still stands: what waits is refused, streams end."""
         if not self._applications:
             return
-        self._say(f"Refusing what comes; streams have {DRAIN_TIMEOUT_S:.0f} s")
+        self._say(f"Refusing new requests; open streams have {DRAIN_TIMEOUT_S:.0f} s to finish")
         log, names = self._folder / "withdraw.log", self._applications
         withdrawing = self._spawn(log, "python", "-m", "app.serving.withdraw", *names)
         try:
@@ -154,9 +154,13 @@ class Launcher:
         self._say(f"Model {config.model.name}: {path}")
 
     def _start_ray(self, machine: Resources) -> None:
-        gpus = [] if machine.gpus is None else [f"--num-gpus={machine.gpus}"]
-        self._say(f"Starting Ray: {' '.join([f'--num-cpus={machine.cpus}', *gpus])}")
-        options = [f"--num-cpus={machine.cpus}", *gpus, "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
+        has = [f"--num-cpus={machine.cpus}"]
+        if machine.gpus is not None:
+            has.append(f"--num-gpus={machine.gpus}")
+        if machine.custom:
+            has.append(f"--resources={json.dumps(machine.custom)}")
+        self._say(f"Starting Ray: {' '.join(has)}")
+        options = [*has, "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
         log = self._folder / "ray.log"
         ray = self._spawn(log, "ray", "start", "--head", *options, *self._ray_options)
         deadline_s = time.monotonic() + RAY_START_TIMEOUT_S

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,6 +18,8 @@ from app.config import ApplicationConfig
 from app.config_file import HttpOptions
 
 SHOWN_LINES = 20
+# One machine has room for all of them, and for their successors beside them.
+CONTROL_REPLICAS = 1000
 
 _IMPORTANT = re.compile(r"\b(ERROR|CRITICAL)\b|^\w*(Error|Exception)\b")
 
@@ -28,6 +30,8 @@ class Resources:
 
     cpus: int
     gpus: int | None
+    # By name: what gateways and schedulers ask for (`control_resources`).
+    custom: dict[str, float] = field(default_factory=dict)
 
 
 def resources(configs: Sequence[ApplicationConfig], machine_cpus: int) -> Resources:
@@ -35,7 +39,11 @@ def resources(configs: Sequence[ApplicationConfig], machine_cpus: int) -> Resour
     cpus = math.ceil(sum(_amount(config, "CPU") for config in configs))
     logical = all(config.engine.device == "cpu" for config in configs)
     gpus = math.ceil(sum(_amount(config, "GPU") for config in configs)) if logical else None
-    return Resources(max(machine_cpus, cpus), gpus)
+    custom: dict[str, float] = {}
+    for config in configs:
+        for name, amount in config.control_resources.items():
+            custom[name] = custom.get(name, 0.0) + CONTROL_REPLICAS * amount
+    return Resources(max(machine_cpus, cpus), gpus, custom)
 
 
 def _amount(config: ApplicationConfig, resource: str) -> float:
@@ -54,6 +62,9 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
         # A client that neither sends its request nor takes its answer holds a connection for this long; Serve
         # would give it an hour.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+        # HAProxy is started anew whenever a gateway comes or goes, and the old one keeps its streams for so
+        # long: longer than a drain waits for them (`replicas.drain_s`). Serve's own 120 s would cut them.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "960",
         # A gateway that dies before it has answered anything: another gets the request. Nothing has been said
         # to the client, and the engine ends what its gateway has left. HAProxy repeats only what it has whole
         # (16 KiB) before it passes it on; Serve has no variable for that, but puts this one's text into
@@ -68,6 +79,9 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # The controller looks at everything ten times a second by itself, which takes 4 % of a processor.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
+        # THROUGHPUT_OPTIMIZED holds a replica's log back until it has 1,000 records or an error: hours, for
+        # an engine or a scheduler, and a kill loses it. That saves nothing: each record is written by itself.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs workers at 15, below whatever else the machine does; here they are what it is for.
         "RAY_worker_niceness": "0",

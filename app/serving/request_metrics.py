@@ -9,9 +9,9 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from app.config import ApplicationConfig
-from app.flow.admission import MIN_TTFT_S
 from app.flow.endings import Ended
 from app.flow.outcome import Outcome
+from app.flow.predictor import MIN_TTFT_S
 from app.flow.slo import PROMISES, SloRecord, Standing
 
 TTFT_BUCKETS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -21,14 +21,17 @@ DURATION_BUCKETS_S = tuple(0.01 * 2**power for power in range(14))
 RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 GEN_AI_LABELS = ("class", "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 PROVIDER = "promiseserve"
-# Of an adopted lease nothing is known; a tenant whose key was taken out of the configuration is no label.
+# Of an adopted lease nothing is known.
 UNKNOWN_CLASS = "unknown"
+# Keys come and go while we serve, and with them tenants; each is up to twenty series.
+MAX_TENANTS = 100
 OTHER_TENANTS = "other"
 _TEXT = {True: "true", False: "false"}
 
 
 class RequestMetrics:
-    """Counts ended requests and judges their promises; the configuration bounds every set of labels.
+    """Counts ended requests and judges their promises; the configuration bounds every set of labels,
+    `MAX_TENANTS` that of the tenants.
 
     Each set of labels is looked up once (`cache`): a look-up costs more than the counting.
     """
@@ -36,7 +39,8 @@ class RequestMetrics:
     def __init__(self, config: ApplicationConfig, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._model = config.model.name
-        self._tenants = frozenset({*config.api_keys, *config.flow.tenants} or {"default"})
+        # Those that are configured have their label whoever comes first.
+        self._tenants = {*config.api_keys, *config.flow.tenants}
         self._slo = SloRecord(config.flow)
         self._ttft_s = self._latency(
             "time_to_first_token", "From arrival to the first token.", TTFT_BUCKETS_S
@@ -113,11 +117,19 @@ class RequestMetrics:
                     self._judged(policy.name, promise, kept)
 
     def _of_tenant(self, ended: Ended) -> None:
-        tenant = ended.tenant if ended.tenant in self._tenants else OTHER_TENANTS
+        tenant = self._tenant_label(ended.tenant)
         self._tenant_ended(tenant, ended.outcome.label).inc()
         if ended.usage is not None:
             self._tenant_tokens(tenant, "input").inc(ended.usage.prompt_tokens)
             self._tenant_tokens(tenant, "output").inc(ended.usage.output_tokens)
+
+    def _tenant_label(self, tenant: str) -> str:
+        """Its name for the first that come, whichever source of keys they are from."""
+        if tenant not in self._tenants:
+            if len(self._tenants) >= MAX_TENANTS:
+                return OTHER_TENANTS
+            self._tenants.add(tenant)
+        return tenant
 
     def _latencies(self, ended: Ended) -> None:
         labels = (ended.class_name, ended.operation, PROVIDER, self._model)

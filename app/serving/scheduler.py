@@ -8,7 +8,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import aiohttp
 import ray
@@ -28,7 +28,6 @@ from app.contract import (
     SchedulerView,
 )
 from app.flow.autoscale import Load, Reason
-from app.flow.config import FlowConfig
 from app.flow.controller import FlowController, Limits
 from app.flow.estimate import RunningMean
 from app.flow.outcome import Outcome
@@ -79,24 +78,21 @@ class SchedulerReplica:
     def __init__(self, config: ApplicationConfig) -> None:
         tracing.configure(config.tracing, "promiseserve-scheduler")
         self._config = config
-        flow = flow_config(config)
-        self._ranks = {policy.name: rank for rank, policy in enumerate(flow.classes)}
+        self._ranks = {policy.name: rank for rank, policy in enumerate(config.flow.classes)}
         self._metrics = SchedulerMetrics(config)
-        self._flow = FlowController(limits(config), flow, random.random, self._metrics.requests.ended)
+        self._flow = FlowController(limits(config), config.flow, random.random, self._metrics.requests.ended)
         self._history = History()
         self._waiting: dict[str, _Waiting] = {}
         self._port = SchedulerPort(self, ray.util.get_node_ip_address(), config.scheduler.gateway_ttl_s)
-        self._engine_ports: dict[str, EnginePort] = {}
-        # By the clock that nobody sets.
-        self._heard_s: dict[str, float] = {}
+        # With when each was last heard of, by the clock that nobody sets.
+        self._engine_ports: dict[str, tuple[EnginePort, float]] = {}
         self._starts: dict[str, float] = {}
         self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
         self._revoking: set[asyncio.Task[None]] = set()
         self._wakes = config.replicas.min == 0
         # An engine was there, and none has been waited for since.
         self._served = False
-        self._started_s = self._born_s = time.time()
-        self._silence_s = config.scheduler.replica_ttl_s
+        self._started_s = time.time()
         self._scaling = EngineScaling(config, self._load)
         # Time begins with the first call: a spare that has waited for long is as new as any.
         self._ticking: list[asyncio.Task[None]] = []
@@ -108,7 +104,6 @@ class SchedulerReplica:
     def _begin(self) -> None:
         if self._ticking:
             return
-        self._born_s = time.time()
         loop = asyncio.get_running_loop()
         self._ticking = [loop.create_task(self._tick_for_ever()), loop.create_task(self._scaling.run())]
 
@@ -130,7 +125,7 @@ class SchedulerReplica:
             actions = self._flow.submit(ticket, now_s)
         except Exception:
             # Others wait on the same connection: this ticket alone pays for it.
-            logger.exception("A ticket could not be decided on.")
+            logger.exception("Admission failed for ticket %s", ticket.ticket_id)
             actions = self._give_up(ticket.ticket_id)
         self._perform(actions)
 
@@ -140,7 +135,7 @@ class SchedulerReplica:
         try:
             actions = self._flow.close(closing.ticket_id, closing.outcome, time.time(), closing.usage)
         except Exception:
-            logger.exception("An end could not be taken in.")
+            logger.exception("Closing ticket %s failed", closing.ticket_id)
             return
         self._perform(actions)
         if closing.usage is not None:
@@ -158,7 +153,7 @@ class SchedulerReplica:
         now_s = time.time()
         self._starts = {id_: at_s for id_, at_s in self._starts.items() if now_s - at_s < MAX_START_S}
         self._starts[replica_id] = now_s
-        self._perform(self._flow.capacity_starting(replica_id, now_s + self._start_s.value, now_s))
+        self._flow.capacity_starting(replica_id, now_s + self._start_s.value, now_s)
         self._perform(self._flow.replica_gone(UNNAMED, now_s))
 
     async def report(self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]) -> None:
@@ -171,7 +166,7 @@ class SchedulerReplica:
         self._note_port(port)
         self._perform(self._flow.report(report, now_s))
         for ticket_id, tokens in output_tokens.items():
-            self._perform(self._flow.progress(ticket_id, tokens, now_s))
+            self._flow.progress(ticket_id, tokens)
         snapshot = self._flow.snapshot(now_s)
         if snapshot.replicas_ready:
             self._served = True
@@ -210,7 +205,7 @@ class SchedulerReplica:
             queued=snapshot.queued,
             in_flight=snapshot.in_flight,
             metrics=self._metrics.page(snapshot, now_s) if metrics else "",
-            engines=tuple(self._engine_ports[id_] for id_ in sorted(snapshot.in_flight_by_replica)),
+            engines=tuple(self._engine_ports[id_][0] for id_ in sorted(snapshot.in_flight_by_replica)),
         )
 
     async def status(self) -> StatusView:
@@ -244,15 +239,14 @@ class SchedulerReplica:
     def _note_port(self, port: EnginePort) -> None:
         """The core may grant on an engine that was silent for a while: its port stays."""
         now_s = time.monotonic()
-        self._engine_ports[port.replica_id], self._heard_s[port.replica_id] = port, now_s
-        for id_ in [id_ for id_, at_s in self._heard_s.items() if now_s - at_s > FORGOTTEN_S]:
-            del self._engine_ports[id_], self._heard_s[id_]
+        self._engine_ports[port.replica_id] = port, now_s
+        for id_ in [id_ for id_, (_, at_s) in self._engine_ports.items() if now_s - at_s > FORGOTTEN_S]:
+            del self._engine_ports[id_]
 
     def _load(self) -> Load | None:
         """None until there was time to hear of every engine."""
         now_s = time.time()
-        young = now_s - self._born_s <= self._silence_s
-        return None if young else self._flow.load(self._start_s.value, now_s)
+        return None if self._flow.young(now_s) else self._flow.load(self._start_s.value, now_s)
 
     def _wake(self, now_s: float) -> None:
         """Who asks an application that sleeps waits for the engine that this brings about."""
@@ -268,7 +262,7 @@ class SchedulerReplica:
                 self._expect_start(now_s)
 
     def _expect_start(self, now_s: float) -> None:
-        self._perform(self._flow.capacity_starting(UNNAMED, now_s + self._start_s.value, now_s))
+        self._flow.capacity_starting(UNNAMED, now_s + self._start_s.value, now_s)
 
     async def _tick_for_ever(self) -> None:
         last_s = time.time()
@@ -276,7 +270,7 @@ class SchedulerReplica:
             await asyncio.sleep(TICK_INTERVAL_S)
             now_s = time.time()
             if abs(now_s - last_s) > LONG_PAUSE_S:
-                logger.warning("Time has gone on by %.1f s at once.", now_s - last_s)
+                logger.warning("The clock jumped by %.1f s between two ticks", now_s - last_s)
                 self._flow.skip(now_s - last_s)
             last_s = now_s
             if self._waiting:
@@ -292,7 +286,7 @@ class SchedulerReplica:
             try:
                 self._act(action)
             except Exception:
-                logger.exception("What was decided could not be said.")
+                logger.exception("A decision could not be delivered; its ticket is given up")
                 ahead += self._give_up(
                     action.lease.ticket_id if isinstance(action, Granted) else action.ticket_id
                 )
@@ -320,7 +314,7 @@ class SchedulerReplica:
         ticket_id = action.lease.ticket_id
         self._metrics.observe_queue_wait(action.class_name, action.queue_wait_s)
         grant = Grant(
-            self._engine_ports[action.lease.replica_id],
+            self._engine_ports[action.lease.replica_id][0],
             action.queue_wait_s,
             action.class_name,
             self._ranks.get(action.class_name, 0),
@@ -344,7 +338,7 @@ class SchedulerReplica:
 
     async def _revoke(self, action: Revoke) -> None:
         """Ask the engine to take the lease back; if it does not, its first token gives the lease again."""
-        port = self._engine_ports[action.replica_id]
+        port, _ = self._engine_ports[action.replica_id]
         timeout = aiohttp.ClientTimeout(total=REVOKE_TIMEOUT_S)
         url, headers = port.url(LEASES_PATH + action.ticket_id), {SECRET_HEADER: port.secret}
         try:
@@ -372,11 +366,6 @@ def limits(config: ApplicationConfig) -> Limits:
         lease_ttl_s=config.scheduler.lease_ttl_s,
         replica_ttl_s=config.scheduler.replica_ttl_s,
         max_bytes=config.scheduler.max_bytes,
+        batched_tokens=config.engine.max_num_batched_tokens,
         max_queued_without_engine=config.scheduler.max_queued_without_engine,
     )
-
-
-def flow_config(config: ApplicationConfig) -> FlowConfig:
-    """The policies, with what the engine's own settings decide."""
-    limit = replace(config.flow.limit, batched_tokens=config.engine.max_num_batched_tokens)
-    return replace(config.flow, limit=limit)

@@ -63,7 +63,7 @@ class SchedulerLine:
             except ConnectionError:
                 pass  # The next look may find it.
             except Exception:
-                logger.exception("Who leads could not be asked.")
+                logger.exception("Looking up the leading scheduler failed")
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def _connected(self) -> _Connection:
@@ -145,7 +145,7 @@ class _Connection:
                 self._settle(answers.grants)
                 self._settle(answers.refusals)
         except ValueError as error:
-            logger.error("The scheduler says what can't be read: %s", error)
+            logger.error("Undecodable frame from the scheduler: %s", error)
         finally:
             self.open = False
             for answer in self._answers.values():

@@ -137,7 +137,7 @@ class SchedulerPort:
             try:
                 told = decode_told(frame.data)
             except ValueError as error:
-                logger.error("Gateway %s says what can't be read: %s", gateway_id, error)
+                logger.error("Undecodable frame from gateway %s: %s", gateway_id, error)
                 break
             for closing in told.closings:
                 self._desk.close(closing)

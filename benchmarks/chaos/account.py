@@ -16,7 +16,8 @@ SLOW_S = 5.0
 
 @dataclass(slots=True)
 class Account:
-    """What a run has shown. `recovery_s`: from the fault to the next first token of a request."""
+    """What a run has shown. `recovery_s`: from the fault to the first token of a request sent after it, the
+    wait behind what was queued before it included."""
 
     cell: str
     seed: int

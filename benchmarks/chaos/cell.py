@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -95,6 +95,15 @@ def every_ask(places: int) -> list[Ask]:
     return [ask for phase in PHASES for ask in load(phase, places)] + [PROBE]
 
 
+def recovery_s(attempts: Sequence[Attempt], at_s: float) -> float | None:
+    """From the fault to the first token of a request that was sent after it; None while there is none.
+
+    What was sent before shows nothing: an engine that nobody has touched goes on with it.
+    """
+    firsts = [one.first_s for one in attempts if one.first_s is not None and one.sent_s > at_s]
+    return min(firsts) - at_s if firsts else None
+
+
 PROBE = Ask("Is anybody there", PROBE_TOKENS, True)
 
 
@@ -156,9 +165,7 @@ class Run:
             probes.append(attempt)
             tasks.append(asyncio.create_task(self._attempt(attempt, client)))
             await asyncio.sleep(PROBE_EVERY_S)
-            firsts = [one.first_s for one in [*probes, *self._attempts] if one.first_s and one.first_s > at_s]
-            if firsts:
-                self.account.recovery_s = min(firsts) - at_s
+            self.account.recovery_s = recovery_s(probes, at_s)
         await asyncio.gather(*tasks)
         self._attempts += probes
 

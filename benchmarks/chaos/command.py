@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from app.flow.estimate import nearest_rank
+from benchmarks import markdown
 from benchmarks.chaos.account import Account
 from benchmarks.chaos.cell import Application, Cell, Run, every_ask
 from benchmarks.chaos.client import Known, learn
@@ -159,10 +160,12 @@ def table(figures: Json) -> str:
     columns = ("runs", "requests", "completed", "error", "broken", "lost", "truncated_silently", "duplicated")
     columns += ("failed_without_token", "leaked", "orphans", "recovery_s_p99", "settled_s_max")
     columns += ("restored_s_max",)
-    lines = [f"| cell | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
-    for name, cell in figures["cells"].items():
-        lines.append(f"| {name} | {' | '.join(_shown(cell.get(column, 0)) for column in columns)} |")
-    return "\n".join(lines)
+    return "\n".join(
+        markdown.lines(
+            {"cell": name} | {column: _shown(cell.get(column, 0)) for column in columns}
+            for name, cell in figures["cells"].items()
+        )
+    )
 
 
 def _shown(value: float | None) -> str:

@@ -13,6 +13,8 @@ import yaml
 
 FOLDER = Path(__file__).parent
 SERVED = FOLDER.parents[1] / "serve_configs" / "llama70b.yaml"
+# What the head of several nodes has for gateways and schedulers (nodes.yaml, rayStartParams).
+CONTROL = {"control": 1}
 # Where clients enter, and the most engines.
 SHAPES = {"one-node.yaml": ("HeadOnly", 1), "nodes.yaml": ("EveryNode", 4)}
 _BLOCK = re.compile(r"(?<=  serveConfigV2: \|\n).*?(?=^  rayClusterConfig:)", re.DOTALL | re.MULTILINE)
@@ -30,6 +32,7 @@ def serve_config(entrance: str, engines: int) -> dict[str, Any]:
             # KubeRay's autoscaler adds the nodes that engines wait for.
             arguments["replicas"]["cluster_grows"] = True
             arguments["hardware"] = f"{engines}x{arguments['hardware']}"
+            arguments["control_resources"] = CONTROL
     return document
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.config import ApplicationConfig
 from app.config_file import ServedApplication, load_applications
-from app.plan_check import model_of, plan_of, slo_of, workload_of
+from app.plan_check import control_missing, model_of, plan_of, slo_of, workload_of
 from placement.coefficients import default_coefficients
 from placement.commands.plan import error_band
 from placement.hardware import Cluster, parse_cluster
@@ -114,6 +114,9 @@ def report_seats(config: ApplicationConfig, address: str) -> bool:
     found = room(free, parallel.bundles, parallel.strategy, plan.replicas)
     if found.missing:
         print(f"cluster: NO SEAT: replica {found.replicas + 1} of {plan.replicas}: {found.missing}")
+        return False
+    if missing := control_missing(config, free):
+        print(f"cluster: NO SEAT: {missing}")
         return False
     for replica, ranks in enumerate(seating.nodes):
         print(

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     coefficients = fit_kernels(arguments.measurements)
     runs = read_published(arguments.measurements / "vllm_hopper_published.csv")
-    residual, _ = fit_residual(coefficients, runs, rounds=arguments.rounds)
+    residual = fit_residual(coefficients, runs, rounds=arguments.rounds)
     fitted = with_residual(coefficients, residual, {})
     fitted = with_residual(fitted, residual, errors_by_use(fitted, runs))
     arguments.output.write_text(to_json(fitted))

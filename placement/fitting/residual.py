@@ -30,10 +30,8 @@ def held_out(run: PublishedRun) -> bool:
     return whole_model or whole_tp or long_prompts or middle_outputs or (run.fp8 and "Qwen3" in run.model)
 
 
-def fit_residual(
-    start: Coefficients, runs: Sequence[PublishedRun], *, rounds: int = 4
-) -> tuple[StepResidual, float]:
-    """Fit to runs without preemption (there the cache decides). Returns the root mean square."""
+def fit_residual(start: Coefficients, runs: Sequence[PublishedRun], *, rounds: int = 4) -> StepResidual:
+    """Fit to runs without preemption (there the cache decides)."""
     names = [name for name in asdict(start.residual) if name not in _ASSUMED]
     usable = [run for run in runs if not held_out(run) and predict(run, start).preemptions == 0]
     origin = np.log([getattr(start.residual, name) for name in names])
@@ -44,9 +42,9 @@ def fit_residual(
         out = [_error(run, trial) for run in usable]
         return np.array([value for pair in out for value in pair] + list(_PRIOR_WEIGHT * (point - origin)))
 
-    best, left = levenberg_marquardt(errors, origin, rounds)
+    best, _ = levenberg_marquardt(errors, origin, rounds)
     fitted = {name: float(f"{np.exp(value):.4g}") for name, value in zip(names, best, strict=True)}
-    return replace(start.residual, **fitted), float(np.sqrt(np.mean(left**2)))
+    return replace(start.residual, **fitted)
 
 
 def _error(run: PublishedRun, coefficients: Coefficients) -> tuple[float, float]:

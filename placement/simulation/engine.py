@@ -14,7 +14,7 @@ from typing import Protocol
 
 from app.flow.ticket import EngineMetrics
 from placement.simulation.noise import NoisyPace
-from placement.simulation.workload import BLOCK_TOKENS, Request
+from placement.simulation.workload import PREFIX_BLOCK_TOKENS, Request
 
 
 class StepTime(Protocol):
@@ -199,13 +199,13 @@ class SimulatedEngine:
             if block not in self._cache:
                 break
             hits += 1
-        saved = min(hits * BLOCK_TOKENS, sequence.todo - 1)
+        saved = min(hits * PREFIX_BLOCK_TOKENS, sequence.todo - 1)
         sequence.todo -= saved
         self._context += saved
         for block in sequence.request.prefix_blocks:
             self._cache[block] = None
             self._cache.move_to_end(block)
-        while len(self._cache) * BLOCK_TOKENS > self.shape.kv_capacity_tokens:
+        while len(self._cache) * PREFIX_BLOCK_TOKENS > self.shape.kv_capacity_tokens:
             self._cache.popitem(last=False)
 
     def _computed(

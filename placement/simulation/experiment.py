@@ -57,10 +57,9 @@ def flow_controller(
         requests_per_replica=engine.max_num_seqs,
         lease_ttl_s=60.0,
         replica_ttl_s=5.0,
+        batched_tokens=engine.max_num_batched_tokens,
     )
-    config = FlowConfig()
-    config = replace(config, limit=replace(config.limit, batched_tokens=engine.max_num_batched_tokens))
-    return FlowController(limits, change(config), random.Random(f"flow {seed}").random)
+    return FlowController(limits, change(FlowConfig()), random.Random(f"flow {seed}").random)
 
 
 def _flow(change: Callable[[FlowConfig], FlowConfig]) -> Make:

@@ -69,8 +69,8 @@ class _Peer:
     def first_tokens(self, news: Sequence[tuple[str, float]], now_s: float) -> list[Action]:
         return []
 
-    def progress(self, ticket_id: str, output_tokens: int, now_s: float) -> list[Action]:
-        return []
+    def progress(self, ticket_id: str, output_tokens: int) -> None:
+        pass
 
     def tick(self, now_s: float) -> list[Action]:
         return self._dispatch(now_s)
@@ -160,7 +160,6 @@ class StrictPriorityTtl(_Peer):
         super().__init__()
         self._bands = {name: band for band, name in enumerate(classes)}
         self._queues = [deque() for _ in classes]
-        self._sizes = [0 for _ in classes]
         # Granted since the replica's last report, which does not know of them yet.
         self._unseen: dict[str, int] = {}
 

@@ -18,11 +18,12 @@ from app.flow.estimate import RunningMean
 from app.flow.ticket import Refused, ReplicaReport
 from placement.simulation.engine import EngineShape, SimulatedEngine
 from placement.simulation.simulator import Record, Setup, Simulator
+from placement.simulation.summary import READING_TPOT_S
 from placement.simulation.workload import Request
 
 # How often an autoscaler is asked; Serve's control loop is faster, and decides on figures that are older.
 DECIDE_S = 1.0
-# As the Scheduler does (app/serving/autoscaling.py).
+# As the scheduler does (app/serving/scheduler.py).
 START_SMOOTHING = 0.3
 FIRST_START_S = 120.0
 # A change of direction within this time is an oscillation.
@@ -75,7 +76,7 @@ class Scaling:
     seed: int = 0
     # Budgets, for the figures that peers look at.
     ttft_budget_s: dict[str, float] = field(default_factory=dict)
-    tpot_budget_s: float = 0.2
+    tpot_budget_s: float = READING_TPOT_S
     # Hours and changes before this are not counted.
     count_from_s: float = 0.0
 

@@ -17,13 +17,16 @@ PREDICTION_TOLERANCE = 0.25
 Json = dict[str, object]
 
 
+# Five tokens a second: people read about four (`flow.limit.itl_budget_s`).
+READING_TPOT_S = 0.2
+
+
 @dataclass(frozen=True, slots=True)
 class Promise:
     """What makes a request good: its class's budget for the first token and a bound on the pace after it."""
 
     ttft_s: dict[str, float]
-    # Slower than 5 tokens a second is slower than people read.
-    tpot_s: float = 0.2
+    tpot_s: float = READING_TPOT_S
 
     def kept(self, record: Record) -> bool:
         ttft = record.ttft_s
@@ -56,7 +59,7 @@ def summarise(records: Sequence[Record], promise: Promise, warm_up_s: float, was
     return {
         "offered": len(first),
         "goodput_share": _share(len(kept), len(first)),
-        "refused_share": _share(sum(one.finished_s is None for one in first), len(first)),
+        "unanswered_share": _share(sum(one.finished_s is None for one in first), len(first)),
         "wasted_share": _wasted(records, promise, wasted_tokens),
         "jain": {name: round(_jain(first, name), 4) for name in classes},
         "jain_of_entitled": {name: round(_jain_of_entitled(first, name), 4) for name in classes},
@@ -79,7 +82,7 @@ def _class(records: Sequence[Record], name: str, promise: Promise) -> Json:
     return {
         "offered": len(of_class),
         "attainment": _share(sum(promise.kept(one) for one in of_class), len(of_class)),
-        "admitted": _share(sum(one.finished_s is not None for one in of_class), len(of_class)),
+        "answered": _share(sum(one.finished_s is not None for one in of_class), len(of_class)),
         "ttft_p50_s": round(percentile(ttfts, 0.5), 4),
         "ttft_p95_s": round(percentile(ttfts, 0.95), 4),
         "queue_wait_max_s": round(max(waits, default=0.0), 4),

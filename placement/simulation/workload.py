@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 # A prompt that belongs to a session grows by its history; blocks are hashed at this size.
-BLOCK_TOKENS = 256
+PREFIX_BLOCK_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def sessions(count: int, turns: int, rate_per_s: float, seed: int) -> list[Reque
         session = source.randrange(live)
         blocks = opened.get(session, ()) + tuple(source.getrandbits(60) for _ in range(2))
         opened[session] = blocks
-        prompt = len(blocks) * BLOCK_TOKENS + source.randrange(1, BLOCK_TOKENS)
+        prompt = len(blocks) * PREFIX_BLOCK_TOKENS + source.randrange(1, PREFIX_BLOCK_TOKENS)
         request = Request(f"q{number}", now_s, prompt, source.randrange(20, 300))
         requests.append(replace(request, prefix_blocks=blocks, session_id=f"s{session}"))
     return requests

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from benchmarks.chaos.account import Account, count
-from benchmarks.chaos.cell import PHASES, Cell, every_ask, load
+from benchmarks.chaos.cell import PHASES, Cell, every_ask, load, recovery_s
 from benchmarks.chaos.client import Ask, Attempt, Fate
 from benchmarks.chaos.command import summary
 from benchmarks.soak import Sample, growth
@@ -115,6 +115,18 @@ def test_every_phase_sends_streams_and_whole_requests_whose_answers_are_learnt()
         asks = load(phase, 8)
         assert {ask.stream for ask in asks} == {True, False}
         assert {(ask.prompt, ask.tokens) for ask in asks} <= known
+
+
+def sent(at_s: float, first_s: float | None) -> Attempt:
+    attempt = Attempt(ASK)
+    attempt.sent_s, attempt.first_s = at_s, first_s
+    return attempt
+
+
+def test_what_was_sent_before_the_fault_shows_no_recovery():
+    untouched, unanswered = sent(9.0, 10.5), sent(10.1, None)
+    assert recovery_s([untouched, unanswered], 10.0) is None
+    assert recovery_s([untouched, unanswered, sent(10.2, 14.0), sent(10.3, 13.0)], 10.0) == 3.0
 
 
 def test_the_recovery_of_few_runs_is_their_worst_and_of_none_is_not_known():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import asdict, replace
 
+import psutil
 import pytest
 
 from benchmarks.lease_parts import Asked
 from benchmarks.leases import Run, capacity, measured, middle, table, with_more
+from benchmarks.processes import ThreadsCpu, spent_in, threads_cpu
 
 RUN = Run("scheduler", 1, 8, 1000.0, 3.0, 9.0, 900.0, 500.0, 800.0)
 
@@ -19,6 +22,18 @@ def test_figures_are_of_all_gateways_together():
     assert (one.gateways, one.streams, one.leases_per_s) == (2, 16, 100.0)
     assert (one.p50_ms, one.p99_ms) == (1.0, 5.0)
     assert (one.scheduler_us, one.busiest_thread_us, one.gateways_us) == pytest.approx((500, 400, 400))
+
+
+def test_cpu_is_of_the_window_however_far_apart_it_was_read():
+    before = ThreadsCpu(10.0, {1: 5.0, 2: 1.0})
+    after = ThreadsCpu(12.5, {1: 7.5, 2: 1.0, 3: 0.5})
+    assert spent_in(2.0, before, after) == pytest.approx([2.0, 0.0, 0.4])
+
+
+def test_every_thread_of_a_process_is_read():
+    read = threads_cpu([psutil.Process()])
+    assert threading.get_native_id() in read.spent_s
+    assert all(spent_s >= 0 for spent_s in read.spent_s.values())
 
 
 def test_the_middle_is_taken_figure_by_figure():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.overhead import Sample, _figures, picture, table
+from benchmarks.overhead import Sample, _figures, add_arguments, picture, table
 from benchmarks.processes import cpu_outside_engine_s, spent_between_s
 from benchmarks.ray_serve_llm import engine_kwargs
 from benchmarks.resampling import median_with_interval
+from benchmarks.systems import MP, systems, turned
 
 BARE = Sample(tokens_per_s=1000.0, ttft_ms=20.0, gap_ms=5.0, cpu_s_per_1k_tokens=0.2)
 OURS = Sample(tokens_per_s=900.0, ttft_ms=23.0, gap_ms=5.5, cpu_s_per_1k_tokens=0.5)
@@ -53,6 +55,28 @@ def test_table_and_picture_hold_every_system():
     assert "- peer: not installed (needs pyarrow)" in text
     svg = ElementTree.fromstring(picture(figures))
     assert len(svg.findall("{http://www.w3.org/2000/svg}circle")) == 2
+
+
+def test_each_system_comes_first_in_turn():
+    order = ["vllm", "ours", "peer"]
+    assert [turned(order, number)[0] for number in range(4)] == [*order, "vllm"]
+    assert turned(order, 1) == ["ours", "peer", "vllm"]
+    assert turned([], 1) == []
+
+
+def test_the_peers_executor_is_said_and_can_be_measured_alone():
+    settings = {name: system.settings for name, system in systems(1).items()}
+    assert {name for name, words in settings.items() if MP in words} == {
+        "vllm-mp",
+        "ray-serve-llm",
+        "ray-serve-llm-as-is",
+        "ray-serve-llm-throughput",
+        "ray-serve-llm-direct",
+    }
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert parser.parse_args(["--systems", "vllm-mp"]).systems == ["vllm-mp"]
+    assert "vllm-mp" not in parser.parse_args([]).systems
 
 
 def test_cpu_time_is_of_the_whole_tree():

@@ -48,19 +48,20 @@ def test_llm_d_holds_between_its_thresholds():
 
 
 def test_llm_d_goes_up_by_what_is_missing():
-    # 4 + ceil(4 x (0.8 / 0.55 - 1))
-    assert llm_d(0.8, 16, 4)[-1] == 6
+    # 4 + ceil(4 x (0.8 / 0.55 - 1)), once the number that was found is older than its 30 s.
+    targets = llm_d(0.8, 46, 4)
+    assert (targets[44], targets[45]) == (4, 6)
 
 
 def test_llm_d_counts_what_is_starting():
     # A saturation of 0.8 on two of four: 0.4 once the others are there.
-    assert set(llm_d(0.8, 16, 4, running=2)) == {4}
+    assert set(llm_d(0.8, 120, 4, running=2)) == {4}
 
 
 def test_llm_d_gives_up_one_each_two_minutes():
+    # From the first look that is more than 180 s after it was found with six.
     targets = llm_d(0.1, 600, 6)
-    assert targets[0] == 5
-    assert [targets[second] for second in (119, 121, 239, 241)] == [5, 4, 4, 3]
+    assert [targets[second] for second in (194, 195, 314, 315, 434, 435)] == [6, 5, 5, 4, 4, 3]
 
 
 @pytest.mark.parametrize("target", [1, 100])

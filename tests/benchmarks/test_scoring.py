@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.load.streams import COMPLETED, GAVE_UP, REFUSED, Answer
+from app.load.streams import BROKEN, COMPLETED, FAILED, GAVE_UP, REFUSED, UNREACHABLE, Answer
 from benchmarks.scoring import Run, score
 from placement.simulation.summary import Promise
 from placement.simulation.workload import Request
@@ -45,6 +45,25 @@ def test_attainment_is_over_what_was_offered():
     assert figures["goodput_share"] == row["attainment"] == 0.25
     assert row["kept_of_admitted"] == pytest.approx(1 / 3, abs=1e-4)
     assert figures["outcomes"] == {COMPLETED: 3, REFUSED: 1}
+
+
+def test_admitted_is_what_was_not_refused_at_once_whatever_became_of_it():
+    evicted = answer(1, outcome=REFUSED, status=429, code="evicted_deadline", ended_s=3.0)
+    lost = answer(2, outcome=FAILED, status=503, code="engine_lost")
+    gave_up, broken = answer(3, outcome=GAVE_UP), answer(4, outcome=BROKEN)
+    turned_away = answer(5, outcome=FAILED, status=503, code="rejected_no_engine")
+    figures = scored(completed(0), evicted, lost, gave_up, broken, turned_away, refused(6), refused(7))
+    row = figures["classes"]["interactive"]
+    assert (row["offered"], row["admitted"], row["kept_of_admitted"]) == (8, 0.625, 0.2)
+    assert (figures["refused_share"], figures["refusals"]["count"]) == (0.375, 3)
+    assert figures["refusals"]["at_once_share"] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_a_server_that_died_is_told_from_one_that_keeps_nothing():
+    dead = [answer(1, outcome=UNREACHABLE), answer(2, outcome=FAILED, status=500), answer(3, outcome=BROKEN)]
+    figures = scored(completed(0), *dead, refused(4), answer(5, outcome=GAVE_UP))
+    assert figures["failed"] == {"count": 3, "share": 0.5}
+    assert scored(completed(0), refused(1))["failed"]["count"] == 0
 
 
 def test_what_arrived_in_the_warm_up_does_not_count():

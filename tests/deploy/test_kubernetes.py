@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import runpy
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import _get_custom_resources
 
 from app.config import ApplicationConfig
 from app.plan_check import refusal_of
@@ -117,7 +121,43 @@ def test_a_pod_outlives_the_longest_stream_and_waits_for_it(name: str):
     assert service(name)["spec"]["rayClusterDeletionDelaySeconds"] > config.replicas.drain_s
     for template in pods(name):
         assert template["spec"]["terminationGracePeriodSeconds"] > config.replicas.drain_s
-        assert "preStop" in template["spec"]["containers"][0]["lifecycle"]
+        # HAProxy's old processes too.
+        assert (
+            float(environment_of(template)["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) > config.replicas.drain_s
+        )
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_hook_waits_for_the_longest_stream_and_ends_within_its_pods_time(name: str):
+    config = ApplicationConfig.model_validate(served(name)["applications"][0]["args"])
+    for template in pods(name):
+        [waited] = re.findall(r"(?:date \+%s\) \+|--deadline-remaining-seconds) (\d+)", hook(template))
+        assert config.replicas.drain_s <= int(waited) < template["spec"]["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_hook_is_a_shell_script_that_does_not_wait_for_itself(name: str):
+    for template in pods(name):
+        subprocess.run(["sh", "-n", "-c", hook(template)], check=True, timeout=10)
+        for pattern in re.findall(r"pgrep -f '?([^' ]+)", hook(template)):
+            assert not re.search(pattern, hook(template))
+
+
+def test_a_worker_waits_for_engines_and_for_haproxy():
+    [_, worker] = pods("nodes.yaml")
+    assert re.search(r"pgrep -f '\[E\]ngineCore' \|\| pgrep -x haproxy", hook(worker))
+
+
+def hook(template: dict[str, Any]) -> str:
+    """What a pod does before it ends."""
+    command = template["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert command[:2] == ["/bin/sh", "-c"]
+    return command[2]
+
+
+def environment_of(template: dict[str, Any]) -> dict[str, str | None]:
+    [container] = template["spec"]["containers"]
+    return {variable["name"]: variable.get("value") for variable in container["env"]}
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -127,12 +167,16 @@ def test_every_pod_has_probes_the_token_and_what_scripts_serve_sets(name: str):
     assert "auth_token" in common_secrets()["promiseserve-ray"]
     # Ray's own daemons come from KubeRay; the token from authOptions.
     not_here = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PATH", "PYTHONUNBUFFERED"}
-    expected = environment({}, "bin", "token").keys() - not_here
+    # A Service takes longer to forget a gateway than the HAProxy on its own machine.
+    not_here |= {longer := "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"}
+    expected = environment({}, "bin", "token")
     for template in pods(name):
         [container] = template["spec"]["containers"]
-        given = {variable["name"]: variable.get("value") for variable in container["env"]}
-        assert expected <= given.keys()
-        assert given["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+        given = environment_of(template)
+        assert float(given[longer] or 0) > float(expected[longer])
+        assert {key: given.get(key) for key in expected.keys() - not_here} == {
+            key: expected[key] for key in expected.keys() - not_here
+        }
         assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
         for variable in container["env"]:
             if "valueFrom" in variable:
@@ -160,9 +204,50 @@ def common_secrets() -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_policies_find_every_pod(name: str):
     assert common("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == LABEL
-    assert common("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == LABEL
     for template in pods(name):
         assert LABEL.items() <= template["metadata"]["labels"].items()
+
+
+def test_the_budget_is_one_that_kubernetes_can_tell_of_a_raycluster():
+    budget = common("PodDisruptionBudget")["spec"]
+    assert budget.keys() == {"minAvailable", "selector"}
+    assert isinstance(budget["minAvailable"], int)
+    # KubeRay's own label: of the head there is but one, which could never be moved.
+    assert budget["selector"]["matchLabels"] == {**LABEL, "ray.io/node-type": "worker"}
+
+
+def test_prometheus_reaches_the_ports_that_the_readme_names():
+    [ports] = [
+        {port["port"] for port in rule["ports"]}
+        for rule in common("NetworkPolicy")["spec"]["ingress"]
+        if rule["from"][0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+    ]
+    assert ports == {8000, 8080}
+    assert "port 8080" in (REPOSITORY / "deploy" / "README.md").read_text()
+
+
+def test_gateways_and_schedulers_find_room_on_the_head_and_nowhere_else():
+    """Old and new ones of a change beside each other; as the shell and the autoscaler read it."""
+    config = ApplicationConfig.model_validate(served("nodes.yaml")["applications"][0]["args"])
+    [head, *workers] = groups("nodes.yaml")
+    there = _get_custom_resources({}, head["rayStartParams"], "head")
+    [argument] = shlex.split(head["rayStartParams"]["resources"])
+    assert json.loads(argument) == there
+    replicas = 2 * (config.gateway.replicas + 1 + config.scheduler.spares)
+    assert config.control_resources
+    for resource, amount in config.control_resources.items():
+        assert there[resource] >= replicas * amount
+        assert not any(resource in worker["rayStartParams"].get("resources", "") for worker in workers)
+
+
+def test_what_is_written_down_for_a_redis_is_what_kuberay_takes():
+    text = (FOLDER / "nodes.yaml").read_text()
+    [block] = re.findall(r"(?:^    # .*\n)+?(?=    enableInTreeAutoscaling)", text, re.MULTILINE)
+    shown = "".join(line.replace("    # ", "    ", 1) for line in block.splitlines(keepends=True)[1:])
+    changed = text.replace(block, shown)
+    [document] = yaml.safe_load_all(changed)
+    assert document["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]["redisAddress"]
+    jsonschema.validate(document, SCHEMA)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -182,11 +267,31 @@ def _requests(group: dict[str, Any]) -> dict[str, str]:
     return group["template"]["spec"]["containers"][0]["resources"]["requests"]
 
 
+def test_what_volumes_are_mounted_into_is_there_and_the_users_own():
+    """Else it is made by root, and what else belongs beside it can't be made."""
+    before, user, _ = (REPOSITORY / "deploy" / "Dockerfile").read_text().partition("USER ray")
+    [made] = re.findall(r"install -d -o ray -g ray (.+)", before)
+    mounted = {
+        mount["mountPath"]
+        for name in SHAPES
+        for template in pods(name)
+        for mount in template["spec"]["containers"][0]["volumeMounts"]
+        if mount["mountPath"].startswith("/home/ray/")
+    }
+    assert user
+    assert mounted
+    for path in mounted:
+        parents = {str(parent) for parent in Path(path).parents if parent.is_relative_to("/home/ray")}
+        assert {path, *parents} - {"/home/ray"} <= set(made.split())
+
+
 def test_the_image_has_what_the_hooks_call():
     dockerfile = (REPOSITORY / "deploy" / "Dockerfile").read_text()
     for program, package in (("curl", "curl"), ("pgrep", "procps")):
         if any(program in (FOLDER / name).read_text() for name in SHAPES):
             assert package in dockerfile
+    # KubeRay names what to run; a default could only suit one of the two kinds of image.
+    assert not re.search(r"^CMD", dockerfile, re.MULTILINE)
     for copied in ("requirements", "scripts", "app", "placement", "serve_configs"):
         assert f"!{copied}\n" in (REPOSITORY / ".dockerignore").read_text()
         assert (REPOSITORY / copied).is_dir()

@@ -21,7 +21,14 @@ def by_path():
 
 def test_every_section_and_field_is_there():
     found = by_path()
-    plain = {"api_keys", "api_keys_file", "api_keys_env", "open_without_keys", "hardware"}
+    plain = {
+        "api_keys",
+        "api_keys_file",
+        "api_keys_env",
+        "open_without_keys",
+        "hardware",
+        "control_resources",
+    }
     assert set(ApplicationConfig.model_fields) - plain <= set(found)
     for path, kind in (("flow", FlowConfig), ("flow.limit", type(FlowConfig().limit))):
         assert [entry.name for entry in found[path].entries] == [field.name for field in fields(kind)]

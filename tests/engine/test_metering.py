@@ -1,11 +1,14 @@
-"""Tokens that are joined in a crowd, without an engine behind them."""
+"""What a run is told of its generations and embeddings, without an engine behind them."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
+from app.engine.guard import current_run
+from app.engine.leases import LiveLeases, Run
 from tests.fakes import WAIT_S, soon
 
 metering = pytest.importorskip("app.engine.metering")
@@ -37,3 +40,45 @@ async def test_the_end_of_a_request_ends_its_wait_and_no_other():
     second.cancel()
     await asyncio.wait({second})
     assert not engine._joining
+
+
+@pytest.fixture
+def run() -> Run:
+    run = LiveLeases().attach("a", priority=2)
+    assert run is not None
+    return run
+
+
+async def embedded(run: Run | None) -> list[object]:
+    """What comes of three tokens whose body asks for the most urgent priority there is."""
+    token = current_run.set(run)
+    try:
+        return [output async for output in Joining(0.0).encode("Hi", None, "e", priority=-9)]
+    finally:
+        current_run.reset(token)
+
+
+async def test_an_embedding_has_its_class_priority_and_is_counted(monkeypatch, run):
+    priorities = []
+
+    async def encode(self, prompt, params, request_id, *, priority) -> AsyncIterator[object]:
+        priorities.append(priority)
+        yield metering.PoolingRequestOutput(request_id, None, [1, 2, 3], 0, finished=True)
+
+    monkeypatch.setattr(metering.AsyncLLM, "encode", encode)
+    assert [output.request_id for output in await embedded(run)] == ["e"]
+    assert (priorities, run.metered.prompt_tokens, run.orphaned) == ([2], 3, False)
+    # One that no lease covers: vLLM's own.
+    assert len(await embedded(None)) == 1
+    assert (priorities, run.metered.prompt_tokens) == ([2, -9], 3)
+
+
+async def test_an_embedding_whose_engine_dies_says_so(monkeypatch, run):
+    async def encode(self, prompt, params, request_id, *, priority) -> AsyncIterator[object]:
+        raise metering.EngineDeadError
+        yield
+
+    monkeypatch.setattr(metering.AsyncLLM, "encode", encode)
+    with pytest.raises(metering.EngineDeadError):
+        await embedded(run)
+    assert run.orphaned

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from app.flow.classes import ClassIndex
 from app.flow.config import (
     AdmissionPolicy,
     ClassPolicy,
@@ -19,7 +20,6 @@ from app.flow.config import (
     TenantPolicy,
 )
 from app.flow.controller import FlowController
-from app.flow.gate import Ranks
 from app.flow.outcome import Outcome
 from app.flow.promises import SPARE_PROMISES, PromiseBook
 from app.flow.replicas import START_PATIENCE_S
@@ -31,8 +31,6 @@ LIMITS = Limits(
     requests_per_replica=1,
     lease_ttl_s=1e6,
     replica_ttl_s=1e6,
-    max_request_tokens=10_000,
-    max_request_bytes=1000,
 )
 CONFIG = FlowConfig()
 
@@ -58,19 +56,6 @@ def test_the_core_has_defaults_for_all_that_is_not_a_deployments():
     flow = FlowController(LIMITS)
     flow.report(ReplicaReport("r", frozenset()), 0.0)
     assert isinstance(only(flow.submit(Ticket("a", 0, 0.0), 0.0)), Granted)
-
-
-@pytest.mark.parametrize(
-    ("fields", "outcome"),
-    [
-        ({"prompt_tokens": 9_990, "max_output_tokens": 11}, Outcome.REJECTED_TOO_LONG),
-        ({"size_bytes": 1001}, Outcome.REJECTED_TOO_LARGE),
-    ],
-)
-def test_what_can_never_fit_is_refused_and_not_to_be_retried(fields, outcome):
-    refused = only(submit(controller(), "a", **fields))
-    assert refused.outcome is outcome
-    assert not refused.outcome.retryable
 
 
 def test_an_idle_engine_takes_what_looks_too_late():
@@ -216,7 +201,7 @@ def test_tokens_a_minute_are_what_was_used(usage: Usage | None, outcome: Outcome
     config = replace(CONFIG, tenants={"a": TenantPolicy(tokens_per_minute=1000)})
     flow = controller(config)
     submit(flow, "t", tenant="a", prompt_tokens=100)
-    flow.progress("t", 30, 0.0)
+    flow.progress("t", 30)
     flow.close("t", outcome, 0.0, usage)
     assert flow.rate_limits("a", 0.0)[1].remaining == left
 
@@ -376,9 +361,9 @@ def test_progress_beyond_the_expectation_is_charged_and_a_cancel_refunded():
     submit(flow, "t", prompt_tokens=100, max_output_tokens=64)
     tenant = flow._queue.classes[0].order.flows["default"]
     assert tenant.counter == 100 + 2 * 64
-    flow.progress("t", 80, 1.0)
+    flow.progress("t", 80)
     assert tenant.counter == 100 + 2 * 80
-    flow.progress("nobody", 80, 1.0)
+    flow.progress("nobody", 80)
     flow.close("t", Outcome.CANCELLED, 1.0)
     assert tenant.counter == 100 + 2 * 80
 
@@ -386,7 +371,7 @@ def test_progress_beyond_the_expectation_is_charged_and_a_cancel_refunded():
 def test_a_cancel_pays_for_the_prompt_and_what_came():
     flow = controller()
     submit(flow, "t", prompt_tokens=100, max_output_tokens=64)
-    flow.progress("t", 10, 1.0)
+    flow.progress("t", 10)
     flow.close("t", Outcome.CANCELLED, 1.0)
     assert flow._queue.classes[0].order.flows["default"].counter == 100 + 2 * 10
 
@@ -394,7 +379,8 @@ def test_a_cancel_pays_for_the_prompt_and_what_came():
 def test_an_adopted_lease_is_nobodys_to_charge():
     flow = controller()
     flow.report(ReplicaReport("s", frozenset({"old"})), 0.0)
-    assert flow.progress("old", 100, 1.0) == flow.first_tokens([("old", 1.0)], 1.0) == []
+    flow.progress("old", 100)
+    assert flow.first_tokens([("old", 1.0)], 1.0) == []
     assert flow.predicted_ttft_s("old") is None
     assert flow.close("old", Outcome.COMPLETED, 2.0, Usage(1, 1)) == []
 
@@ -592,7 +578,7 @@ def test_a_full_cache_holds_back_what_does_not_fit_but_an_empty_engine_takes_any
 )
 def test_the_class_is_asked_for_by_name_or_priority_and_capped_by_the_tenant(fields, highest, name):
     ticket = Ticket(**{"ticket_id": "t", "priority": 0, "arrived_s": 0.0, **fields})
-    rank = Ranks(CONFIG).of(ticket, TenantPolicy(highest_class=highest))
+    rank = ClassIndex(CONFIG).of(ticket, TenantPolicy(highest_class=highest))
     assert CONFIG.classes[rank].name == name
 
 
@@ -692,6 +678,17 @@ def test_nor_by_a_setting_of_zero():
         FlowConfig(classes=(ClassPolicy("c", 0.0, 0.0, 0),), default_class="c")
     with pytest.raises(ValueError, match=r"limit\.itl_budget_s: 0 must be above 0"):
         FlowConfig(limit=LimitPolicy(itl_budget_s=0))
+    with pytest.raises(ValueError, match=r"route\.tokens_per_block: 0 must be above 0"):
+        FlowConfig(route=RoutePolicy(tokens_per_block=0))
+    with pytest.raises(ValueError, match=r"admission\.promise_late_s: 0 must be above 0"):
+        FlowConfig(admission=AdmissionPolicy(promise_late_s=0))
+
+
+def test_a_controller_is_young_until_it_had_time_to_hear_of_its_engines():
+    flow = FlowController(LIMITS)
+    flow.tick(10.0)
+    assert flow.young(10.0 + LIMITS.replica_ttl_s)
+    assert not flow.young(10.1 + LIMITS.replica_ttl_s)
 
 
 def test_nothing_is_a_share_of_for_ever():

@@ -83,19 +83,19 @@ class TestLoad:
     def test_what_a_tenant_may_not_send_asks_for_no_engine(self):
         flow = FlowController(LIMITS, FlowConfig())
         flow.report(ReplicaReport("a", frozenset()), 0.0)
-        flow.submit(Ticket("huge", 0, 0.0, size_bytes=10**9), 0.0)
+        flow.submit(Ticket("huge", 0, 0.0, size_bytes=10**10), 0.0)
         assert flow.load(60.0, 0.0).offered_per_s == 0.0
 
     def test_answers_over_their_budgets(self):
         def answered(every_s: float) -> FlowController:
-            """A twentieth of the budget to the first token, then two tokens in 0.4 s."""
+            """A twentieth of the budget to the first token, two tokens in 0.4 s, read slowly."""
             flow = flow_with("a")
             for number in range(MIN_SAMPLES):
                 at_s = every_s * number
                 flow.report(ReplicaReport("a", frozenset()), at_s)
                 submit(flow, f"q{number}", at_s)
                 flow.first_tokens([(f"q{number}", at_s + 0.5)], at_s + 0.5)
-                flow.close(f"q{number}", Outcome.COMPLETED, at_s + 0.9, Usage(100, 3, 0.5))
+                flow.close(f"q{number}", Outcome.COMPLETED, at_s + 0.95, Usage(100, 3, 0.5, decode_s=0.4))
             return flow
 
         # Of the last minute there are too few.
@@ -109,7 +109,7 @@ class TestLoad:
         for number in range(MIN_SAMPLES):
             submit(flow, f"q{number}", 0.0)
             flow.first_tokens([(f"q{number}", 0.5)], 0.5)
-            flow.close(f"q{number}", Outcome.COMPLETED, 0.9, Usage(100, 1, 0.5))
+            flow.close(f"q{number}", Outcome.COMPLETED, 0.9, Usage(100, 1, 0.5, decode_s=0.0))
         assert flow.load(60.0, 1.0).tpot_over_slo is None
 
     def test_a_refusal_for_a_wait_is_an_answer_that_late(self):

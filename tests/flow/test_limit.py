@@ -10,7 +10,7 @@ CALM = EngineMetrics(running=10, waiting=0, kv_use=0.5, itl_s=0.02, kv_capacity_
 
 
 def limit(**changes) -> AdaptiveLimit:
-    return AdaptiveLimit(replace(LimitPolicy(), **changes), 40)
+    return AdaptiveLimit(replace(LimitPolicy(), **changes), 40, batched_tokens=2048)
 
 
 def test_it_grows_by_one_only_when_nearly_full_up_to_its_start():

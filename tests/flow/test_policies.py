@@ -55,7 +55,7 @@ class Storm:
         if self.leases:
             name = self.source.choice(sorted(self.leases))
             self.apply(self.policy.first_tokens([(name, self.now_s)], self.now_s))
-            self.policy.progress(name, 5, self.now_s)
+            self.policy.progress(name, 5)
             self.end(name, Outcome.COMPLETED)
             self.apply(self.policy.close(name, Outcome.COMPLETED, self.now_s, Usage(10, 20, 0.1)))
 

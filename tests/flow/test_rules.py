@@ -37,7 +37,6 @@ LIMITS = Limits(
     requests_per_replica=3,
     lease_ttl_s=6.0,
     replica_ttl_s=3.0,
-    max_request_tokens=5000,
 )
 BUDGET_S = {"interactive": 3.0, "standard": 6.0, "batch": 30.0}
 CONFIG = FlowConfig(
@@ -181,7 +180,7 @@ class FlowRules(RuleBasedStateMachine):
         self.now_s += seconds
         self.first.add(name)
         self.apply(self.flow.first_tokens([(name, self.now_s)], self.now_s))
-        self.flow.progress(name, 10, self.now_s)
+        self.flow.progress(name, 10)
         self.now_s += seconds
         self.end(name, Outcome.COMPLETED)
         self.apply(self.flow.close(name, Outcome.COMPLETED, self.now_s, Usage(5, 20)))
@@ -191,7 +190,7 @@ class FlowRules(RuleBasedStateMachine):
     @rule(data=st.data(), tokens=st.sampled_from([1, 10, 1000]))
     def progress(self, data: st.DataObject, tokens: int) -> None:
         name = data.draw(st.sampled_from(sorted({*self.leases, "nobody"})))
-        assert self.flow.progress(name, tokens, self.now_s) == []
+        self.flow.progress(name, tokens)
 
     @rule(
         replica_id=REPLICAS | MORTALS,
@@ -236,7 +235,7 @@ class FlowRules(RuleBasedStateMachine):
 
     @rule(replica_id=REPLICAS, delay_s=st.sampled_from([-1.0, 1.0, 20.0]))
     def starting(self, replica_id: str, delay_s: float) -> None:
-        assert self.flow.capacity_starting(replica_id, self.now_s + delay_s, self.now_s) == []
+        self.flow.capacity_starting(replica_id, self.now_s + delay_s, self.now_s)
 
     @rule(seconds=st.sampled_from([0.25, 1.0, 2.0, 4.0]))
     def time_passes_unnoticed(self, seconds: float) -> None:
@@ -335,7 +334,7 @@ class FlowRules(RuleBasedStateMachine):
     def engines_for(self, entry: Entry) -> list[str]:
         """Which have a place, room for its tokens, and few enough prompts."""
         flow, queue = self.flow, self.flow._queue.classes[entry.rank]
-        expected, _ = flow._predictor.output_tokens(entry.account, entry.ticket.max_output_tokens)
+        expected = flow._predictor.expected_output(entry)
         tokens = entry.ticket.prompt_tokens + expected
         return [
             one.report.replica_id

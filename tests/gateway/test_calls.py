@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.contract import Refusal
+from app.contract import Metered, Refusal
 from app.flow.outcome import Outcome
+from app.flow.ticket import Usage
 from app.gateway.calls import CallFace, sse_events
 from app.gateway.errors import ApiError
 from app.gateway.exchange import Exchange
@@ -38,7 +39,9 @@ async def http():
 
 
 def face_over(control: FakeControlPlane, http: aiohttp.ClientSession, **keys: list[str]) -> CallFace:
-    return CallFace(Exchange(control, http, TIERS, 60.0), window(), ApiKeys(keys, open_without_keys=not keys))
+    return CallFace(
+        Exchange(control, http, TIERS, 60.0, 60.0), window(), ApiKeys(keys, open_without_keys=not keys)
+    )
 
 
 @settings(deadline=None)  # A machine that is busy with something else.
@@ -106,16 +109,43 @@ async def test_a_stream_that_breaks_raises_after_what_had_come(engine, http):
     assert caught.value.retry_after_s
 
 
-async def test_an_error_event_of_the_engines_own_is_raised(engine, http):
-    face = face_over(FakeControlPlane(engine.grant), http)
-    stream = face.stream(PATH, BODY, None)
+async def test_an_error_event_of_the_engines_own_is_raised_and_counts_as_a_failure(engine, http):
+    control = FakeControlPlane(engine.grant)
+    stream = face_over(control, http).stream(PATH, BODY, None)
     first = asyncio.ensure_future(anext(stream))
     request = await engine.next_request()
     request.begin()
     request.send(b'data: {"error": {"message": "Oh.", "code": "engine_error"}}\n\n')
+    request.end(Metered(3, 1, failed=True))
     with pytest.raises(ApiError, match=r"500 engine_error: Oh\."):
         await soon(first)
-    await soon(request.abandoned.wait())
+    closed = await control.next_close()
+    assert (closed.outcome, closed.usage) == (Outcome.FAILED, Usage(3, 1))
+
+
+async def test_a_body_has_the_bytes_that_it_has_over_http(engine, http):
+    control = FakeControlPlane(engine.grant)
+    calling = asyncio.create_task(face_over(control, http).call(PATH, {**BODY, "prompt": "日本"}, None))
+    (await engine.next_request()).answer(200, b"{}")
+    await soon(calling)
+    body = '{"model": "tiny", "prompt": "日本", "stream": false}'.encode()
+    assert control.tickets[0].size_bytes == len(body)
+
+
+async def test_options_of_a_stream_are_dropped_where_there_is_none(engine, http):
+    face = face_over(FakeControlPlane(engine.grant, engine.grant), http)
+    body = {**BODY, "stream_options": {"include_usage": True}}
+    calling = asyncio.create_task(face.call(PATH, body, None))
+    request = await engine.next_request()
+    assert "stream_options" not in json.loads(request.body)
+    request.answer(200, b"{}")
+    await soon(calling)
+    first = asyncio.ensure_future(anext(face.stream(PATH, body, None)))
+    request = await engine.next_request()
+    assert json.loads(request.body)["stream_options"] == body["stream_options"]
+    request.begin()
+    request.send(b"data: {}\n\n")
+    await soon(first)
 
 
 async def test_a_caller_that_stops_reading_breaks_the_engines_connection(engine, http):
@@ -144,9 +174,10 @@ async def test_refusals_are_the_same_as_over_http(http):
         ({"model": "tiny"}, "prompt"),
         ({**BODY, "temperature": float("nan")}, "body"),
         ({**BODY, "stop": {"a set"}}, "body"),
+        ({**BODY, "prompt": "\ud800"}, "body"),
         ([BODY], "body"),
     ],
-    ids=["missing", "NaN", "a set", "a list"],
+    ids=["missing", "NaN", "a set", "half a surrogate pair", "a list"],
 )
 async def test_bad_input_takes_no_lease(http, body, param):
     control = FakeControlPlane()

@@ -6,7 +6,13 @@ import json
 
 import pytest
 
-from app.gateway.engine_errors import SHOWN_MESSAGE_CHARS, from_engine
+from app.gateway.engine_errors import SHOWN_MESSAGE_CHARS
+from app.gateway.engine_errors import from_engine as from_engine_of
+from app.gateway.errors import ApiError
+
+
+def from_engine(status: int, body: bytes) -> ApiError:
+    return from_engine_of(status, body, "/v1/chat/completions")
 
 
 def vllm(message: str, param: str | None = None, code: int = 400) -> bytes:
@@ -75,6 +81,37 @@ def test_a_plain_message_keeps_its_status_and_its_field():
     error = from_engine(404, vllm("The model `x` does not exist.", "model", 404))
     assert (error.status, error.code, error.param) == (404, "invalid_value", "model")
     assert error.message == "The model `x` does not exist."
+
+
+# As vLLM 0.29 writes them: renderers/params.py, entrypoints/serve/utils/api_utils.py,
+# v1/engine/input_processor.py, entrypoints/openai/responses/serving.py.
+TOO_LONG = {
+    "tokens": (
+        "This model's maximum context length is 64 tokens. However, you requested 1 output tokens and your "
+        "prompt contains at least 64 input tokens. (parameter=input_tokens, value=64)",
+        "input_tokens",
+    ),
+    "characters": ("Your prompt contains 900 characters.", "input_text"),
+    "no room": ("Input length (65) exceeds model's maximum context length (64).", None),
+    "the core": ("The decoder prompt (length 65) is longer than the maximum model length of 64.", None),
+    "responses": ("The engine prompt length 64 exceeds the max_model_len 64. Please reduce prompt.", "input"),
+}
+
+
+@pytest.mark.parametrize(("message", "param"), TOO_LONG.values(), ids=TOO_LONG)
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/chat/completions", "messages"),
+        ("/v1/completions", "prompt"),
+        ("/v1/responses", "input"),
+        ("/v1/embeddings", "input"),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_told_by_openais_code_and_the_clients_field(path, field, message, param):
+    error = from_engine_of(400, vllm(message, param), path)
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", field)
+    assert error.message == f"{field}: {message}"
 
 
 @pytest.mark.parametrize(

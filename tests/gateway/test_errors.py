@@ -35,12 +35,12 @@ def test_the_body_is_openais_error_object(status, type_):
 
 
 def test_a_retry_hint_is_a_header_in_whole_seconds():
-    assert engine_lost(7).headers() == [(b"content-type", b"application/json"), (b"retry-after", b"7")]
+    assert engine_lost().headers() == [(b"content-type", b"application/json"), (b"retry-after", b"5")]
     assert invalid("n", 0, "is too small").headers() == [(b"content-type", b"application/json")]
 
 
 def test_as_the_end_of_a_stream_it_is_one_event():
-    error = engine_lost(7)
+    error = engine_lost()
     assert error.sse_event() == b"data: " + error.body() + b"\n\n"
     assert error.sse_event().count(b"\n") == 2
 
@@ -49,6 +49,7 @@ def test_as_the_end_of_a_stream_it_is_one_event():
     "error",
     [
         ApiError(429, "rejected_full", "Full.", "field", 3, 1.5, NO_LIMITS, retryable=False),
+        ApiError(405, "method_not_allowed", "No.", "method", allow="POST"),
         invalid("n", 0, "is too small"),
     ],
     ids=lambda error: error.code,

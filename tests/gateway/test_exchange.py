@@ -114,7 +114,7 @@ async def test_a_whole_answer_comes_with_what_a_client_is_told_of_its_way(engine
         (await engine.next_request()).answer(200, b'{"text": "Hi"}')
         answer, body = await soon(answering)
         assert body == b'{"text": "Hi"}'
-        assert answer.request_id == control.tickets[0].ticket_id
+        assert answer.ticket_id == control.tickets[0].ticket_id
         assert answer.content_type == "application/json"
         assert answer.grant == engine.grant
         assert (await control.next_close()).outcome is Outcome.COMPLETED
@@ -251,6 +251,19 @@ async def test_a_port_where_nobody_listens_is_a_lost_engine(engine):
         (await engine.next_request()).answer(200, b"{}")
         assert await soon(answering) == b"{}"
         assert (control.gone, control.unroutable) == (["dead"], [])
+
+
+async def test_an_engine_whose_head_can_not_be_read_has_failed_and_is_not_lost(engine):
+    """aiohttp reads headers of up to 8,190 bytes."""
+    control = FakeControlPlane(engine.grant)
+    async with exchange_over(control) as exchange:
+        answering = asyncio.create_task(drained(exchange, WHOLE))
+        (await engine.next_request()).answer(200, b"", metadata="x" * 10_000)
+        with pytest.raises(ApiError, match="500 engine_error"):
+            await soon(answering)
+        assert (await control.next_close()).outcome is Outcome.FAILED
+    assert len(control.tickets) == 1
+    assert (control.gone, control.unroutable) == ([], [])
 
 
 async def test_an_engine_without_the_lease_is_unroutable_and_another_is_asked(engine):

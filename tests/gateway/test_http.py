@@ -15,9 +15,9 @@ from app.contract import RateLimits, Refusal, SchedulerView
 from app.flow.outcome import Outcome
 from app.flow.ticket import RateLimit
 from app.gateway.exchange import Exchange
-from app.gateway.http import STALLS_IN_ALL, HttpFace
+from app.gateway.http import HttpFace
 from app.gateway.schemas import SCHEMAS
-from app.gateway.status import StatusFace
+from app.gateway.status import STATUS_PATHS, StatusFace
 from app.gateway.tenants import ApiKeys
 from app.limits import RequestLimits
 from tests.entered import Entered
@@ -38,7 +38,14 @@ class Visit:
     """One request to an ASGI application, and what its client sees; with `cut` the body never ends."""
 
     def __init__(
-        self, app: HttpFace, method: str, path: str, *parts: bytes, cut: bool = False, key: str | None = None
+        self,
+        app: HttpFace,
+        method: str,
+        path: str,
+        *parts: bytes,
+        cut: bool = False,
+        key: str | None = None,
+        root: str = "",
     ) -> None:
         self._messages = [
             {"type": "http.request", "body": part, "more_body": cut or number < len(parts)}
@@ -55,8 +62,14 @@ class Visit:
         self.body = b""
         self.complete = False
         headers = [] if key is None else [(b"authorization", key.encode())]
-        client = ("127.0.0.1", 40000)
-        scope = {"type": "http", "method": method, "path": path, "headers": headers, "client": client}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "root_path": root,
+            "headers": headers,
+            "client": ("127.0.0.1", 40000),
+        }
         self._done = asyncio.create_task(app(scope, self._receive, self._send))
 
     def leave(self) -> None:
@@ -93,20 +106,32 @@ class Visit:
 class Site:
     """The face over a scripted control plane."""
 
-    def __init__(self, http: aiohttp.ClientSession, reader_stall_s: float = 60.0, **keys: list[str]) -> None:
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        reader_stall_s: float = 60.0,
+        status: StatusConfig | None = None,
+        **keys: list[str],
+    ) -> None:
         self.control = FakeControlPlane()
-        exchange = Exchange(self.control, http, TIERS, 60.0, scheduler_retry_s=0.001)
+        exchange = Exchange(self.control, http, TIERS, 60.0, 60.0, scheduler_retry_s=0.001)
         keyed = ApiKeys(keys, open_without_keys=not keys)
-        status = StatusFace(self.control, http, StatusConfig(), keyed)
+        page = StatusFace(self.control, http, status or StatusConfig(), keyed)
         limits = RequestLimits(max_body_bytes=MAX_BODY_BYTES)
         self.face = HttpFace(
-            exchange, self.control, replace(window(), limits=limits), keyed, status, reader_stall_s
+            exchange, self.control, replace(window(), limits=limits), keyed, page, reader_stall_s
         )
 
     def visit(
-        self, method: str, path: str, *parts: bytes, cut: bool = False, key: str | None = None
+        self,
+        method: str,
+        path: str,
+        *parts: bytes,
+        cut: bool = False,
+        key: str | None = None,
+        root: str = "",
     ) -> Visit:
-        return Visit(self.face, method, path, *parts, cut=cut, key=key)
+        return Visit(self.face, method, path, *parts, cut=cut, key=key, root=root)
 
 
 @pytest.fixture
@@ -184,7 +209,7 @@ async def test_a_stream_is_passed_on_as_it_is_made(site, engine):
     request.send(b"data: 1\n\n")
     await soon(visit.begun.wait())
     assert (visit.status, visit.body, visit.complete) == (200, b"data: 1\n\n", False)
-    assert visit.headers["content-type"] == "text/event-stream"
+    assert visit.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert visit.headers["cache-control"] == "no-cache"
     request.send(b"data: [DONE]\n\n")
     request.end()
@@ -214,9 +239,11 @@ async def test_a_client_that_disconnects_mid_stream_aborts_the_engines_work(site
     assert (await site.control.next_close()).outcome is Outcome.CANCELLED
 
 
-async def streaming(http: aiohttp.ClientSession, engine: FakeEngine) -> tuple[Site, Visit, EngineRequest]:
+async def streaming(
+    http: aiohttp.ClientSession, engine: FakeEngine, stall_s: float = BRIEF_S
+) -> tuple[Site, Visit, EngineRequest]:
     """A stream that has begun, of a site with little patience for who does not read it."""
-    site = Site(http, reader_stall_s=BRIEF_S)
+    site = Site(http, reader_stall_s=stall_s)
     site.control.script.append(engine.grant)
     visit = site.visit("POST", CHAT, STREAM)
     request = await engine.next_request()
@@ -237,18 +264,21 @@ async def test_a_client_that_takes_nothing_of_its_stream_is_let_go_without_an_en
         assert (visit.body, visit.complete) == (b"data: 1\n\n", False)
 
 
-async def test_a_client_that_takes_a_little_now_and_then_is_let_go_in_the_end(engine):
+async def test_a_client_that_takes_a_little_now_and_then_is_let_go_in_the_end(engine, monkeypatch):
+    """A tenth of what it may be waited for at a time, so that a busy machine does not let it go for one."""
+    stalls, stall_s = 3, 5 * BRIEF_S
+    monkeypatch.setattr("app.gateway.http.STALLS_IN_ALL", stalls)
     async with aiohttp.ClientSession() as http:
-        site, visit, request = await streaming(http, engine)
+        site, visit, request = await streaming(http, engine, stall_s)
         taken = 0
-        while not request.abandoned.is_set() and taken < 10 * STALLS_IN_ALL:
+        while not request.abandoned.is_set() and taken < 100 * stalls:
             request.send(b"data: 1\n\n")
-            await asyncio.sleep(0.6 * BRIEF_S)
+            await asyncio.sleep(stall_s / 10)
             visit.reads.set()
             await asyncio.sleep(0.01)
             visit.reads.clear()
             taken += 1
-        assert STALLS_IN_ALL <= taken < 10 * STALLS_IN_ALL
+        assert stalls < taken < 100 * stalls
         await visit.done()
         assert (await site.control.next_close()).outcome is Outcome.CANCELLED
 
@@ -282,6 +312,34 @@ async def test_what_is_not_on_the_list_does_not_exist(site, path):
     assert (visit.status, visit.error["code"], visit.error["param"]) == (404, "unknown_path", "path")
 
 
+async def test_paths_are_below_the_prefix_that_serve_has_left_in_them(site, engine):
+    site.control.script.append(engine.grant)
+    visit = site.visit("POST", "/llm" + CHAT, WHOLE, root="/llm")
+    request = await engine.next_request()
+    assert request.path == CHAT
+    request.answer(200, b"{}")
+    assert (await visit.done()).status == 200
+    assert (await site.visit("GET", "/llm/health", root="/llm").done()).status == 200
+
+
+@pytest.mark.parametrize("path", ["/llm", "/llmhealth", "/llm2/health", "/llm/llm/health", "/health"])
+async def test_what_is_not_below_the_prefix_does_not_exist(site, path):
+    visit = await site.visit("GET", path, root="/llm").done()
+    assert (visit.status, visit.error["code"]) == (404, "unknown_path")
+
+
+@pytest.mark.parametrize("status", [StatusConfig(), StatusConfig(open=True)])
+async def test_the_document_names_the_paths_that_are_served_and_no_others(status):
+    async with aiohttp.ClientSession() as http:
+        site = Site(http, status=status)
+        paths = json.loads((await site.visit("GET", "/openapi.json").done()).body)["paths"]
+        assert {path for path, described in paths.items() if "post" in described} == set(SCHEMAS)
+        for path in {*paths, *STATUS_PATHS}:
+            # Refused by its method alone, where it is served.
+            status_ = (await site.visit("DELETE", path).done()).status
+            assert (path in paths) == (status_ == 405), path
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [("GET", path, "POST") for path in SCHEMAS]
@@ -291,6 +349,7 @@ async def test_another_method_is_refused_with_the_one_that_is_allowed(site, meth
     visit = await site.visit(method, path, b"{}").done()
     assert (visit.status, visit.error["code"]) == (405, "method_not_allowed")
     assert visit.error["message"] == f"method: {method} is not allowed here, {allowed} is"
+    assert visit.headers["allow"] == allowed
 
 
 async def test_a_body_is_refused_as_soon_as_it_is_too_large(site):

@@ -7,6 +7,7 @@ import base64
 import json
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 import aiohttp
 import pytest
@@ -27,13 +28,14 @@ KEYS = {name: [sha256(f"{name}'s".encode()).hexdigest()] for name in ("blue", "r
 class Reader:
     """A client of the face: status, headers, and a stream's body as it comes."""
 
-    def __init__(self, face: StatusFace, path: str, key: str | None, client: tuple[str, int]) -> None:
+    def __init__(
+        self, face: StatusFace, path: str, client: tuple[str, int], headers: list[tuple[bytes, bytes]]
+    ) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
         self._more = asyncio.Event()
         self._left = asyncio.Event()
-        headers = [] if key is None else [(b"authorization", key.encode())]
         scope = {"type": "http", "method": "GET", "path": path, "headers": headers, "client": client}
         self.done = asyncio.create_task(face(scope, self._receive, self._send))
 
@@ -86,17 +88,22 @@ class Site:
             self.control, http, config, ApiKeys(keys, open_without_keys=not keys), stream_s
         )
 
-    def read(self, path: str, key: str | None = None, client: tuple[str, int] = HERE) -> Reader:
-        return Reader(self.face, path, key, client)
+    def read(
+        self, path: str, *keys: str | None, client: tuple[str, int] = HERE, origin: str | None = None
+    ) -> Reader:
+        headers = [(b"authorization", key.encode()) for key in keys if key is not None]
+        if origin is not None:
+            headers.append((b"origin", origin.encode()))
+        return Reader(self.face, path, client, headers)
 
-    async def whole(self, path: str, key: str | None = None, client: tuple[str, int] = HERE) -> Reader:
-        reader = self.read(path, key, client)
+    async def whole(self, *arguments: str | None, **options: Any) -> Reader:
+        reader = self.read(*arguments, **options)
         await soon(reader.done)
         return reader
 
-    async def refused(self, path: str, key: str | None = None, client: tuple[str, int] = HERE) -> ApiError:
+    async def refused(self, *arguments: str | None, **options: Any) -> ApiError:
         with pytest.raises(ApiError) as caught:
-            await self.whole(path, key, client)
+            await self.whole(*arguments, **options)
         return caught.value
 
 
@@ -123,6 +130,8 @@ async def test_by_default_there_is_no_page(http, path):
 async def test_an_open_page_is_for_this_machine_only(site, path):
     assert (await site.refused(path, client=ELSEWHERE)).status == 404
     assert (await site.refused(path, client=("::2", 5))).status == 404
+    # A page from elsewhere in a browser here is not of this machine, as at the door (SECURITY.md).
+    assert (await site.refused(path, origin="https://elsewhere.example")).status == 404
 
 
 @pytest.mark.parametrize("path", sorted(STATUS_PATHS))
@@ -135,7 +144,7 @@ async def test_with_keys_only_the_named_tenants_see_it(http, path):
         "Basic é",
         "Basic " + base64.b64encode(b"green's").decode(),
     ):
-        asked = await site.whole(path, key, ELSEWHERE)
+        asked = await site.whole(path, key, client=ELSEWHERE)
         assert (asked.status, asked.headers["www-authenticate"].split()[0]) == (401, "Basic")
         assert json.loads(asked.body)["error"]["code"] in ("missing_api_key", "invalid_api_key")
     error = await site.refused(path, "Bearer red's")
@@ -146,7 +155,17 @@ async def test_with_keys_only_the_named_tenants_see_it(http, path):
 async def test_a_browsers_password_is_the_key(http):
     site = Site(http, StatusConfig(tenants=["blue"]), **KEYS)
     for key in ("Bearer blue's", "Basic " + base64.b64encode(b"anybody:blue's").decode()):
-        assert (await site.whole(PAGE, key, ELSEWHERE)).status == 200
+        assert (await site.whole(PAGE, key, client=ELSEWHERE)).status == 200
+
+
+async def test_two_keys_are_none(http):
+    site = Site(http, StatusConfig(tenants=["blue"]), **KEYS)
+    for keys in (("Bearer blue's", "Bearer green's"), ("Bearer green's", "Bearer blue's")):
+        assert (await site.whole(PAGE, *keys)).status == 401
+
+
+async def test_a_page_in_a_browser_here_may_look(site):
+    assert (await site.whole(JSON, origin="http://localhost:3000")).status == 200
 
 
 async def test_the_page_runs_only_what_it_carries(site):

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ import ray
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.chaos.parts import title
 from benchmarks.servers import free_ports
 from tests.integration.environment import server_environment
+from tests.integration.held import descendants, held
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
@@ -54,30 +56,28 @@ class Cluster:
     agent_port: int
     http_port: int
     folder: Path
-    # What `ray start` has left running.
-    daemons: list[psutil.Process] = field(default_factory=list)
+    # All processes of the cluster, orphans too, descend from it.
+    root: psutil.Process
 
     @classmethod
     @contextlib.contextmanager
     def started(cls) -> Iterator[Cluster]:
         port, dashboard, agent, http = free_ports(4)
         os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
-        before = {p.pid for p in psutil.process_iter()}
-        folder = tempfile.TemporaryDirectory(prefix="serve-test-")
         start = ["start", "--head", "--num-gpus", "8", "--num-cpus", "8", f"--port={port}"]
         start += ["--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}", "--disable-usage-stats"]
         start += ["--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={agent}"]
-        subprocess.run(
-            [BIN / "ray", *start], check=True, capture_output=True, timeout=120, env=server_environment()
-        )
-        mine = _ray_processes(before)
-        try:
-            ray.init(address=f"127.0.0.1:{port}", log_to_driver=False, namespace="tests")
-            url = f"http://127.0.0.1:{dashboard}"
-            yield cls(f"127.0.0.1:{port}", url, agent, http, Path(folder.name), mine)
-        finally:
-            _end(mine)
-            folder.cleanup()
+        command = [str(BIN / "ray"), *start]
+        with (
+            tempfile.TemporaryDirectory(prefix="serve-test-") as folder,
+            held(command, server_environment()) as root,
+        ):
+            try:
+                ray.init(address=f"127.0.0.1:{port}", log_to_driver=False, namespace="tests")
+                url = f"http://127.0.0.1:{dashboard}"
+                yield cls(f"127.0.0.1:{port}", url, agent, http, Path(folder), root)
+            finally:
+                _leave()
 
     @property
     def url(self) -> str:
@@ -126,48 +126,22 @@ class Cluster:
 
     def engine_processes(self) -> list[psutil.Process]:
         """Engine cores and workers, of every replica."""
-        return _matching("EngineCore", "RayWorkerProc", "VLLM::Worker")
+        return self.processes("EngineCore", "RayWorkerProc", "VLLM::Worker")
 
     def processes(self, *names: str) -> list[psutil.Process]:
-        return _matching(*names)
+        """Those of this cluster, and of no other on the machine, with one of these words in their title."""
+        return [process for process in self.family() if any(name in title(process) for name in names)]
 
     def family(self) -> list[psutil.Process]:
-        """The daemons and all that they have started."""
-        living = [daemon for daemon in self.daemons if daemon.is_running()]
-        return living + [child for daemon in living for child in _children(daemon)]
+        """Ray's daemons and all that they have started."""
+        return descendants(self.root)
 
 
-def _matching(*names: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            title = " ".join(process.cmdline()) or process.name()
-            if process.status() != psutil.STATUS_ZOMBIE and any(name in title for name in names):
-                found.append(process)
-    return found
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.children(recursive=True)
-    return []
-
-
-def _ray_processes(before: set[int]) -> list[psutil.Process]:
-    """What `ray start` has left running: its daemons, and through them all that they will start."""
-    return [p for p in psutil.process_iter() if p.pid not in before and p.pid != os.getpid()]
-
-
-def _end(daemons: list[psutil.Process]) -> None:
-    """Ends the application, Ray, and whatever either has started, each by its id."""
+def _leave() -> None:
+    """Ends the application in order, and this process's connection."""
     from ray import serve
 
     with contextlib.suppress(Exception):
         serve.shutdown()
-    tree = {child for daemon in daemons if daemon.is_running() for child in daemon.children(recursive=True)}
     with contextlib.suppress(Exception):
         ray.shutdown()
-    for process in [*daemons, *tree]:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs([*daemons, *tree], timeout=10)

@@ -109,6 +109,6 @@ def test_the_documented_command_starts_measures_and_stops(tmp_path: Path):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "0 fail" in run.stdout
-    assert "still there: no process" in run.stderr
+    assert "processes left: none" in run.stderr
     assert json.loads((tmp_path / "report.json").read_text())["kept"] is True
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")

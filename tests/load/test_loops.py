@@ -7,9 +7,10 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 
+import psutil
 import pytest
 
-from app.load.loops import ClosedLoop, OpenLoop, run_load
+from app.load.loops import ClosedLoop, OpenLoop, load_client, run_load
 from app.load.streams import (
     BROKEN,
     COMPLETED,
@@ -84,6 +85,18 @@ async def test_a_process_of_its_own_brings_the_answers_back():
     assert load.client_cpu_s > 0
 
 
+def test_a_client_is_there_before_its_load():
+    """What a server spends while the client starts is not what the load costs."""
+
+    def clients() -> int:
+        return sum("spawn_main" in " ".join(one.cmdline()) for one in psutil.Process().children())
+
+    before = clients()
+    with load_client():
+        assert clients() == before + 1
+    assert clients() == before
+
+
 async def test_open_loop_waits_for_nobody():
     # The first answer never ends: a closed loop would stay there.
     async with canned(head("200 OK"), end=False) as url:
@@ -114,6 +127,21 @@ async def test_a_refusal_has_its_time_code_and_hint():
 async def test_a_refusal_may_be_the_only_event_of_a_stream():
     async with canned(head("200 OK"), event({"error": {"code": 503}}), b"data: [DONE]\n\n") as url:
         assert (await one(url)).outcome == REFUSED
+
+
+async def test_vllms_word_for_a_full_queue_is_a_refusal():
+    body = json.dumps({"error": {"code": 503, "type": "ServiceUnavailableError"}}).encode()
+    async with canned(head("503 Service Unavailable", f"content-length: {len(body)}") + body) as url:
+        assert (await one(url)).outcome == REFUSED
+
+
+@pytest.mark.parametrize("code", ["rejected_no_engine", "evicted_no_engine", "engine_lost", ""])
+async def test_a_503_that_says_that_nobody_is_there_is_a_failure(code: str):
+    # Without a code: HAProxy's own page.
+    body = json.dumps({"error": {"code": code}}).encode() if code else b"<html>No server is available"
+    async with canned(head("503 Service Unavailable", f"content-length: {len(body)}") + body) as url:
+        answer = await one(url)
+    assert (answer.outcome, answer.status, answer.code) == (FAILED, 503, code)
 
 
 async def test_a_refused_client_returns_once():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.config import ApplicationConfig
-from app.plan_check import plan_of, refusal_of
+from app.plan_check import control_missing, plan_of, refusal_of
 from placement.hardware import parse_cluster
 from tests.checkpoints import LLAMA_8B
 
@@ -111,3 +111,14 @@ class TestFolder:
         assert "context is 4096" in refusal("8xh100", source=source)
         source = self.folder(tmp_path, max_position_embeddings=4096, rope_scaling={"factor": 8.0})
         assert refusal("8xh100", source=source) is None
+
+
+def test_gateways_and_schedulers_find_what_they_ask_for_or_it_is_said():
+    asks = config().model_copy(update={"control_resources": {"control": 0.4}})
+    assert control_missing(config(), [{"GPU": 8.0}]) == ""
+    # Two fit into a node that has 1.0.
+    replicas = asks.gateway.replicas + 1 + asks.scheduler.spares
+    assert control_missing(asks, [{"control": 1.0}] * ((replicas + 1) // 2)) == ""
+    assert control_missing(asks, [{"control": 1.0}]) == (
+        f"gateways and schedulers: {replicas} ask for 0.4 control, there is room for 2"
+    )

@@ -139,6 +139,7 @@ def test_every_problem_of_a_bad_file_is_a_line_with_field_value_and_reason(tmp_p
     assert output.err.splitlines() == [
         f"{parallel}.bundles: '8 bundles': PP=4 x TP=3 needs 12: one bundle holds one rank",
         f"{parallel}.tensor_parallel_size: 3: it does not divide the model's 64 attention heads",
+        f"{parallel}.tensor_parallel_size: 3: it does not divide the model's feed-forward of 28672",
         f"{parallel}.tensor_parallel_size: 3: it neither divides the model's 8 KV heads nor is a multiple of "
         "them",
     ]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from placement.shapes import ModelShape, known_shape
 from placement.topology import Bundle, Problem, Topology
 
-LLAMA_70B = ModelShape(layers=80, hidden=8192, heads=64, kv_heads=8)
+LLAMA_70B = ModelShape(layers=80, heads=64, kv_heads=8, ffn=28672)
 sizes = st.integers(1, 8)
 
 
@@ -144,16 +144,16 @@ def test_a_partition_that_does_not_fit_is_refused(partition, reason):
 
 
 def test_more_stages_than_layers_are_refused():
-    shape = ModelShape(layers=2, hidden=8, heads=1, kv_heads=1)
+    shape = ModelShape(layers=2, heads=1, kv_heads=1)
     (problem,) = problems(Topology(3, 1), gpus(3), shape=shape)
     assert (problem.field, problem.value) == (("parallel", "pipeline_parallel_size"), 3)
     assert "2 layers" in problem.reason
 
 
 @given(tp=st.integers(1, 64))
-def test_tensor_ranks_must_divide_heads_and_divide_or_multiply_kv_heads(tp):
+def test_tensor_ranks_must_divide_heads_and_feed_forward_and_divide_or_multiply_kv_heads(tp):
     found = problems(Topology(1, tp), gpus(tp), shape=LLAMA_70B)
-    assert len(found) == (64 % tp != 0) + (8 % tp != 0 and tp % 8 != 0)
+    assert len(found) == (64 % tp != 0) + (8 % tp != 0 and tp % 8 != 0) + (28672 % tp != 0)
     assert all(problem.field == ("parallel", "tensor_parallel_size") for problem in found)
 
 

@@ -159,6 +159,7 @@ _TYPES: dict[str, dict[str, list[Any]]] = {
         "logprobs": [-1, 21, True],
         "echo": ["x", 1],
         "n": [0, 33],
+        "truncate_prompt_tokens": [-5],
     },
     RESPONSES: {
         "input": [None, 7, {}, True],
@@ -167,11 +168,13 @@ _TYPES: dict[str, dict[str, list[Any]]] = {
         "top_logprobs": [-1, 21],
         "service_tier": ["interactive"],
         "tools": ["x", [{"type": "function"}]],
+        "truncation": ["x", 7, True],
     },
     EMBEDDINGS: {
         "input": [None, 7, "", [], [""], [[]], {}],
         "dimensions": [0, -1, "x"],
-        "encoding_format": ["x"],
+        "encoding_format": ["x", "bytes"],
+        "truncate_prompt_tokens": [-2, 2**63, "x", 1.5],
     },
     TOKENIZE: {"prompt": [7, []], "messages": ["x", [{"role": 7}]]},
     DETOKENIZE: {"tokens": [None, "x", 7, [-1], ["a"], [1.5], [2**31]]},
@@ -514,7 +517,6 @@ ODD_FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "a suffix": (COMPLETIONS, {"suffix": "x"}),
     "an echo of nothing": (COMPLETIONS, {"echo": True, "max_tokens": 0}),
     "a prompt cut to nothing": (COMPLETIONS, {"truncate_prompt_tokens": 0}),
-    "a prompt cut from a negative place": (COMPLETIONS, {"truncate_prompt_tokens": -5}),
     "a pattern that is none": (CHAT, {"structured_outputs": {"regex": "("}}),
     "a pattern that looks ahead": (CHAT, {"structured_outputs": {"regex": "(?=a)b"}}),
     "a pattern that refers back": (CHAT, {"structured_outputs": {"regex": r"(a)\1"}}),
@@ -550,6 +552,20 @@ ODD_FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "an item that refers to another": (RESPONSES, {"input": [{"type": "item_reference", "id": "msg_1"}]}),
     "an item that is not known": (RESPONSES, {"input": [{"type": "x"}]}),
     "an item that is a number": (RESPONSES, {"input": [7]}),
+    "half a surrogate pair in a tool": (
+        CHAT,
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": "\ud800"}}}]},
+    ),
+    "half a surrogate pair in an answer of a function": (
+        RESPONSES,
+        {"input": [{"type": "function_call_output", "call_id": "x", "output": "\ud800"}]},
+    ),
+    "a prompt cut to more than fits": (COMPLETIONS, {"truncate_prompt_tokens": 10**6}),
+    "an input cut where nothing is too long": (RESPONSES, {"truncation": "auto"}),
+    "nulls wherever they can be": (
+        CHAT,
+        {"n": None, "priority": None, "min_tokens": None, "ignore_eos": None, "bad_words": None, "x": None},
+    ),
     "no item": (RESPONSES, {"input": []}),
     "a stored prompt": (RESPONSES, {"prompt": {"id": "pmpt_1"}}),
     "an answer to be stored": (RESPONSES, {"store": True}),
@@ -635,8 +651,9 @@ def _all() -> Iterator[Hostile]:
     for name, schema in SCHEMAS.items():
         form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
         yield Hostile(f"schema: {name}", CHAT, body(CHAT, response_format=form))
-    for name, schema in list(SCHEMAS.items())[:6]:
+        # There the schema is the outermost object.
         yield Hostile(f"schema of vLLM's own: {name}", CHAT, body(CHAT, structured_outputs={"json": schema}))
+    for name, schema in list(SCHEMAS.items())[:6]:
         text = json.dumps(schema)
         yield Hostile(f"schema as text: {name}", CHAT, body(CHAT, structured_outputs={"json": text}))
         tool = {"type": "function", "function": {"name": "f", "parameters": schema}}

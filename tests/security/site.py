@@ -69,7 +69,7 @@ class Site:
         async with FakeEngine.started() as engine, aiohttp.ClientSession() as http:
             control = FakeControlPlane()
             status = StatusFace(control, http, StatusConfig(), keys)
-            exchange = Exchange(control, http, TIERS, 60.0)
+            exchange = Exchange(control, http, TIERS, 60.0, 60.0)
             face = HttpFace(exchange, control, window(limits, max_model_len), keys, status)
             site = cls(face, control, engine)
             answering = asyncio.create_task(site._answer_all())

@@ -108,6 +108,12 @@ async def test_without_keys_pages_from_elsewhere_are_refused(open_site, origin, 
     assert (await open_site.ask("POST", COMPLETIONS, GOOD, [(b"origin", origin)])).status == status
 
 
+async def test_without_keys_no_second_origin_hides_a_first(open_site):
+    origins = [(b"origin", b"https://elsewhere.example"), (b"origin", b"http://localhost")]
+    for headers in (origins, origins[::-1]):
+        assert (await open_site.ask("POST", COMPLETIONS, GOOD, headers)).status == 403
+
+
 @pytest.mark.parametrize("name", HEADERS)
 async def test_an_engine_gets_no_header_of_a_client(site, name):
     given = [(key.lower().encode(), value.encode()) for key, value in HEADERS[name].items()]

@@ -48,3 +48,36 @@ def test_the_70b_replica_reserves_eight_gpu_bundles_in_rank_order():
     assert [bundle["GPU"] for bundle in placement["placement_group_bundles"]] == [1] * 8
     variables = placement["ray_actor_options"]["runtime_env"]["env_vars"]
     assert variables["VLLM_RAY_BUNDLE_INDICES"] == "0,1,2,3,4,5,6,7"
+
+
+def control_plane(given: dict) -> dict[str, dict]:
+    """What Ray is asked for by a replica of each deployment that computes nothing."""
+    gateway = build(given)._bound_deployment
+    scheduler = gateway.init_args[1]._bound_deployment
+    return {one.name: one.ray_actor_options for one in (gateway, scheduler)}
+
+
+def test_gateways_and_schedulers_ask_for_no_cpu():
+    found = control_plane(arguments("smollm2-cpu.yaml"))
+    assert {name: options["num_cpus"] for name, options in found.items()} == {"Gateway": 0, "Scheduler": 0}
+    assert not any(options.get("resources") for options in found.values())
+
+
+def test_gateways_and_schedulers_go_where_their_resource_is():
+    found = control_plane(arguments("smollm2-cpu.yaml") | {"control_resources": {"control": 1}})
+    assert {name: options["resources"] for name, options in found.items()} == {
+        "Gateway": {"control": 1.0},
+        "Scheduler": {"control": 1.0},
+    }
+
+
+@pytest.mark.parametrize("amount", [0, -1, float("inf"), float("nan"), "some"])
+def test_an_amount_that_is_none_is_refused_by_its_field(amount):
+    with pytest.raises(ValidationError, match=r"control_resources\.control"):
+        build(arguments("smollm2-cpu.yaml") | {"control_resources": {"control": amount}})
+
+
+@pytest.mark.parametrize("name", ["CPU", "memory"])
+def test_ray_refuses_its_own_resources_before_anything_starts(name):
+    with pytest.raises(ValueError, match=name):
+        build(arguments("smollm2-cpu.yaml") | {"control_resources": {name: 1}})

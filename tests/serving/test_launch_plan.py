@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from app.config import ApplicationConfig
+from app.config import ApplicationConfig, ReplicasConfig
+from app.config_file import load_applications
 from app.serving import launch_plan
 from app.serving.launch_plan import ServeFile
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def config(bundles: list[dict[str, float]], *, device: str = "cpu", replicas: int = 1) -> ApplicationConfig:
@@ -43,6 +48,11 @@ class TestResources:
         found = launch_plan.resources([config([{"CPU": 2, "GPU": 1}]), config([{"CPU": 2}])], machine_cpus=1)
         assert found == launch_plan.Resources(4, 1)
 
+    def test_what_gateways_and_schedulers_ask_for_is_there_for_every_application(self) -> None:
+        one = config([{"CPU": 1}]).model_copy(update={"control_resources": {"control": 0.5}})
+        found = launch_plan.resources([one, one], machine_cpus=1)
+        assert found.custom == {"control": launch_plan.CONTROL_REPLICAS}
+
 
 class TestEnvironment:
     def test_ray_of_our_own_gets_a_token_and_haproxy(self) -> None:
@@ -71,6 +81,16 @@ class TestEnvironment:
     )
     def test_no_token_is_made_up_where_one_is_not_ours_to_choose(self, given: dict[str, str]) -> None:
         assert "RAY_AUTH_TOKEN" not in launch_plan.environment(given, "/venv/bin", "secret")
+
+    def test_haproxy_keeps_a_stream_for_longer_than_any_drain_waits_for_it(self) -> None:
+        files = list((REPOSITORY / "serve_configs").glob("*.yaml"))
+        drains_s = [one.args.replicas.drain_s for file in files for one in load_applications(file)]
+        hard_stop_s = float(launch_plan.environment({}, "bin", "")["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"])
+        assert hard_stop_s > max(*drains_s, ReplicasConfig().drain_s)
+
+    def test_a_log_is_written_as_it_is_made(self) -> None:
+        found = launch_plan.environment({}, "bin", "")
+        assert found["RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"] == "1"
 
 
 class TestServeFile:

@@ -9,7 +9,7 @@ from app.config import ApplicationConfig
 from app.flow.endings import Ended
 from app.flow.outcome import Outcome
 from app.flow.ticket import Usage
-from app.serving.request_metrics import RequestMetrics, window_name
+from app.serving.request_metrics import MAX_TENANTS, RequestMetrics, window_name
 
 CONFIG = ApplicationConfig.model_validate(
     {
@@ -92,9 +92,20 @@ def test_a_refusal_has_a_duration_by_its_reason_and_no_latencies(
     assert value("gen_ai_server_time_to_first_token_seconds_count", GEN_AI) is None
 
 
-def test_labels_are_bounded_by_the_configuration(metrics: RequestMetrics, registry: CollectorRegistry):
+def test_a_tenant_of_the_key_file_that_nobody_knew_at_the_start_is_counted_by_name(
+    metrics: RequestMetrics, registry: CollectorRegistry
+):
+    for _ in range(2):
+        metrics.ended(SERVED._replace(tenant="added-later"))
+    ended = {"tenant": "added-later", "outcome": "completed"}
+    assert registry.get_sample_value("promiseserve_tenant_requests_ended_total", ended) == 2
+
+
+def test_labels_are_bounded_however_many_tenants_come(metrics: RequestMetrics, registry: CollectorRegistry):
     for number in range(1000):
-        metrics.ended(SERVED._replace(tenant=f"stranger-{number}"))
+        metrics.ended(SERVED._replace(tenant=f"tenant-{number}"))
+    # Configured, and the last to come.
+    metrics.ended(SERVED)
     metrics.ended(Ended(Outcome.COMPLETED, 100.0))
     tenants = {
         sample.labels["tenant"]
@@ -102,7 +113,10 @@ def test_labels_are_bounded_by_the_configuration(metrics: RequestMetrics, regist
         for sample in family.samples
         if "tenant" in sample.labels
     }
-    assert tenants == {"other"}
+    assert {"tenant-0", "search", "other"} < tenants
+    assert len(tenants) == MAX_TENANTS + len({"other"})
+    other = {"tenant": "other", "outcome": "completed"}
+    assert registry.get_sample_value("promiseserve_tenant_requests_ended_total", other) == 1001 - MAX_TENANTS
     unknown = {"class": "unknown", "outcome": "completed"}
     assert registry.get_sample_value("promiseserve_requests_ended_total", unknown) == 1
 

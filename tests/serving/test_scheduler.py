@@ -15,7 +15,7 @@ from app.contract import SECRET_HEADER, Closing, EnginePort, Grant, Refusal, Rep
 from app.flow.autoscale import Reason
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
-from app.serving.scheduler import SchedulerReplica, flow_config, limits
+from app.serving.scheduler import SchedulerReplica, limits
 from app.serving.scheduler_port import GATEWAY_HEADER
 from tests.fakes import FakeEngine, soon
 
@@ -534,7 +534,7 @@ def test_the_engines_step_decides_the_burst_that_it_is_kept_fed_with():
             "open_without_keys": True,
         }
     )
-    assert flow_config(application).limit.batched_tokens == 256
+    assert limits(application).batched_tokens == 256
     assert limits(application).requests_per_replica == application.engine.max_num_seqs
 
 

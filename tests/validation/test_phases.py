@@ -39,6 +39,8 @@ class Application:
         self.preemptions = 0
         self.model = "tiny"
         self.fails = False
+        # How it turns every request away, where it does.
+        self.refusal: tuple[int, str] | None = None
         self.has_engines = self.has_ranks = True
         self.keys: set[str] = set()
         self.prompts: list[tuple[int, ...]] = []
@@ -77,6 +79,9 @@ promiseserve_replica_limit{{replica="a"}} {self.places}
         long = len(body["prompt"]) == filling_lengths(WINDOW)[0]
         if self.fails:
             return web.json_response({"error": {"code": "engine_error"}}, status=500)
+        if self.refusal is not None:
+            status, code = self.refusal
+            return web.json_response({"error": {"code": code}}, status=status)
         if long:
             self.classes.append(body["service_tier"])
             if self.running >= self.places:
@@ -176,6 +181,26 @@ async def test_a_failure_is_told_with_its_phase():
     assert set(found.failures) == {
         f"{name} failed 500 engine_error" for name in ("latency", "throughput", "memory")
     }
+
+
+@pytest.mark.parametrize("code", ["rejected_no_engine", "evicted_no_engine", "engine_lost"])
+async def test_an_application_without_an_engine_fails(code: str):
+    application = Application()
+    application.refusal = (503, code)
+    found = await measured(application)
+    assert set(found.failures) == {
+        f"{name} failed 503 {code}" for name in ("latency", "throughput", "memory")
+    }
+    assert (found.latency.refused, found.throughput.refusals) == (0, {})
+
+
+async def test_a_refusal_for_the_load_is_no_failure():
+    application = Application()
+    application.refusal = (429, "rejected_deadline")
+    found = await measured(application)
+    assert found.failures == {}
+    assert found.latency.refused > 0
+    assert found.throughput.refusals == {"429 rejected_deadline": 4}
 
 
 async def test_what_the_application_does_not_tell_is_not_measured():

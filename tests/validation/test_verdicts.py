@@ -147,11 +147,11 @@ def test_what_can_not_be_known_here_is_told(field: str, value: object, silent: s
 
 def test_details_name_refusals_failures_and_extremes():
     latency = replace(GOOD.latency, refused=3)
-    throughput = replace(GOOD.throughput, refusals={"429 rejected_full": 2, "503 rejected_no_engine": 1})
+    throughput = replace(GOOD.throughput, refusals={"429 rejected_full": 2, "429 evicted_deadline": 1})
     measured = replace(GOOD, latency=latency, throughput=throughput, failures={"memory broken 200": 2})
     found = verdicts(measured)
     assert "3 more were refused" in found["ttft_p50_ms"].detail
-    assert found["requests_per_s"].detail.endswith("refused: 2 429 rejected_full, 1 503 rejected_no_engine")
+    assert found["requests_per_s"].detail.endswith("refused: 2 429 rejected_full, 1 429 evicted_deadline")
     assert found["error_share"].detail == "2 of 30 requests: 2 x memory broken 200"
     assert found["load_imbalance"].detail.endswith("1 (replica-/0) to 1.05 (replica-/1), 2 ranks")
     assert found["memory_share"].detail == "GPU 0, the cache 90 % full"

@@ -19,7 +19,7 @@ import math
 from app.flow.config import FlowConfig
 from app.flow.estimate import DecayedRate, RunningLine, RunningMean, RunningQuantile, Window
 from app.flow.fairness import TenantFlow
-from app.flow.queue import ClassQueue, FlowQueue
+from app.flow.queue import ClassQueue, Entry, FlowQueue
 from app.flow.replicas import ReplicaPool
 from app.flow.tenants import OUTPUT_QUANTILE, Account, OutputLength
 from app.flow.ticket import Ticket
@@ -124,6 +124,10 @@ class Predictor:
             return expected, float(expected)
         mean, high = lengths.mean.value, lengths.high.value
         return (int(min(bound, mean)), min(bound, high)) if bound else (int(mean), high)
+
+    def expected_output(self, entry: Entry) -> int:
+        """Tokens that it will take, all answers together."""
+        return self.output_tokens(entry.account, entry.ticket.max_output_tokens)[0]
 
     def ttft_s(self, rank: int, flow: TenantFlow | None, prompt_tokens: int, now_s: float) -> float:
         """Uncorrected: wait for a place, then for the engine. Where places are free, prompts wait for those
