@@ -15,9 +15,11 @@ from placement.topology import Problem
 
 
 class ServedApplication(BaseModel):
-    """An application of a Serve file: of Serve's own keys the name, and our arguments."""
+    """An application of a Serve file: of Serve's own keys the name and the prefix, and our arguments."""
 
     name: str = "default"
+    # None: Serve lets no HTTP client in.
+    route_prefix: str | None = "/"
     args: ApplicationConfig
 
 
@@ -44,9 +46,19 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class _ServeFile(BaseModel):
+class ServeFile(BaseModel):
+    """A Serve file: what it serves, and where clients go."""
+
     http_options: HttpOptions = HttpOptions()
     applications: list[ServedApplication] = Field(min_length=1)
+
+    def url(self, application: ServedApplication) -> str | None:
+        """Its base, as a client on this machine reaches it; None where it has no prefix."""
+        if application.route_prefix is None:
+            return None
+        host = self.http_options.host
+        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        return f"http://{host}:{self.http_options.port}{application.route_prefix.rstrip('/')}"
 
     @model_validator(mode="after")
     def _open_on_loopback_only(self) -> Self:
@@ -68,9 +80,13 @@ _SHOWN_CHARACTERS = 80
 
 def load_applications(path: str | Path) -> list[ServedApplication]:
     """The applications of a file in Serve's schema. Raises ConfigFileError, whatever is wrong with it."""
+    return load_file(path).applications
+
+
+def load_file(path: str | Path) -> ServeFile:
+    """The whole of it. Raises ConfigFileError."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return _ServeFile.model_validate(content).applications
+        return ServeFile.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigFileError([f"file: {path}: {error.strerror}"]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -98,7 +98,7 @@ class RequestLimits(BaseModel):
     @classmethod
     def _are_forbidden_otherwise(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := sorted(set(names) - FORBIDDEN_FIELDS.keys()):
-            raise ValueError(f"{unknown[0]!r} is none of {', '.join(sorted(FORBIDDEN_FIELDS))}")
+            raise ValueError(f"{unknown[0]!r} is not one of {', '.join(sorted(FORBIDDEN_FIELDS))}")
         return names
 
     def forbidden(self) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from app.config import ApplicationConfig
-from app.config_file import ConfigFileError, load_applications, problem_lines
+from app.config_file import ConfigFileError, load_applications, load_file, problem_lines
 from placement.commands.show import plan_of
 
 HASH = "0123456789abcdef" * 4
@@ -355,6 +355,21 @@ def test_without_keys_no_other_address_is(tmp_path, host):
         load_applications(serve_file(tmp_path, host))
     assert refused.value.lines[0].startswith("applications.0.args.open_without_keys: True")
     assert load_applications(serve_file(tmp_path, host, api_keys={"blue": [HASH]}))
+
+
+@pytest.mark.parametrize(
+    ("host", "prefix", "url"),
+    [
+        (None, "/", "http://127.0.0.1:8000"),
+        ("10.1.2.3", "/b/", "http://10.1.2.3:8000/b"),
+        ("::", "/a", "http://127.0.0.1:8000/a"),
+        ("::", None, None),
+    ],
+)
+def test_a_client_on_this_machine_reaches_an_application_by_its_prefix(tmp_path, host, prefix, url):
+    file = load_file(serve_file(tmp_path, host, api_keys={"blue": [HASH]}))
+    application = file.applications[0].model_copy(update={"route_prefix": prefix})
+    assert file.url(application) == url
 
 
 def test_a_limit_that_does_not_exist_or_limits_nothing_is_refused():

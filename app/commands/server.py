@@ -31,22 +31,27 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 def server_of(arguments: argparse.Namespace) -> Server:
     """Raises ValueError for an address that is not HTTP's."""
-    url = arguments.url.rstrip("/").removesuffix("/v1")
+    return server_at(arguments.url)
+
+
+def server_at(address: str) -> Server:
+    """With or without the `/v1` that OpenAI's clients want. Raises ValueError."""
+    url = address.rstrip("/").removesuffix("/v1")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"--url: {arguments.url!r}: not an http:// or https:// address")
+        raise ValueError(f"--url: {address!r}: not an http:// or https:// address")
     return Server(url, os.environ.get(KEY_VARIABLE) or None)
 
 
 def plain_status(status: int, message: str, url: str) -> str:
     """A server's refusal in plain words; `message` is the server's own."""
     if status == 401:
-        return f"{url} wants another key: {message} Set {KEY_VARIABLE}."
+        return f"{url} rejected the API key: {message} Set {KEY_VARIABLE}."
     if status == 429:
         return f"It is busy: {message}"
     if status == 503:
         return f"It can't answer now: {message}"
-    return f"It says no ({status}): {message}"
+    return f"It refused the request ({status}): {message}"
 
 
 def unreachable(url: str) -> ConnectionError:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.commands.server import KEY_VARIABLE
+from app.commands.server import KEY_VARIABLE, server_at
 from app.config import ApplicationConfig
-from app.config_file import ConfigFileError, ServedApplication, load_applications, problem_line
-from app.serving.launch_plan import ServeFile
+from app.config_file import ConfigFileError, ServedApplication, load_file, problem_line
 from app.validation import phases
 from app.validation.launched import launched
 from app.validation.measured import Measurements
@@ -71,22 +68,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _chosen(arguments: argparse.Namespace) -> tuple[ServedApplication, str]:
     """The application to measure, and its base URL."""
-    applications = load_applications(arguments.config)
+    file = load_file(arguments.config)
+    applications = file.applications
     names = [application.name for application in applications]
     if arguments.application is None and len(names) > 1:
         raise ValueError(f"--application: CONFIG has several: {', '.join(names)}")
     if arguments.application not in (None, *names):
-        raise ValueError(f"--application: {arguments.application!r} is none of {', '.join(names)}")
+        raise ValueError(f"--application: {arguments.application!r} is not one of {', '.join(names)}")
     index = 0 if arguments.application is None else names.index(arguments.application)
-    return applications[index], arguments.url or _served_at(arguments.config, index)
-
-
-def _served_at(config: Path, index: int) -> str:
-    entrance = ServeFile.model_validate(yaml.safe_load(config.read_text(encoding="utf-8")))
-    prefix = entrance.applications[index].route_prefix
-    if prefix is None:
+    url = arguments.url or file.url(applications[index])
+    if url is None:
         raise ValueError("--url: CONFIG has no route_prefix for it")
-    return entrance.url(prefix)
+    return applications[index], url
 
 
 def validate(served: ServedApplication, url: str, durations: Durations) -> Report:
@@ -100,10 +93,9 @@ def validate(served: ServedApplication, url: str, durations: Durations) -> Repor
 
 
 def _target(url: str, model: str) -> Target:
-    parts = urlsplit(url.rstrip("/").removesuffix("/v1"))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"--url: {url!r}: not an http:// or https:// address")
-    return Target(f"{parts.scheme}://{parts.netloc}", parts.path, model, os.environ.get(KEY_VARIABLE, ""))
+    server = server_at(url)
+    parts = urlsplit(server.url)
+    return Target(f"{parts.scheme}://{parts.netloc}", parts.path, model, server.key or "")
 
 
 def _measure(config: ApplicationConfig, target: Target, durations: Durations) -> Measurements:

@@ -25,16 +25,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil  # type: ignore[import-untyped]
-import yaml
-from pydantic import ValidationError
 
 from app.config import ApplicationConfig
-from app.config_file import ConfigFileError, HttpOptions, load_applications, problem_lines
+from app.config_file import ConfigFileError, HttpOptions, ServeFile, load_file
 from app.engine.models import prepare
 from app.serving.launch_plan import (
     SHOWN_LINES,
     Resources,
-    ServeFile,
     all_running,
     environment,
     failure,
@@ -95,8 +92,11 @@ class Launcher:
 
     def start(self) -> None:
         """Everything up to the first answer of `/ready`. Raises LaunchError."""
-        configs, serve_file = _read(self._config)
-        urls = serve_file.urls()
+        serve_file = _read(self._config)
+        configs = [application.args for application in serve_file.applications]
+        urls = [url for url in map(serve_file.url, serve_file.applications) if url is not None]
+        if not urls:
+            raise LaunchError("applications: none has a route_prefix to answer at", status=BAD_INPUT)
         if self._own_ray:
             _require_free(serve_file.http_options)
         self._say(f"Configuration {self._config} is valid; logs are in {self._folder}")
@@ -106,7 +106,7 @@ class Launcher:
             self._start_ray(resources(configs, os.cpu_count() or 1))
         self._start_serve()
         self._await_ready(urls)
-        self._applications = [application.name for application in load_applications(self._config)]
+        self._applications = [application.name for application in serve_file.applications]
         self._say("Ready. Try:")
         _print_example(urls[0], configs[0].model.name)
 
@@ -270,17 +270,11 @@ class Ticks:
         return True
 
 
-def _read(file: Path) -> tuple[list[ApplicationConfig], ServeFile]:
+def _read(file: Path) -> ServeFile:
     try:
-        configs = [application.args for application in load_applications(file)]
-        serve_file = ServeFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return load_file(file)
     except ConfigFileError as error:
         raise LaunchError(*error.lines, status=BAD_INPUT) from error
-    except ValidationError as error:
-        raise LaunchError(*problem_lines(error), status=BAD_INPUT) from error
-    if not serve_file.urls():
-        raise LaunchError("applications: none has a route_prefix to answer at", status=BAD_INPUT)
-    return configs, serve_file
 
 
 def _require_free(http: HttpOptions) -> None:

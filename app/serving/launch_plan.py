@@ -12,10 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel
-
 from app.config import ApplicationConfig
-from app.config_file import HttpOptions
 
 SHOWN_LINES = 20
 # One machine has room for all of them, and for their successors beside them.
@@ -95,27 +92,6 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
     # ray, serve and the compilers' helpers of this very installation.
     path = os.pathsep.join(filter(None, [bin_folder, given.get("PATH")]))
     return {**defaults, **given, "PATH": path}
-
-
-class _Entrance(BaseModel):
-    route_prefix: str | None = "/"
-
-
-class ServeFile(BaseModel):
-    """What a Serve file says about where clients go."""
-
-    http_options: HttpOptions = HttpOptions()
-    applications: list[_Entrance]
-
-    def urls(self) -> list[str]:
-        """The base URL of each application with one, as a client on this machine reaches it."""
-        prefixes = [application.route_prefix for application in self.applications]
-        return [self.url(prefix) for prefix in prefixes if prefix is not None]
-
-    def url(self, route_prefix: str) -> str:
-        host = self.http_options.host
-        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        return f"http://{host}:{self.http_options.port}{route_prefix.rstrip('/')}"
 
 
 def starting(details: Mapping[str, Any]) -> str:

@@ -52,6 +52,9 @@ class RequestMetrics:
             "request_duration", "From arrival to the end, however it ended.", DURATION_BUCKETS_S, "error_type"
         )
         self._ended = self._counter("requests_ended", "Requests by outcome.", "class", "outcome")
+        self._output_tokens = Counter(
+            "promiseserve_output_tokens", "Tokens that engines made.", registry=registry
+        )
         self._tenant_ended = self._counter(
             "tenant_requests_ended", "Requests of a tenant by outcome.", "tenant", "outcome"
         )
@@ -86,6 +89,8 @@ class RequestMetrics:
         outcome = ended.outcome
         class_name = ended.class_name or UNKNOWN_CLASS
         self._ended(class_name, outcome.label).inc()
+        if ended.usage is not None:
+            self._output_tokens.inc(ended.usage.output_tokens)
         if not ended.class_name:
             return
         self._of_tenant(ended)

@@ -138,8 +138,6 @@ class SchedulerReplica:
             logger.exception("Closing ticket %s failed", closing.ticket_id)
             return
         self._perform(actions)
-        if closing.usage is not None:
-            self._metrics.add_output_tokens(closing.usage.output_tokens)
 
     def gateway_gone(self, gateway_id: str) -> None:
         """What it has in the queue is closed: it would take places that nobody uses."""

@@ -62,9 +62,6 @@ class SchedulerMetrics:
         self._kv_reserved = self._gauge(
             "promiseserve_replica_kv_reserved_tokens", "Prompt and expected output of its leases.", "replica"
         )
-        self._output_tokens = Counter(
-            "promiseserve_output_tokens", "Tokens that engines made.", registry=self._registry
-        )
         self._revokes = Counter(
             "promiseserve_revokes",
             "Leases asked back for something urgent; taken is false where the answer had begun.",
@@ -86,9 +83,6 @@ class SchedulerMetrics:
 
     def count_revoke(self, taken: bool) -> None:
         self._revokes.labels(str(taken).lower()).inc()
-
-    def add_output_tokens(self, tokens: int) -> None:
-        self._output_tokens.inc(tokens)
 
     def observe_scaling(self, decision: Decision, start_s: float) -> None:
         self._desired.set(decision.target)

@@ -113,7 +113,7 @@ async def test_a_talk_that_is_too_long_loses_its_oldest_part(engine):
 async def test_a_question_that_is_too_long_by_itself_is_refused_once(engine):
     room = Room(engine)
     await room.say("x", (400, refusal("context_length_exceeded", "messages: 70 tokens, the model takes 64")))
-    assert "It says no (400): messages: 70 tokens" in room.screen
+    assert "It refused the request (400): messages: 70 tokens" in room.screen
 
 
 async def test_where_nobody_listens_the_way_out_is_named(engine):

@@ -53,9 +53,9 @@ def error(message: str) -> bytes:
     ("status", "body", "words"),
     [
         (404, error("path"), "shows no status here: `status` in its configuration says who may see it."),
-        (401, error("a key is needed"), f"wants another key: a key is needed Set {KEY_VARIABLE}."),
+        (401, error("a key is needed"), f"rejected the API key: a key is needed Set {KEY_VARIABLE}."),
         (503, error("The scheduler does not answer."), "It can't answer now: The scheduler does not answer."),
-        (502, b"<html>", "It says no (502): <html>"),
+        (502, b"<html>", "It refused the request (502): <html>"),
         (200, b'{"model": 3}', "is of another version than this command."),
     ],
 )

@@ -29,7 +29,7 @@ def config(tmp_path, text: str = CONFIG, window: int = 2048, prefix: str = "/llm
     ("options", "reason"),
     [
         (["--load-s", "0"], "--load-s, --filling-s: no time to measure anything"),
-        (["--application", "two"], "--application: 'two' is none of one"),
+        (["--application", "two"], "--application: 'two' is not one of one"),
         (["--url", "ftp://here"], "--url: 'ftp://here': not an http:// or https:// address"),
     ],
 )

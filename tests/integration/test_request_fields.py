@@ -87,5 +87,5 @@ def test_a_field_is_allowed_by_its_name_only():
     limits = RequestLimits(allowed_fields=("chat_template",))
     assert "chat_template" not in dict(limits.forbidden())
     assert len(dict(limits.forbidden())) == len(FORBIDDEN_FIELDS) - 1
-    with pytest.raises(ValueError, match="'chat_tempate' is none of"):
+    with pytest.raises(ValueError, match="'chat_tempate' is not one of"):
         RequestLimits(allowed_fields=("chat_tempate",))

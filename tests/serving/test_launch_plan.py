@@ -9,7 +9,6 @@ import pytest
 from app.config import ApplicationConfig, ReplicasConfig
 from app.config_file import load_applications
 from app.serving import launch_plan
-from app.serving.launch_plan import ServeFile
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -91,21 +90,6 @@ class TestEnvironment:
     def test_a_log_is_written_as_it_is_made(self) -> None:
         found = launch_plan.environment({}, "bin", "")
         assert found["RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"] == "1"
-
-
-class TestServeFile:
-    def test_all_interfaces_are_reached_over_loopback(self) -> None:
-        file = ServeFile.model_validate({"applications": [{}]})
-        assert file.urls() == ["http://127.0.0.1:8000"]
-
-    def test_each_application_has_its_prefix(self) -> None:
-        file = ServeFile.model_validate(
-            {
-                "http_options": {"host": "10.1.2.3", "port": 9},
-                "applications": [{"route_prefix": "/a"}, {"route_prefix": None}, {"route_prefix": "/b/"}],
-            }
-        )
-        assert file.urls() == ["http://10.1.2.3:9/a", "http://10.1.2.3:9/b"]
 
 
 DETAILS = {
