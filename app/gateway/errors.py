@@ -114,7 +114,7 @@ def refused(refusal: Refusal) -> ApiError:
         outcome.status,
         outcome.label,
         f"{outcome.reason} {hint}",
-        retry_after_s=retry_after_s if retryable else None,
+        retry_after_s=retry_after_s,
         predicted_wait_s=refusal.predicted_wait_s,
         rate_limits=refusal.rate_limits,
         retryable=retryable,

@@ -35,7 +35,7 @@ class EngineScaling:
     def __init__(self, config: ApplicationConfig, load: Callable[[], Load | None]) -> None:
         self._config = config
         self._load = load
-        self._autoscaler = Autoscaler(scale_policy(config))
+        self._autoscaler = Autoscaler(_scale_policy(config))
         self._room: Room | None = None
         self._logged_s = -LOG_INTERVAL_S
         self.decision: Decision | None = None
@@ -101,7 +101,7 @@ def _log(decision: Decision, load: Load | None) -> None:
     )
 
 
-def scale_policy(config: ApplicationConfig) -> ScalePolicy:
+def _scale_policy(config: ApplicationConfig) -> ScalePolicy:
     replicas = config.replicas
     policy = ScalePolicy(
         min_replicas=replicas.min,
