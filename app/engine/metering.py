@@ -33,6 +33,7 @@ class MeteredEngine(AsyncLLM):
         super().__init__(*arguments, **options)
         # Of requests whose tokens are being joined, by vLLM's id.
         self._joining: dict[str, asyncio.Event] = {}
+        self._flush: asyncio.TimerHandle | None = None
 
     def has_finished(self, request_id: str) -> None:
         """Its last token has been made."""
@@ -85,14 +86,22 @@ class MeteredEngine(AsyncLLM):
             raise
 
     async def _join(self, request_id: str) -> None:
-        """Meanwhile vLLM's collector joins what comes."""
+        """Meanwhile vLLM's collector joins what comes.
+
+        All requests' chunks leave at the same time: on their way each process is woken once for many.
+        """
         joining = self._joining[request_id] = asyncio.Event()
-        timer = asyncio.get_running_loop().call_later(self.coalesce_s, joining.set)
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(self.coalesce_s, self._let_all_out)
         try:
             await joining.wait()
         finally:
-            timer.cancel()
             del self._joining[request_id]
+
+    def _let_all_out(self) -> None:
+        self._flush = None
+        for joining in self._joining.values():
+            joining.set()
 
 
 class _Meter:

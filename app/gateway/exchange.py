@@ -213,6 +213,7 @@ class Exchange:
                     timeout=self._timeout,
                 )
                 refusal = await run.response.read() if run.response.status >= 400 else b""
+            run.lifeline.holds(run.response)
         except aiohttp.ClientResponseError:
             # It answers, but in no HTTP that can be read: no engine would do better.
             run.outcome = Outcome.FAILED
@@ -243,14 +244,13 @@ class Exchange:
         try:
             if request.stream:
                 first, end = request.path in TIER_PATHS, used.StreamEnd()
-                while chunk := await self._next(run):
+                while chunk := await run.response.content.readany():
                     if events := end.events(chunk):
                         yield with_tier(events, tier) if first else events
                         first = False
                 run.metered = end.used or run.metered
             else:
-                async with run.lifeline:
-                    body = await run.response.read()
+                body = await run.response.read()
                 yield with_tier(body, tier) if request.path in TIER_PATHS else body
         except (aiohttp.ClientError, TimeoutError):
             run.outcome, run.lost = Outcome.FAILED, True
@@ -261,12 +261,6 @@ class Exchange:
             return
         failed = run.metered is not None and run.metered.failed
         run.outcome = Outcome.FAILED if failed else Outcome.COMPLETED
-
-    async def _next(self, run: _Run) -> bytes:
-        """What has come since; empty at the end."""
-        assert run.response is not None
-        async with run.lifeline:
-            return await run.response.content.readany()
 
     def _finish(self, run: _Run) -> asyncio.Task[None]:
         """Lets go of the engine now and closes the ticket in the background."""

@@ -24,10 +24,15 @@ ASKS_A_TIMEOUT = 4
 
 
 class Lifeline:
-    """`async with lifeline: ...` raises TimeoutError where the engine is lost, before or meanwhile."""
+    """Ends what a request has with an engine that is lost, before or meanwhile.
+
+    `async with lifeline: ...` raises TimeoutError then, and reading a response that it `holds` raises
+    aiohttp.ClientError.
+    """
 
     def __init__(self) -> None:
         self._bound: asyncio.Timeout | None = None
+        self._response: aiohttp.ClientResponse | None = None
         self._cut = False
 
     async def __aenter__(self) -> None:
@@ -42,11 +47,19 @@ class Lifeline:
         assert bound is not None
         await bound.__aexit__(kind, error, traceback)
 
+    def holds(self, response: aiohttp.ClientResponse) -> None:
+        """From now on; its chunks need no bound of their own, which would cost more than reading them."""
+        self._response = response
+        if self._cut:
+            response.close()
+
     def cut(self) -> None:
         """The engine is lost."""
         self._cut = True
         if self._bound is not None:
             self._bound.reschedule(0.0)
+        if self._response is not None:
+            self._response.close()
 
 
 @dataclass(slots=True)

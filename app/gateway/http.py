@@ -20,6 +20,7 @@ from app.gateway.exchange import Answer, Exchange
 from app.gateway.headers import Headers, grant_headers
 from app.gateway.metrics import engine_metrics
 from app.gateway.openapi import document
+from app.gateway.patience import Patience, ReaderStalledError
 from app.gateway.ranks import engine_ranks
 from app.gateway.redaction import where
 from app.gateway.requests import Request, Window, body_too_large, read
@@ -31,9 +32,6 @@ from app.limits import RequestLimits
 
 logger = logging.getLogger("ray.serve")
 
-
-# An answer waits for its client for at most so many stalls in all.
-STALLS_IN_ALL = 20
 
 _JSON: Headers = [(b"content-type", b"application/json")]
 
@@ -144,8 +142,9 @@ class HttpFace:
 
     async def _answer(self, request: Request, span: Span, send: Send) -> None:
         try:
-            await self._send_answer(request, span, _Patient(send, self._reader_stall_s))
-        except _ReaderStalledError:
+            async with Patience(send, self._reader_stall_s) as patience:
+                await self._send_answer(request, span, patience.send)
+        except ReaderStalledError:
             # Its lease is free with the end of this; the connection breaks, so that it can't take a part of
             # the answer for the whole.
             logger.info("A client has taken nothing for %.0f s and was let go.", self._reader_stall_s)
@@ -210,29 +209,6 @@ class HttpFace:
             "owned_by": "promiseserve",
             "max_model_len": self._window.max_model_len,
         }
-
-
-class _ReaderStalledError(Exception):
-    """The client takes nothing of its answer."""
-
-
-class _Patient:
-    """A server's `send`, which waits while the client's buffers are full, with a bound for each time and for
-    all of them: who takes a little now and then would hold an engine's places for hours."""
-
-    def __init__(self, send: Send, stall_s: float) -> None:
-        self._send = send
-        self._stall_s = stall_s
-        self._left_s = STALLS_IN_ALL * stall_s
-
-    async def __call__(self, message: Message) -> None:
-        began_s, bound_s = time.monotonic(), min(self._stall_s, self._left_s)
-        try:
-            async with asyncio.timeout(None if bound_s == math.inf else bound_s):
-                await self._send(message)
-        except TimeoutError:
-            raise _ReaderStalledError from None
-        self._left_s -= time.monotonic() - began_s
 
 
 def _below_root(scope: Scope) -> Scope:

@@ -45,6 +45,8 @@ FAILED = 1
 
 PROGRESS_INTERVAL_S = 5.0
 POLL_INTERVAL_S = 0.5
+# While it serves: a look at all processes of the machine costs some milliseconds.
+WATCH_INTERVAL_S = 2.0
 REQUEST_TIMEOUT_S = 5.0
 RAY_START_TIMEOUT_S = 120.0
 # Running streams end in it; who stops a server does not wait for minutes.
@@ -114,7 +116,7 @@ class Launcher:
         """Shows important lines of the log until it ends. Raises LaunchError then."""
         while True:
             self._look_after_serve()
-            time.sleep(POLL_INTERVAL_S)
+            time.sleep(WATCH_INTERVAL_S)
 
     def stop(self) -> None:
         """Ends what was started: Serve in order, then whatever is left of our processes."""

@@ -18,6 +18,7 @@ class Joining(metering.MeteredEngine):
     def __init__(self, coalesce_s: float) -> None:
         self.coalesce_s = coalesce_s
         self._joining = {}
+        self._flush = None
 
     def __del__(self) -> None:
         """vLLM's ends an engine."""
@@ -27,6 +28,20 @@ async def test_tokens_wait_for_others_until_the_time_is_up():
     engine = Joining(0.01)
     await soon(engine._join("a"))
     assert not engine._joining
+
+
+async def test_what_has_waited_less_leaves_with_the_others_all_the_same():
+    engine = Joining(0.05)
+    first = asyncio.create_task(engine._join("a"))
+    await asyncio.sleep(0.025)
+    second = asyncio.create_task(engine._join("b"))
+    await soon(first)
+    await asyncio.sleep(0)
+    assert second.done()
+    again = asyncio.create_task(engine._join("a"))
+    await asyncio.sleep(0)
+    assert not again.done()
+    await soon(again)
 
 
 async def test_the_end_of_a_request_ends_its_wait_and_no_other():

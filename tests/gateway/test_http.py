@@ -267,7 +267,7 @@ async def test_a_client_that_takes_nothing_of_its_stream_is_let_go_without_an_en
 async def test_a_client_that_takes_a_little_now_and_then_is_let_go_in_the_end(engine, monkeypatch):
     """A tenth of what it may be waited for at a time, so that a busy machine does not let it go for one."""
     stalls, stall_s = 3, 5 * BRIEF_S
-    monkeypatch.setattr("app.gateway.http.STALLS_IN_ALL", stalls)
+    monkeypatch.setattr("app.gateway.patience.STALLS_IN_ALL", stalls)
     async with aiohttp.ClientSession() as http:
         site, visit, request = await streaming(http, engine, stall_s)
         taken = 0
