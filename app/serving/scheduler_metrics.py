@@ -51,7 +51,7 @@ class SchedulerMetrics:
         )
         self._in_flight = self._gauge("promiseserve_leases", "Leases that are held.")
         self._ready = self._gauge("promiseserve_replicas_ready", "Engines that may get leases.")
-        self._by_replica = self._gauge("promiseserve_replica_leases", "Places taken of an engine.", "replica")
+        self._by_replica = self._gauge("promiseserve_replica_places", "Places taken of an engine.", "replica")
         self._limits = self._gauge("promiseserve_replica_limit", "Places an engine has.", "replica")
         self._kv_use = self._gauge(
             "promiseserve_replica_kv_use_ratio", "KV cache in use, as the engine last said.", "replica"

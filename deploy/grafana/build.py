@@ -122,7 +122,7 @@ ROWS: dict[str, list[Panel]] = {
             "Leases and their limit",
             "none",
             [
-                ("promiseserve_replica_leases", "{{replica}}"),
+                ("promiseserve_replica_places", "{{replica}}"),
                 ("promiseserve_replica_limit", "{{replica}} limit"),
             ],
         ),

@@ -271,7 +271,7 @@ async def test_the_view_names_the_engines_that_can_be_asked_for_their_figures():
     await report(replica, port=other)
     view = await replica.view()
     assert (view.replicas_ready, view.engines) == (2, (PORT, other))
-    assert 'promiseserve_replica_leases{replica="r2"} 0.0' in view.metrics
+    assert 'promiseserve_replica_places{replica="r2"} 0.0' in view.metrics
 
 
 class Raising:
