@@ -48,7 +48,7 @@ class Lifeline:
         await bound.__aexit__(kind, error, traceback)
 
     def holds(self, response: aiohttp.ClientResponse) -> None:
-        """From now on; its chunks need no bound of their own, which would cost more than reading them."""
+        """From now on: its chunks need no bound of their own."""
         self._response = response
         if self._cut:
             response.close()

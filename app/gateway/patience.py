@@ -21,7 +21,7 @@ class Patience:
     `patience.send` has waited for `stall_s` at a time, or for so many of them in all (then up to one stall
     later): who takes a little now and then would hold an engine's places for hours.
 
-    One timer looks after all messages: one for each would be a tenth of what a chunk costs.
+    One timer looks after all messages: each would pay for one of its own.
     """
 
     def __init__(self, send: Send, stall_s: float) -> None:

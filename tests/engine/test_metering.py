@@ -31,10 +31,13 @@ async def test_tokens_wait_for_others_until_the_time_is_up():
 
 
 async def test_what_has_waited_less_leaves_with_the_others_all_the_same():
-    engine = Joining(0.05)
+    engine = Joining(0.2)
     first = asyncio.create_task(engine._join("a"))
-    await asyncio.sleep(0.025)
+    await asyncio.sleep(0)
+    flush = engine._flush
     second = asyncio.create_task(engine._join("b"))
+    await asyncio.sleep(0)
+    assert engine._flush is flush
     await soon(first)
     await asyncio.sleep(0)
     assert second.done()
