@@ -14,7 +14,6 @@ USED_HEADER = "x-engine-used"
 # Lines of a stream's own events begin with a field's name, and its text has no bare line ends.
 _COMMENT = b": used "
 _EVENT_END = b"\n\n"
-_BEGINS = _EVENT_END + _COMMENT[:1]
 
 
 def to_text(metered: Metered) -> str:
@@ -36,30 +35,22 @@ def comment(metered: Metered) -> bytes:
 
 
 class StreamEnd:
-    """Takes the comment off a stream that comes in pieces, wherever these were cut."""
+    """Passes on a stream's whole events, wherever its pieces were cut, and takes the comment off.
+
+    What of an event has come when its engine is lost goes no further: a client could not read on.
+    """
 
     def __init__(self) -> None:
-        self._last = _EVENT_END
-        self._comment: bytes | None = None
+        # Of an event that has yet to end.
+        self.begun = b""
+        # None where the stream did not end with the comment.
+        self.used: Metered | None = None
 
     def events(self, chunk: bytes) -> bytes:
         """What of a piece goes on to the client."""
-        if self._comment is not None:
-            self._comment += chunk
-            return b""
-        known = len(self._last)
-        joined = self._last + chunk
-        at = joined.find(_BEGINS)
-        if at < 0:
-            self._last = joined[-len(_EVENT_END) :]
-            return chunk
-        begin = at + len(_EVENT_END)
-        self._comment = joined[begin:]
-        return chunk[: begin - known]
-
-    @property
-    def used(self) -> Metered | None:
-        """None where the stream did not end with the comment."""
-        if self._comment is None or not self._comment.endswith(_EVENT_END):
-            return None
-        return from_text(self._comment.removeprefix(_COMMENT))
+        events, end, self.begun = (self.begun + chunk).rpartition(_EVENT_END)
+        before, between, last = events.rpartition(_EVENT_END)
+        if last.startswith(_COMMENT):
+            self.used = from_text(last.removeprefix(_COMMENT))
+            return before + between
+        return events + end

@@ -44,6 +44,14 @@ def test_a_stream_that_breaks_off_has_not_said_it_and_loses_no_event(cuts, missi
     assert (passed, end.used) == (EVENTS, None)
 
 
+@given(st.lists(st.integers(0, 500), max_size=12), st.integers(0, len(EVENTS)))
+def test_nothing_of_an_event_that_breaks_off_is_passed_on(cuts, length):
+    end = used.StreamEnd()
+    passed = b"".join(end.events(one) for one in pieces(EVENTS[:length], cuts))
+    whole = EVENTS[:length].rpartition(b"\n\n")
+    assert (passed, end.begun) == (whole[0] + whole[1], whole[2])
+
+
 def test_a_stream_without_an_event_may_end_with_the_comment():
     end = used.StreamEnd()
     assert (end.events(used.comment(METERED)), end.used) == (b"", METERED)

@@ -51,6 +51,11 @@ def vllm_arguments(config: ApplicationConfig, model_path: str) -> list[str]:
     ]
     if engine.tool_call_parser is not None:
         flags += ["--enable-auto-tool-choice", f"--tool-call-parser={engine.tool_call_parser}"]
+    if parallel.pipeline_parallel_size > 1 and parallel.sequence_parallelism.enabled:
+        # vLLM 0.29 has this pass in its first model runner only, and its asynchronous scheduler puts every
+        # request into every batch there: a stage waits for the tokens of the batch before, and the pipeline
+        # holds one at a time. The synchronous one, as on a CPU, gives each stage a batch of its own.
+        flags.append("--no-async-scheduling")
     if engine.reasoning_parser is not None:
         flags.append(f"--reasoning-parser={engine.reasoning_parser}")
     if config.limits.media_hosts:

@@ -35,6 +35,13 @@ class MeteredEngine(AsyncLLM):
         self._joining: dict[str, asyncio.Event] = {}
         self._flush: asyncio.TimerHandle | None = None
 
+    @property
+    def dead_error(self) -> BaseException:
+        """vLLM asks for it, and raises it, where a request comes to an engine that has died already."""
+        if (run := current_run.get()) is not None:
+            run.orphaned = True
+        return super().dead_error
+
     def has_finished(self, request_id: str) -> None:
         """Its last token has been made."""
         if (joining := self._joining.get(request_id)) is not None:

@@ -42,10 +42,12 @@ def tenant_of(scope: Scope, keys: Tenants) -> str:
 
 
 def is_local(scope: Scope) -> bool:
-    """Without keys a loopback address is all that keeps others out: a browser's pages are others too."""
+    """Without keys a loopback address is all that keeps others out: a browser's pages are others too, also
+    those whose name has been made to lead here."""
     client = scope.get("client")
     pages = [_host(origin) for origin in _given(scope, b"origin")]
-    return client is not None and all(is_loopback(host) for host in [client[0], *pages])
+    names = [_host(f"//{host}") for host in _given(scope, b"host")]
+    return client is not None and all(is_loopback(host) for host in [client[0], *pages, *names])
 
 
 def _host(origin: str) -> str:

@@ -212,7 +212,9 @@ class Exchange:
                     headers=_headers(run),
                     timeout=self._timeout,
                 )
-                refusal = await run.response.read() if run.response.status >= 400 else b""
+                if not request.stream or run.response.status >= 400:
+                    # Nothing is said of it before its end: until then it may come from elsewhere.
+                    await run.response.read()
             run.lifeline.holds(run.response)
         except aiohttp.ClientResponseError:
             # It answers, but in no HTTP that can be read: no engine would do better.
@@ -222,7 +224,8 @@ class Exchange:
             raise _EngineLostError from error
         if (told := run.response.headers.get(used.USED_HEADER)) is not None:
             run.metered = used.from_text(told)
-        if run.response.status in (403, ENGINE_DIED_STATUS):
+        # 401 and 403: the port is another's by now, or the engine knows of no lease.
+        if run.response.status in (401, 403, ENGINE_DIED_STATUS):
             raise _EngineLostError
         if run.response.status == REVOKED_STATUS:
             raise _RevokedError
@@ -235,30 +238,30 @@ class Exchange:
             raise ApiError(500, "engine_error", ENGINE_FAILED)
         if run.response.status >= 400:
             run.outcome = Outcome.COMPLETED
-            raise from_engine(run.response.status, refusal, request.path)
+            raise from_engine(run.response.status, await run.response.read(), request.path)
 
     async def _chunks(self, run: _Run, request: Request) -> AsyncIterator[bytes]:
         """The body. A stream whose engine dies ends with an error event, never silently."""
         assert run.response is not None
         tier = self._tiers.served(request.service_tier, run.grant.class_name)
-        try:
-            if request.stream:
-                first, end = request.path in TIER_PATHS, used.StreamEnd()
+        says_tier = request.path in TIER_PATHS
+        if not request.stream:
+            body = await run.response.read()
+            yield with_tier(body, tier) if says_tier else body
+        else:
+            end = used.StreamEnd()
+            try:
                 while chunk := await run.response.content.readany():
                     if events := end.events(chunk):
-                        yield with_tier(events, tier) if first else events
-                        first = False
-                run.metered = end.used or run.metered
-            else:
-                body = await run.response.read()
-                yield with_tier(body, tier) if request.path in TIER_PATHS else body
-        except (aiohttp.ClientError, TimeoutError):
-            run.outcome, run.lost = Outcome.FAILED, True
-            lost = engine_lost()
-            if not request.stream:
-                raise lost from None
-            yield lost.sse_event()
-            return
+                        yield with_tier(events, tier) if says_tier else events
+                        says_tier = False
+            except (aiohttp.ClientError, TimeoutError):
+                run.outcome, run.lost = Outcome.FAILED, True
+                yield engine_lost().sse_event()
+                return
+            run.metered = end.used or run.metered
+            if end.begun:
+                yield end.begun
         failed = run.metered is not None and run.metered.failed
         run.outcome = Outcome.FAILED if failed else Outcome.COMPLETED
 

@@ -14,8 +14,8 @@ from types import TracebackType
 
 import aiohttp
 
-from app.contract import HEALTH_PATH, EnginePort
-from app.gateway.engines import ask
+from app.contract import EnginePort
+from app.gateway.engines import is_lost
 
 logger = logging.getLogger("ray.serve")
 
@@ -51,7 +51,7 @@ class Lifeline:
         """From now on: its chunks need no bound of their own."""
         self._response = response
         if self._cut:
-            response.close()
+            _break(response)
 
     def cut(self) -> None:
         """The engine is lost."""
@@ -59,7 +59,16 @@ class Lifeline:
         if self._bound is not None:
             self._bound.reschedule(0.0)
         if self._response is not None:
-            self._response.close()
+            _break(self._response)
+
+
+def _break(response: aiohttp.ClientResponse) -> None:
+    """Not where all of it is here already, though it may be waiting for its reader."""
+    if response.content.is_eof():
+        return
+    # Of its own: aiohttp's is one object for all connections, and would keep what each reader had in hand.
+    response.content.set_exception(aiohttp.ClientConnectionError("the engine is lost"))
+    response.close()
 
 
 @dataclass(slots=True)
@@ -71,7 +80,7 @@ class _Watched:
 class Heartbeats:
     """One question at a time for each engine that has requests; an idle engine is not asked.
 
-    An engine is lost when it does not answer within `timeout_s`, or says that it is ill.
+    An engine is lost when it does not answer within `timeout_s`, or says that it is ill (engines.py).
     """
 
     def __init__(self, http: aiohttp.ClientSession, timeout_s: float) -> None:
@@ -105,7 +114,7 @@ class Heartbeats:
     async def _ask_for_ever(self, engine: EnginePort) -> None:
         while True:
             await asyncio.sleep(self._timeout_s / ASKS_A_TIMEOUT)
-            if await ask(self._http, engine, HEALTH_PATH, self._timeout_s) is None:
+            if await is_lost(self._http, engine, self._timeout_s):
                 break
         name, lost = engine.replica_id, self._watched.pop(engine.replica_id).lifelines
         logger.warning("Engine %s missed its heartbeat; failing over %d requests", name, len(lost))

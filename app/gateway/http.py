@@ -25,6 +25,7 @@ from app.gateway.ranks import engine_ranks
 from app.gateway.redaction import where
 from app.gateway.requests import Request, Window, body_too_large, read
 from app.gateway.schemas import SCHEMAS
+from app.gateway.shared import Shared
 from app.gateway.spans import describe, request_span
 from app.gateway.status import StatusFace
 from app.gateway.tenants import Tenants
@@ -33,6 +34,8 @@ from app.limits import RequestLimits
 logger = logging.getLogger("ray.serve")
 
 
+# Prometheus asks every few seconds.
+METRICS_KEPT_S = 1.0
 _JSON: Headers = [(b"content-type", b"application/json")]
 
 
@@ -55,6 +58,8 @@ class HttpFace:
         self._reader_stall_s = reader_stall_s
         self._status = status
         self._started_s = int(time.time())
+        # It needs no key: whoever asks how often, the engines are asked once.
+        self._figures = Shared(self._all_metrics, METRICS_KEPT_S, time.monotonic)
         self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
             "/health": self._health,
             "/ready": self._ready,
@@ -177,9 +182,12 @@ class HttpFace:
         await _respond(send, 200, json.dumps(state).encode(), _JSON)
 
     async def _metrics(self, send: Send) -> None:
+        page = await self._figures.get()
+        await _respond(send, 200, page, [(b"content-type", b"text/plain; version=0.0.4")])
+
+    async def _all_metrics(self) -> bytes:
         view = await self._view()
-        text = view.metrics + await engine_metrics(self._exchange.http, view.engines)
-        await _respond(send, 200, text.encode(), [(b"content-type", b"text/plain; version=0.0.4")])
+        return (view.metrics + await engine_metrics(self._exchange.http, view.engines)).encode()
 
     async def _ranks(self, send: Send) -> None:
         ranks = await engine_ranks(self._exchange.http, (await self._view(metrics=False)).engines)

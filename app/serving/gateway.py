@@ -30,6 +30,12 @@ logger = logging.getLogger("ray.serve")
 
 _CHAT = "/v1/chat/completions"
 _COMPLETIONS = "/v1/completions"
+# Serve's, which can be set from outside only, and what is so without them.
+_SETTINGS = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "every token passes Serve's Python proxy, which costs throughput",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "tokens change threads on their way, which costs throughput, and what a "
+    "slow client has yet to take piles up here: gateway.reader_stall_s does nothing",
+}
 
 
 @serve.ingress()
@@ -40,11 +46,11 @@ class GatewayReplica:
         self, config: ApplicationConfig, scheduler: DeploymentHandle, engine: DeploymentHandle
     ) -> None:
         """`engine` is not called: Serve deploys what the ingress is bound to."""
-        if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
-            logger.warning(
-                "RAY_SERVE_ENABLE_HA_PROXY is not 1: every token passes Serve's Python proxy, which costs "
-                "throughput. Set it before Ray starts; scripts/serve does."
-            )
+        for name, without in _SETTINGS.items():
+            if os.environ.get(name) != "1":
+                logger.warning(
+                    "%s is not 1: %s. Set it before Ray starts; scripts/serve does.", name, without
+                )
         tracing.configure(config.tracing, "promiseserve-gateway")
         gateway_id = serve.get_replica_context().replica_id.unique_id
         # One connection a running request: the scheduler bounds them.

@@ -18,9 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -59,6 +59,8 @@ KILL_TIMEOUT_S = 10.0
 
 _RAY_CORE = ("gcs_server", "raylet")
 _PR_SET_CHILD_SUBREAPER = 36
+# To our own processes: a proxy of the environment's is for other machines.
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class LaunchError(Exception):
@@ -78,7 +80,8 @@ class Launcher:
         self._port = port
         self._ray_options = ray_options
         self._started_s = time.monotonic()
-        self._folder = Path(tempfile.mkdtemp(prefix="promiseserve-"))
+        # Made where there is something to log.
+        self._folder: Path
         self._bin = Path(sys.executable).parent
         self._environment = environment(os.environ, str(self._bin), secrets.token_hex(32))
         self._own_ray = "RAY_ADDRESS" not in os.environ
@@ -89,7 +92,6 @@ class Launcher:
         self._serve: subprocess.Popen[bytes] | None = None
         # Those that are up.
         self._applications: list[str] = []
-        self._log = self._folder / "serve.log"
         self._log_read = 0
 
     def start(self) -> None:
@@ -101,6 +103,7 @@ class Launcher:
             raise LaunchError("applications: none has a route_prefix to answer at", status=BAD_INPUT)
         if self._own_ray:
             _require_free(serve_file.http_options)
+        self._folder = Path(tempfile.mkdtemp(prefix="promiseserve-"))
         self._say(f"Configuration {self._config} is valid; logs are in {self._folder}")
         for config in configs:
             self._prepare(config)
@@ -110,7 +113,7 @@ class Launcher:
         self._await_ready(urls)
         self._applications = [application.name for application in serve_file.applications]
         self._say("Ready. Try:")
-        _print_example(urls[0], configs[0].model.name)
+        _print_example(urls[0], configs[0])
 
     def watch(self) -> NoReturn:
         """Shows important lines of the log until it ends. Raises LaunchError then."""
@@ -120,20 +123,25 @@ class Launcher:
 
     def stop(self) -> None:
         """Ends what was started: Serve in order, then whatever is left of our processes."""
-        if self._serve is not None and self._serve.poll() is None and not self._ended_ray():
-            self._withdraw()
-            self._say("Stopping Serve")
-            # It shuts Serve down in the cluster that it is connected to.
-            self._serve.send_signal(signal.SIGINT)
-            try:
-                self._serve.wait(SHUTDOWN_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._say(f"Serve has not stopped in {SHUTDOWN_TIMEOUT_S:.0f} s")
-        # With a Ray of our own that is all of Ray, and HAProxy, which outlives it.
-        if _descendants():
-            _end_descendants()
-            left = [f"{process.pid} ({process.name()})" for process in _descendants()]
-            self._say(f"Stopped; processes left: {', '.join(left) or 'none'}")
+        try:
+            if self._serve is not None and self._serve.poll() is None and not self._ended_ray():
+                self._withdraw()
+                self._stop_serve(self._serve)
+        finally:
+            # With a Ray of our own that is all of Ray, and HAProxy, which outlives it.
+            if _descendants():
+                _end_descendants()
+                left = [f"{process.pid} ({process.name()})" for process in _descendants()]
+                self._say(f"Stopped; processes left: {', '.join(left) or 'none'}")
+
+    def _stop_serve(self, serve: subprocess.Popen[bytes]) -> None:
+        """It shuts Serve down in the cluster that it is connected to."""
+        self._say("Stopping Serve")
+        serve.send_signal(signal.SIGINT)
+        try:
+            serve.wait(SHUTDOWN_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._say(f"Serve has not stopped in {SHUTDOWN_TIMEOUT_S:.0f} s")
 
     def _withdraw(self) -> None:
         """While HAProxy still stands: what waits is refused, streams end."""
@@ -151,7 +159,7 @@ class Launcher:
     def _prepare(self, config: ApplicationConfig) -> None:
         try:
             path = prepare(config.model.source, progress=self._say)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             raise LaunchError(str(error), status=BAD_INPUT) from error
         self._say(f"Model {config.model.name}: {path}")
 
@@ -234,11 +242,18 @@ class Launcher:
         children = ((child.name(), child.status()) for child in psutil.Process().children())
         return [name for name, status in children if name in _RAY_CORE and status == psutil.STATUS_ZOMBIE]
 
+    @property
+    def _log(self) -> Path:
+        return self._folder / "serve.log"
+
     def _new_lines(self) -> list[str]:
-        with self._log.open("rb") as file:
-            file.seek(self._log_read)
-            # A line still being written is for the next time.
-            whole, newline, _ = file.read().rpartition(b"\n")
+        try:
+            with self._log.open("rb") as file:
+                file.seek(self._log_read)
+                # A line still being written is for the next time.
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except OSError:  # Somebody cleans up old files; what they were of goes on.
+            return []
         self._log_read += len(whole) + len(newline)
         return whole.decode(errors="replace").splitlines()
 
@@ -248,9 +263,9 @@ class Launcher:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         request = urllib.request.Request(f"{self._dashboard}/api/serve/applications/", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as response:
+            with _direct.open(request, timeout=REQUEST_TIMEOUT_S) as response:
                 details = json.load(response)
-        except (OSError, ValueError):
+        except (OSError, ValueError, HTTPException):
             return None
         return details if isinstance(details, dict) else None
 
@@ -290,20 +305,27 @@ def _require_free(http: HttpOptions) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=REQUEST_TIMEOUT_S) as response:
+        with _direct.open(url, timeout=REQUEST_TIMEOUT_S) as response:
             return bool(response.status == 200)
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 
 def _lines(file: Path) -> list[str]:
-    return file.read_text(errors="replace").splitlines()
+    try:
+        return file.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
 
 
-def _print_example(url: str, model: str) -> None:
+def _print_example(url: str, config: ApplicationConfig) -> None:
+    key = ""
+    if not config.is_open:
+        print("with one of your keys in PROMISESERVE_API_KEY:", flush=True)
+        key = ' -H "authorization: Bearer $PROMISESERVE_API_KEY"'
     print(f"{os.path.relpath(sys.executable)} -m app chat --url {url}", flush=True)
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "stream": True}
-    print(f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\", flush=True)
+    body = {"model": config.model.name, "messages": [{"role": "user", "content": "Hello!"}], "stream": True}
+    print(f"curl -N {url}/v1/chat/completions -H 'content-type: application/json'{key} \\", flush=True)
     print(f"  -d '{json.dumps(body)}'", flush=True)
 
 

@@ -6,18 +6,26 @@ and `serve shutdown`, end HAProxy first, and every connection with it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+import time
 
 import ray
 from ray import serve
+
+POLL_INTERVAL_S = 1.0
 
 
 def withdraw(names: list[str]) -> None:
     """Blocks for as long as each application takes to drain. RAY_ADDRESS says of which cluster."""
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     for name in names:
-        serve.delete(name)
+        # Serve itself waits for no longer than a minute.
+        with contextlib.suppress(TimeoutError):
+            serve.delete(name)
+    while not serve.status().applications.keys().isdisjoint(names):
+        time.sleep(POLL_INTERVAL_S)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from app.engine import metering
 from app.engine.guard import current_run
 from app.engine.leases import LiveLeases, Run
 from tests.fakes import WAIT_S, soon
-
-metering = pytest.importorskip("app.engine.metering")
 
 
 class Joining(metering.MeteredEngine):
@@ -89,6 +88,15 @@ async def test_an_embedding_has_its_class_priority_and_is_counted(monkeypatch, r
     # One that no lease covers: vLLM's own.
     assert len(await embedded(None)) == 1
     assert (priorities, run.metered.prompt_tokens) == ([2, -9], 3)
+
+
+def test_a_request_that_comes_to_an_engine_that_has_died_is_orphaned(run):
+    token = current_run.set(run)
+    try:
+        assert isinstance(Joining(0.0).dead_error, metering.EngineDeadError)
+    finally:
+        current_run.reset(token)
+    assert run.orphaned
 
 
 async def test_an_embedding_whose_engine_dies_says_so(monkeypatch, run):

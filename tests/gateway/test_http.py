@@ -402,6 +402,14 @@ async def test_the_metrics_are_the_schedulers_and_the_engines(site, engine):
     assert b'vllm:running{replica="engine-1"} 2.0' in visit.body
 
 
+async def test_whoever_asks_for_metrics_at_a_time_gets_one_look(site, engine):
+    engine.metrics = "# TYPE vllm:running gauge\nvllm:running 2.0\n"
+    site.control.state = SchedulerView(1, 0, 0, READY.metrics, (engine.port,))
+    first = await site.visit("GET", "/metrics").done()
+    engine.metrics = engine.metrics.replace("2.0", "3.0")
+    assert (await site.visit("GET", "/metrics").done()).body == first.body
+
+
 async def test_the_ranks_are_those_of_every_engine_that_answers(site, engine):
     engine.ranks = [{"rank": 0, "busy_s": 1.5}, {"rank": 1, "busy_s": 2.5}]
     site.control.state = SchedulerView(2, 0, 0, "", (engine.port, dead_port()))

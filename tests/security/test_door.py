@@ -114,6 +114,21 @@ async def test_without_keys_no_second_origin_hides_a_first(open_site):
         assert (await open_site.ask("POST", COMPLETIONS, GOOD, headers)).status == 403
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (b"localhost", 200),
+        (b"127.0.0.1:8000", 200),
+        (b"[::1]:8000", 200),
+        (b"elsewhere.example:8000", 403),
+        (b"", 403),
+    ],
+)
+async def test_without_keys_a_name_from_elsewhere_that_leads_here_is_refused(open_site, host, status):
+    """DNS rebinding: the page is then of the same origin, and says none."""
+    assert (await open_site.ask("POST", COMPLETIONS, GOOD, [(b"host", host)])).status == status
+
+
 @pytest.mark.parametrize("name", HEADERS)
 async def test_an_engine_gets_no_header_of_a_client(site, name):
     given = [(key.lower().encode(), value.encode()) for key, value in HEADERS[name].items()]

