@@ -205,8 +205,8 @@ class Autoscaler:
         self._need_long.add(load.need, now_s)
         self._rises.add(load.need, self._needed_long(now_s), now_s)
         self._trend.add(load.need, now_s)
-        # Who is refused has asked, too.
-        self._asked = load.queued > 0 or load.arrived != self._arrived
+        # Who is refused has asked, too: until an engine is woken.
+        self._asked = self._asked or load.queued > 0 or load.arrived != self._arrived
         self._arrived = load.arrived
         if self._asked or not load.idle:
             self._busy_s = now_s
@@ -256,10 +256,11 @@ class Autoscaler:
         return self._need_long.value(now_s) or 0.0
 
     def _for_queue(self, load: Load) -> int:
-        """Engines that take what is queued too deep: each at once as many as it has places."""
-        depth, places = self._policy.target_queue_depth, load.places_per_replica
-        excess = load.queued - depth * load.running - places * load.starting
-        return load.running + load.starting + max(0, _up(excess / (places + depth)))
+        """Engines that take what is queued too deep: each new one, whether it is starting already or not, at
+        once as many as it has places, and it tolerates as many more as the others."""
+        depth = self._policy.target_queue_depth
+        excess = load.queued - depth * load.running
+        return load.running + _up(excess / (load.places_per_replica + depth))
 
     def _fewer(self, now_s: float, target: int) -> tuple[int, Reason]:
         policy = self._policy
@@ -286,7 +287,8 @@ class Autoscaler:
         if load.placeable is not None and bounded > max(load.placeable, target):
             bounded, reason, missing = max(load.placeable, target), Reason.UNPLACEABLE, load.missing
         if bounded > target:
-            ceiling = max(2 * target, 1) if now_s - self._up_s >= policy.step_s else target
+            # Who sleeps wakes at once.
+            ceiling = max(1, 2 * target if now_s - self._up_s >= policy.step_s else target)
             if bounded > ceiling:
                 bounded, reason = ceiling, Reason.STEP_LIMIT
         elif bounded < target and reason in (Reason.SURPLUS, Reason.MINIMUM):
@@ -300,6 +302,7 @@ class Autoscaler:
         elif self._target is not None and target < self._target:
             self._down_s = now_s
         self._target = target
+        self._asked = self._asked and not target
 
 
 def _since(is_so: bool, since_s: float | None, now_s: float) -> float | None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 MAX_RESERVE_SHARE = 0.25
 # What the scheduler remembers of promises dies with it; longer windows are Prometheus's.
 MAX_WINDOW_S = 86_400.0
+# Thirty years: what is longer is a mistake, and a rate over it drowns in rounding errors.
+LARGEST = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,19 +222,35 @@ def default_classes() -> tuple[ClassPolicy, ...]:
 
 
 # Divided by, or without a meaning at 0. A tenant that is to have nothing gets no key.
-_OF_A_TENANT = ("weight", "requests_per_minute", "tokens_per_minute", "max_running")
+_OF_A_TENANT = ("requests_per_minute", "tokens_per_minute", "max_queued", "max_running", "max_bytes")
 _OF_ADMISSION = (
     *("initial_service_s", "initial_step_s", "initial_prefill_tokens_per_s"),
-    *("rate_horizon_s", "overload_s", "lull_s", "promise_share", "promise_late_s"),
+    *("rate_horizon_s", "lull_s", "promise_share", "promise_late_s"),
 )
 
 
-def _check_above_zero(where: str, policy: object, *names: str) -> None:
-    """Raises ValueError naming the first that is not; None says nothing."""
+def _check_above_zero(where: str, policy: object, *names: str, most: float = math.inf) -> None:
+    """Raises ValueError naming the first that is not, or is above `most`; None says nothing."""
     for name in names:
         value = getattr(policy, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{where}.{name}: {value} must be above 0")
+        if value is not None and not 0 < value <= most:
+            bound = "" if most == math.inf else f" and at most {most:g}"
+            raise ValueError(f"{where}.{name}: {value} must be above 0{bound}")
+
+
+def _check_below_one(where: str, policy: object, *names: str) -> None:
+    """Raises ValueError naming the first share that is not, or is below 0."""
+    for name in names:
+        share = getattr(policy, name)
+        if not 0 <= share < 1:
+            raise ValueError(f"{where}.{name}: {share} must be 0 or more and below 1")
+
+
+def _check_tenant(where: str, policy: TenantPolicy, classes: list[str]) -> None:
+    _check_above_zero(where, policy, *_OF_A_TENANT)
+    _check_above_zero(where, policy, "weight", most=LARGEST)
+    if policy.highest_class not in ["", *classes]:
+        raise ValueError(f"{where}.highest_class: {policy.highest_class!r} is not one of {classes}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,30 +279,29 @@ class FlowConfig:
         if sum(policy.min_share for policy in self.classes) >= 1:
             raise ValueError("classes: the minimum shares add up to 1 or more, so none can be kept")
         for one in self.classes:
-            _check_above_zero(f"classes[{one.name!r}]", one, "ttft_budget_s", "deadline_s")
-            if one.ttft_budget_s == math.inf:
-                raise ValueError(
-                    f"classes[{one.name!r}].ttft_budget_s: a class may wait for a finite time only"
-                )
+            where = f"classes[{one.name!r}]"
+            _check_below_one(where, one, "min_share")
+            _check_above_zero(where, one, "ttft_budget_s", most=LARGEST)
+            _check_above_zero(where, one, "deadline_s")
             if not 0.0 < one.objective < 1.0:
-                field = f"classes[{one.name!r}].objective: {one.objective}"
+                field = f"{where}.objective: {one.objective}"
                 raise ValueError(f"{field}: must lie between 0 and 1; at 1 there is no error budget")
-        if not self.slo.windows_s or min(self.slo.windows_s) <= 0 or max(self.slo.windows_s) > MAX_WINDOW_S:
-            window = f"slo.windows_s: {list(self.slo.windows_s)}"
+        windows_s = self.slo.windows_s
+        if not windows_s or not all(0 < window_s <= MAX_WINDOW_S for window_s in windows_s):
+            window = f"slo.windows_s: {list(windows_s)}"
             raise ValueError(
                 f"{window}: needs one window or more, each above 0 and at most {MAX_WINDOW_S:g} s"
             )
         if not self.route.prefill_share >= 0.0:
             raise ValueError(f"route.prefill_share: {self.route.prefill_share} must be 0 or more")
-        _check_above_zero("admission", self.admission, *_OF_ADMISSION)
-        if not 0.0 <= self.admission.error_quantile < 1.0:
-            quantile = f"admission.error_quantile: {self.admission.error_quantile}"
-            raise ValueError(f"{quantile} must be 0 or more and below 1")
+        _check_above_zero("admission", self.admission, *_OF_ADMISSION, most=LARGEST)
+        # Infinite: an overload is expected to go on for ever.
+        _check_above_zero("admission", self.admission, "overload_s")
+        _check_below_one("admission", self.admission, "error_quantile")
         _check_above_zero("limit", self.limit, "itl_budget_s")
-        _check_above_zero("route", self.route, "tokens_per_block")
-        _check_above_zero("tenant", self.tenant, *_OF_A_TENANT)
+        _check_above_zero("limit", self.limit, "kv_reserve", most=LARGEST)
+        _check_below_one("limit", self.limit, "shrink", "floor_share")
+        _check_above_zero("route", self.route, "tokens_per_block", "max_blocks_per_replica", "max_sessions")
+        _check_tenant("tenant", self.tenant, names)
         for name, policy in self.tenants.items():
-            _check_above_zero(f"tenants[{name!r}]", policy, *_OF_A_TENANT)
-            if policy.highest_class not in ["", *names]:
-                highest = f"tenants[{name!r}].highest_class: {policy.highest_class!r}"
-                raise ValueError(f"{highest} is not one of {names}")
+            _check_tenant(f"tenants[{name!r}]", policy, names)

@@ -36,7 +36,7 @@ from app.flow.preempt import at_risk, victim
 from app.flow.queue import Entry, FlowQueue
 from app.flow.replicas import SMALL_FLEET, Choice, Replica, ReplicaPool
 from app.flow.snapshot import Snapshot, take_snapshot
-from app.flow.tenants import Account, Tenants
+from app.flow.tenants import Account, Tenants, used_tokens
 from app.flow.ticket import Action, Granted, Lease, RateLimit, Refused, ReplicaReport, Revoke, Ticket, Usage
 
 __all__ = ["FlowController", "Limits", "Snapshot"]
@@ -107,7 +107,7 @@ class FlowController:
             self._meter.first_token(verdict.predicted_wait_s, budget, now_s)
             return [self._count(verdict, ticket, rank, now_s)]
         if verdict is not None:
-            self._enter(entry)
+            self._enter(entry, now_s)
             expected = self._predictor.expected_output(entry)
             granted = self._lease(entry, verdict, expected, now_s)
             self._predict_placed(entry)
@@ -123,7 +123,7 @@ class FlowController:
             held = self._leases.get(ticket_id)
             if held is None:
                 entry = self._queue.get(ticket_id)
-                held = None if entry is None else self._reinstate(entry, at_s)
+                held = None if entry is None else self._reinstate(entry, now_s)
             if held is not None and held.first_token_s is None:
                 self._learn_first_token(held, at_s, now_s)
                 self._leases.first_token(held, at_s)
@@ -141,15 +141,17 @@ class FlowController:
     ) -> list[Action]:
         """The request ended, queued or running; an id that is not known any more changes nothing."""
         held = self._leases.get(ticket_id)
+        entry = self._queue.get(ticket_id) if held is None else None
+        if entry is not None and usage is not None:
+            held = self._reinstate(entry, now_s)
         if held is not None:
             self._learn_end(held, outcome, usage, now_s)
             self._end_lease(held, outcome, usage, now_s)
             return self._dispatch(now_s)
-        entry = self._queue.get(ticket_id)
         if entry is None:
             return []
         self._queue.remove(entry)
-        self._leave(entry)
+        self._leave(entry, now_s)
         self._endings.without_lease(outcome, entry.ticket, entry.rank, now_s)
         # It may have been first and too large for any replica: the next one may fit.
         return self._dispatch(now_s)
@@ -186,7 +188,10 @@ class FlowController:
         for ticket_id in sorted(replica.in_flight if replica is not None else ()):
             self._end_lease(self._leases[ticket_id], Outcome.FAILED, None, now_s)
         actions = self._evict_without_engine(now_s)
-        return actions if replica is None else actions + self._evict_before_start(now_s)
+        if replica is None:
+            return actions
+        # Tenants at their caps have lost what they ran.
+        return actions + self._evict_before_start(now_s) + self._dispatch(now_s)
 
     def replica_unroutable(self, replica_id: str, now_s: float) -> None:
         """Calls can't reach the replica though it reports: it gets no leases for a moment."""
@@ -281,7 +286,7 @@ class FlowController:
         actions = self._make_room(entry.rank, now_s)
         if actions is None:
             return [self._refuse(entry, Outcome.REJECTED_FULL, now_s)]
-        self._enter(entry)
+        self._enter(entry, now_s)
         actions += self._dispatch(now_s)
         if entry.queued:
             actions += self._rescue_class(entry.rank, now_s)
@@ -297,12 +302,13 @@ class FlowController:
         )
 
     def _expires_s(self, ticket: Ticket, rank: int, budget: float, now_s: float) -> float:
-        """The last moment to leave the queue: what the engine needs at least must still fit the promise."""
+        """The last moment to leave the queue: what the engine needs at least, once that is known, must still
+        fit the promise."""
         longest_s = self._limits.max_queue_wait_s
         if ticket.moved:
             return min(now_s + longest_s, ticket.arrived_s + deadline_s(self._config.classes[rank], ticket))
         if self._config.admission.enabled:
-            own_s = self._pool.prefill_s(ticket.prompt_tokens)
+            own_s = self._pool.prefill_s(ticket.prompt_tokens) if self._pool.pace.learnt else 0.0
             longest_s = min(longest_s, max(0.0, budget - own_s))
         return ticket.arrived_s + longest_s
 
@@ -315,21 +321,22 @@ class FlowController:
             return None
         return [self._evict(last, Outcome.EVICTED_PREEMPTED, now_s)]
 
-    def _enter(self, entry: Entry) -> None:
+    def _enter(self, entry: Entry, now_s: float) -> None:
         self._queue.push(entry)
         entry.account.size_bytes += entry.ticket.size_bytes
         self._size_bytes += entry.ticket.size_bytes
-        entry.account.take_rate(entry.ticket)
+        entry.rate_tokens = self._predictor.rate_tokens(entry.ticket, entry.account)
+        entry.account.take_rate(entry.ticket, entry.rate_tokens, now_s)
 
-    def _leave(self, entry: Entry) -> None:
+    def _leave(self, entry: Entry, now_s: float) -> None:
         """A ticket that never reached an engine is gone from the queue: give back what it took."""
         entry.account.size_bytes -= entry.ticket.size_bytes
         self._size_bytes -= entry.ticket.size_bytes
-        entry.account.return_rate(entry.ticket)
+        entry.account.return_rate(entry.rate_tokens, now_s)
 
     def _evict(self, entry: Entry, outcome: Outcome, now_s: float) -> Refused:
         self._queue.remove(entry)
-        self._leave(entry)
+        self._leave(entry, now_s)
         return self._refuse(entry, outcome, now_s)
 
     def _evict_all(self, outcome: Outcome, now_s: float) -> list[Action]:
@@ -424,7 +431,9 @@ class FlowController:
         if kept or not self._config.admission.enabled:
             return False
         ticket = entry.ticket
-        ttft_s = waited_s + self._predictor.median_s(choice.ttft_s)
+        # Who was let in before any engine was heard of is not held against initial values.
+        engine_s = self._predictor.median_s(choice.ttft_s) if self._pool.pace.learnt else 0.0
+        ttft_s = waited_s + engine_s
         if ttft_s > entry.budget_s:
             return True
         policy = self._config.classes[entry.rank]
@@ -461,7 +470,8 @@ class FlowController:
             self._size_bytes -= entry.ticket.size_bytes
             if usage is not None or outcome is not Outcome.COMPLETED:
                 prompt_tokens = 0 if usage is None else usage.prompt_tokens
-                entry.account.true_up(entry.ticket, prompt_tokens, held.output_tokens)
+                used = used_tokens(entry.ticket, prompt_tokens, held.output_tokens)
+                entry.account.true_up(entry.rate_tokens, used, now_s)
         self._endings.of_lease(outcome, held, usage, now_s)
 
     def _learn_first_token(self, held: Held, at_s: float, now_s: float) -> None:
@@ -530,22 +540,24 @@ class FlowController:
             return []
         self._leases.revoke(held, loser)
         granted = self._lease(entry, choice, expected, now_s)
-        self._requeue(loser, held.lease)
+        self._requeue(loser, held)
         return [Revoke(loser.ticket.ticket_id, held.lease.replica_id), granted]
 
-    def _requeue(self, loser: Entry, lease: Lease) -> None:
+    def _requeue(self, loser: Entry, held: Held) -> None:
         """Back into the queue with its age; a new object, because heaps may still hold the old one."""
         again = Entry(loser.ticket, loser.rank, loser.account, loser.flow, loser.budget_s, loser.expires_s)
         again.raw_ttft_s, again.predicted_ttft_s = loser.raw_ttft_s, loser.predicted_ttft_s
-        again.payer = loser.payer
-        again.revokes, again.revoked = loser.revokes + 1, lease
+        again.payer, again.rate_tokens = loser.payer, loser.rate_tokens
+        again.revokes, again.revoked = loser.revokes + 1, held
         self._queue.push(again)
 
     def _reinstate(self, entry: Entry, now_s: float) -> Held | None:
-        """The revoke came too late: the request answers already, so it keeps its place."""
-        replica = self._pool.get(entry.revoked.replica_id) if entry.revoked is not None else None
-        if replica is None or replica.gone:
+        """The revoke came too late: the request answers already, so it keeps the place that it had."""
+        revoked = entry.revoked
+        if revoked is None or revoked.replica.gone:
             return None
         expected = self._predictor.expected_output(entry)
-        self._lease(entry, self._pool.choice(replica, entry.ticket, now_s), expected, now_s)
-        return self._leases[entry.ticket.ticket_id]
+        self._lease(entry, self._pool.choice(revoked.replica, entry.ticket, now_s), expected, now_s)
+        held = self._leases[entry.ticket.ticket_id]
+        held.granted_s = revoked.granted_s
+        return held

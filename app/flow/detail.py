@@ -87,7 +87,7 @@ def take_detail(
         tenants=tuple(named),
         more_tenants=more,
         replicas=tuple(_replicas(pool, now_s)),
-        starting_s=tuple(sorted(max(0.0, ready_s - now_s) for ready_s in pool.starting.values())),
+        starting_s=tuple(pool.starts_s(now_s)),
     )
 
 

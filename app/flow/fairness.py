@@ -43,6 +43,14 @@ class TenantFlow:
         self.heap: list[tuple[float, int, Entry]] = []
         self.size = 0
 
+    @property
+    def runnable(self) -> int:
+        """Tickets that would run were there places; the others wait for requests of their tenant to end."""
+        account = self.account
+        if account is None:
+            return self.size
+        return min(self.size, max(0, account.policy.max_running - account.running))
+
     def head(self) -> Entry:
         """The live entry with the earliest deadline; the flow must not be empty."""
         heap = self.heap
@@ -116,6 +124,11 @@ class FairOrder:
     def unpark(self, flow: TenantFlow) -> None:
         if flow.size and flow.key is None:
             self._list(flow)
+
+    @property
+    def runnable(self) -> int:
+        """Tickets that would run were there places."""
+        return self.lane.size + sum(flow.runnable for flow in self.flows.values())
 
     @property
     def lane_ready(self) -> bool:

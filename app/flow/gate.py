@@ -63,7 +63,7 @@ class Gate:
 
     def over_limit(self, ticket: Ticket, account: Account, rank: int, now_s: float) -> Refused | None:
         """The tenant's rates and caps."""
-        over = account.over_rate(ticket, now_s)
+        over = account.over_rate(self._predictor.rate_tokens(ticket, account), now_s)
         if over is not None:
             return self.refuse(ticket.ticket_id, over[0], over[1])
         outcome = account.over_cap(ticket)
@@ -168,13 +168,15 @@ class Gate:
         predicted_s: float | None,
         now_s: float,
     ) -> Refused:
-        """Name the time at which a place is free, where it can be kept; else none."""
-        book = self._promises[rank]
-        due_s = book.offer_s(now_s + late_s, self._predictor.rate_per_s(rank, now_s))
+        """Name the time at which a place is kept: to whoever comes too early the same again, else the next
+        that is free, where it can be kept; else none."""
+        book, key = self._promises[rank], _key(ticket)
+        due_s = book.due_s(key, now_s)
+        held = due_s is not None
+        if due_s is None:
+            due_s = book.offer_s(now_s + late_s, self._predictor.rate_per_s(rank, now_s))
         hint_s = max(1, math.ceil(due_s - now_s))
-        kept = (
-            self._config.admission.promises
-            and hint_s <= MAX_RETRY_AFTER_S
-            and book.make(_key(ticket), now_s + hint_s)
+        kept = held or (
+            self._config.admission.promises and hint_s <= MAX_RETRY_AFTER_S and book.make(key, now_s + hint_s)
         )
         return Refused(ticket.ticket_id, outcome, hint_s if kept else None, predicted_s, kept)

@@ -20,6 +20,7 @@ class Held:
         "answers",
         "cached_tokens",
         "cost",
+        "credits",
         "engine_ttft_s",
         "entry",
         "expected_output",
@@ -54,6 +55,8 @@ class Held:
         self.cost = 0.0
         self.tokens = 0
         self.prefill_tokens = 0
+        # By how much it has made the credit of each class grow.
+        self.credits: list[float] = []
         # By which the engine's clock knows its first token.
         self.mark = 0
         # Predicted at the grant, from the grant.
@@ -100,7 +103,7 @@ class LeaseTable:
         self._pool.remember(replica, ticket)
         held.cost = held.prefill_tokens + self._weight * expected_output
         self._queue.classes[entry.rank].order.charge(entry.payer, held.cost)
-        self._queue.served(entry.rank, held.cost, now_s)
+        held.credits = self._queue.served(entry.rank, held.cost, now_s)
         entry.account.running += held.answers
         # In the place of several answers there would be room for one of them again; and of several whole ones
         # the engine sees no first token.
@@ -119,6 +122,9 @@ class LeaseTable:
 
     def progress(self, held: Held, output_tokens: int) -> None:
         """The output is this long by now: what exceeds the expectation is charged and reserved."""
+        if output_tokens > 0:
+            # So there was a first one, of which nobody may have told.
+            self._prefilled(held)
         held.output_tokens = max(held.output_tokens, output_tokens)
         excess = held.output_tokens - held.expected_output
         if excess > 0 and held.entry is not None:
@@ -160,8 +166,9 @@ class LeaseTable:
                 account.unpark()
 
     def revoke(self, held: Held, entry: Entry) -> None:
-        """Take the lease back; the tenant gets its whole charge back."""
+        """Take the lease back; the tenant gets its whole charge back, and the classes their credit."""
         self._charge(held, entry, -held.cost)
+        self._queue.taken_back(held.credits)
         self.end(held)
 
     def renew(self, replica: Replica, live: Set[str], now_s: float) -> list[Held]:

@@ -75,7 +75,7 @@ class AdaptiveLimit:
         self._preemptions = metrics.preemptions
         if suffers:
             self._shrink(now_s)
-        elif in_flight >= NEARLY_FULL * self._limit and metrics.waiting == 0:
+        elif in_flight >= min(self.requests, NEARLY_FULL * self._limit) and metrics.waiting == 0:
             self._set(self._limit + 1)
         else:
             self._set(self._limit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from app.flow.autoscale import LATENCY_WINDOW_S, Load
 from app.flow.config import FlowConfig
 from app.flow.estimate import DecayedRate, RunningMean
@@ -57,22 +59,28 @@ class LoadMeter:
     ) -> Load:
         usable = list(pool.usable(now_s))
         metrics = [one.report.metrics for one in usable if one.report.metrics is not None]
+        # Who waits for the end of his own tenant's requests is helped by no engine.
+        runnable = [one.order.runnable if one.size else 0 for one in queue.classes]
+        drains_s = [
+            (ahead + 1) / predictor.rate_per_s(rank, now_s) if ahead else 0.0
+            for rank, ahead in enumerate(accumulate(runnable))
+        ]
         return Load(
-            queued=len(queue),
+            queued=sum(runnable),
             in_flight=sum(len(one.in_flight) for one in pool.replicas.values()),
             offered_per_s=max(one.per_s(now_s) for one in self._arrivals),
             service_s=self._service_s.value,
             places_per_replica=pool.places / len(usable) if usable else pool.requests_per_replica,
             running=len(usable),
-            starting=len(pool.starting),
+            starting=pool.starts(start_s, now_s),
             start_s=start_s,
             queued_tokens=sum(one.prompt_tokens for one in queue.classes),
             arrived=self._arrived,
-            drain_s=predictor.drain_s(len(queue.classes) - 1, now_s) if queue else 0.0,
+            drain_s=drains_s[-1],
             drain_over_budget=tuple(
-                (one.policy.name, predictor.drain_s(one.rank, now_s) / one.policy.ttft_budget_s)
+                (one.policy.name, drains_s[one.rank] / one.policy.ttft_budget_s)
                 for one in queue.classes
-                if one.size
+                if runnable[one.rank]
             ),
             ttft_over_slo=self._ttft.value(now_s),
             tpot_over_slo=self._tpot.value(now_s),

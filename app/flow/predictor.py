@@ -129,6 +129,14 @@ class Predictor:
         """Tokens that it will take, all answers together."""
         return self.output_tokens(entry.account, entry.ticket.max_output_tokens)[0]
 
+    def rate_tokens(self, ticket: Ticket, account: Account) -> int:
+        """What it takes of its tenant's tokens a minute until its true use is known: of an output without a
+        bound what is expected. The prompt of one that has moved was taken before."""
+        if account.tokens is None:
+            return 0
+        output = ticket.max_output_tokens or self.output_tokens(account, 0)[0]
+        return output + (0 if ticket.moved else ticket.prompt_tokens)
+
     def ttft_s(self, rank: int, flow: TenantFlow | None, prompt_tokens: int, now_s: float) -> float:
         """Uncorrected: wait for a place, then for the engine. Where places are free, prompts wait for those
         ahead: at least what the engines take for them. Flow None: the tenant has no ticket there.
@@ -228,8 +236,7 @@ class Predictor:
     def _with_starting(self, wait_s: float, now_s: float) -> float:
         """Capacity that is starting shortens the wait from the moment it is expected."""
         replicas = self._pool.ready
-        for ready_s in sorted(self._pool.starting.values()):
-            delay_s = max(0.0, ready_s - now_s)
+        for delay_s in self._pool.starts_s(now_s):
             if replicas == 0:
                 wait_s = delay_s
             elif delay_s < wait_s:

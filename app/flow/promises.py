@@ -55,6 +55,11 @@ class PromiseBook:
         self._by_tenant[tenant] += 1
         return True
 
+    def due_s(self, key: Key, now_s: float) -> float | None:
+        """The time that this client was told; None: it holds no promise."""
+        self._expire(now_s)
+        return self._open.get(key)
+
     def redeem(self, key: Key, now_s: float) -> bool:
         """Whether a place is kept for this client about now; it is used up."""
         self._expire(now_s)

@@ -20,11 +20,15 @@ import itertools
 import math
 from bisect import insort
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from app.flow.config import ClassPolicy, FairnessPolicy
 from app.flow.fairness import FairOrder, TenantFlow
 from app.flow.tenants import Account
-from app.flow.ticket import Lease, Ticket
+from app.flow.ticket import Ticket
+
+if TYPE_CHECKING:
+    from app.flow.leases import Held
 
 # Dead entries are dropped from the lists when they outnumber the live ones by this much.
 MAX_DEAD_SHARE = 2
@@ -45,6 +49,7 @@ class Entry:
         "predicted_ttft_s",
         "queued",
         "rank",
+        "rate_tokens",
         "raw_ttft_s",
         "revoked",
         "revokes",
@@ -74,11 +79,13 @@ class Entry:
         self.queued = False
         # Time to the first token that was predicted on arrival, before and after correction.
         self.raw_ttft_s = self.predicted_ttft_s = 0.0
+        # Taken of its tenant's tokens a minute.
+        self.rate_tokens = 0
         # It had a place as it came: its prediction is of the engine's time alone.
         self.placed = False
         self.revokes = 0
         # The lease that was taken back, while its end may still cross with a first token.
-        self.revoked: Lease | None = None
+        self.revoked: Held | None = None
 
     def __lt__(self, other: Entry) -> bool:
         return (self.ticket.arrived_s, self.number) < (other.ticket.arrived_s, other.number)
@@ -244,17 +251,27 @@ class FlowQueue:
             waiting.remove(queue)
         return None
 
-    def served(self, rank: int, cost: float, now_s: float) -> None:
-        """A ticket of this class went to an engine: the others' credit grows by their share of its cost."""
+    def served(self, rank: int, cost: float, now_s: float) -> list[float]:
+        """A ticket of this class went to an engine: the others' credit grows by their share of its cost.
+        Returns by how much each credit grew."""
+        grown: list[float] = []
         for queue in self.classes:
+            before = queue.credit
             if queue.rank == rank:
-                credit = queue.credit - cost * (1.0 - queue.policy.min_share)
+                credit = before - cost * (1.0 - queue.policy.min_share)
                 queue.credit = credit if credit > -cost else -cost
             else:
                 # What nobody wants lapses; what it had too much does not.
-                credit = queue.credit + cost * queue.policy.min_share
+                credit = before + cost * queue.policy.min_share
                 wanted = queue.size or queue.wanted_until_s > now_s
                 queue.credit = credit if wanted or credit < 0.0 else 0.0
+            grown.append(queue.credit - before)
+        return grown
+
+    def taken_back(self, grown: list[float]) -> None:
+        """It has lost its engine to another, which is no service: so much of each credit did not grow."""
+        for queue, credit in zip(self.classes, grown, strict=True):
+            queue.credit -= credit
 
     def expired(self, now_s: float) -> list[Entry]:
         """Entries that may not go to an engine any more, still in the queue."""

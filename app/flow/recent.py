@@ -15,7 +15,7 @@ class SlidingQuantile:
     """What a share of the samples of the last `window_s` does not exceed; the newest `most` are kept.
 
     Of samples that are closer than `grain_s` the first counts. Adding is cheap; they are put in order when
-    they are asked about. Time goes forward.
+    they are asked about. Where the clock was set back, it begins anew.
     """
 
     __slots__ = ("_changed", "_grain_s", "_least", "_samples", "_share", "_value", "_window_s")
@@ -33,6 +33,7 @@ class SlidingQuantile:
 
     def add(self, sample: float, now_s: float) -> None:
         samples = self._samples
+        self._forget(now_s)
         if not samples or now_s - samples[-1][0] >= self._grain_s:
             samples.append((now_s, sample))
             self._changed = True
@@ -40,14 +41,19 @@ class SlidingQuantile:
     def value(self, now_s: float) -> float | None:
         """None where there are fewer than `least`."""
         samples = self._samples
-        while samples and now_s - samples[0][0] > self._window_s:
-            samples.popleft()
-            self._changed = True
+        self._forget(now_s)
         if self._changed:
             self._changed = False
             enough = len(samples) >= self._least
             self._value = nearest_rank((sample for _, sample in samples), self._share) if enough else None
         return self._value
+
+    def _forget(self, now_s: float) -> None:
+        samples = self._samples
+        set_back = bool(samples) and now_s < samples[-1][0]
+        while samples and (set_back or now_s - samples[0][0] > self._window_s):
+            samples.popleft()
+            self._changed = True
 
 
 class Rises:

@@ -18,6 +18,8 @@ from app.flow.ticket import ReplicaReport, Ticket
 REPLICA_MEMORY_S = 3600.0
 # A start that is this late is not coming: tickets must not wait for it.
 START_PATIENCE_S = 120.0
+# No start is known more exactly than this.
+MIN_START_S = 1.0
 # A replica that calls can't reach is barred for this long, and twice as long each time that shows again.
 FIRST_BAR_S = 1.0
 MAX_BAR_S = 30.0
@@ -110,9 +112,6 @@ class ReplicaPool:
             admission.initial_step_s, 1.0 / admission.initial_prefill_tokens_per_s, admission.smoothing
         )
 
-    def get(self, replica_id: str) -> Replica | None:
-        return self.replicas.get(replica_id)
-
     @property
     def requests_per_replica(self) -> int:
         """Places of an engine that has yet to start."""
@@ -125,14 +124,15 @@ class ReplicaPool:
         return not replica.gone and not replica.report.draining and self.fresh(replica, now_s)
 
     def asleep(self, now_s: float, without: str = "") -> bool:
-        """True when no replica (but that one) can take a lease or is starting, and there was time to hear of
+        """True when no replica but that one can take a lease or is starting, and there was time to hear of
         one."""
         if self._born_s is None:
             self._born_s = now_s
         for replica in self.replicas.values():
             if self.is_usable(replica, now_s) and replica.report.replica_id != without:
                 return False
-        return not self.starting and (not self.young(now_s) or bool(self.replicas))
+        starting = any(id_ != without for id_ in self.starting)
+        return not starting and (not self.young(now_s) or bool(self.replicas))
 
     def young(self, now_s: float) -> bool:
         """There was no time yet to hear of every replica."""
@@ -184,9 +184,18 @@ class ReplicaPool:
         if replica_id not in self.replicas:
             self.starting[replica_id] = ready_s
 
+    def starts_s(self, now_s: float) -> list[float]:
+        """Until each engine that is starting is expected, the first one first. Nobody knows whether one that
+        is late comes at all: it is expected in as long again."""
+        return sorted(max(MIN_START_S, abs(ready_s - now_s)) for ready_s in self.starting.values())
+
     def first_start_s(self, now_s: float) -> float:
         """Until the first engine that is starting is expected; zero where none is."""
-        return max(0.0, min(self.starting.values(), default=now_s) - now_s)
+        return min(self.starts_s(now_s), default=0.0)
+
+    def starts(self, start_s: float, now_s: float) -> int:
+        """Engines that are starting. One that is later than a start takes may have failed without a word."""
+        return sum(now_s - ready_s <= start_s for ready_s in self.starting.values())
 
     def gone(self, replica_id: str, now_s: float) -> Replica | None:
         """The replica has ended; it stays known for a while, its leases are the caller's to end."""
@@ -209,10 +218,15 @@ class ReplicaPool:
 
     def skip(self, span_s: float) -> None:
         """Nobody could be heard for so long: it does not count as silence."""
+        # Where time went on, bars and starts may have ended.
+        back_s = min(0.0, span_s)
         for replica in self.replicas.values():
             replica.seen_s += span_s
-            # Where time went on, it may have ended.
-            replica.barred_until_s += min(0.0, span_s)
+            replica.barred_until_s += back_s
+        for replica_id in self.starting:
+            self.starting[replica_id] += back_s
+        if self._born_s is not None:
+            self._born_s += back_s
 
     def forget(self, now_s: float) -> None:
         """Replicas that are gone or silent for long, whose leases have ended; starts that never came."""

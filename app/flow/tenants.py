@@ -36,9 +36,9 @@ class TokenBucket:
         self._at_s = now_s
         return self._level
 
-    def take(self, amount: float) -> None:
+    def take(self, amount: float, now_s: float) -> None:
         """A negative amount gives back. The level may fall below zero: a debt that time pays."""
-        self._level = min(self.per_minute, self._level - amount)
+        self._level = min(self.per_minute, self.level(now_s) - amount)
 
     def wait_s(self, amount: float, now_s: float) -> float:
         """Until `amount`, or a full bucket where that is less, is there."""
@@ -100,44 +100,38 @@ class Account:
             return Outcome.REJECTED_TENANT_BYTES
         return None
 
-    def over_rate(self, ticket: Ticket, now_s: float) -> tuple[Outcome, float] | None:
-        """Which limit refuses the ticket, and for how long."""
+    def over_rate(self, tokens: int, now_s: float) -> tuple[Outcome, float] | None:
+        """Which limit refuses a ticket that takes so many tokens, and for how long."""
         if self.requests is not None and (wait_s := self.requests.wait_s(1, now_s)) > 0:
             return Outcome.REJECTED_REQUEST_RATE, wait_s
-        if self.tokens is not None and (wait_s := self.tokens.wait_s(rate_tokens(ticket), now_s)) > 0:
+        if self.tokens is not None and (wait_s := self.tokens.wait_s(tokens, now_s)) > 0:
             return Outcome.REJECTED_TOKEN_RATE, wait_s
         return None
 
-    def take_rate(self, ticket: Ticket) -> None:
+    def take_rate(self, ticket: Ticket, tokens: int, now_s: float) -> None:
         if self.requests is not None and not ticket.moved:
-            self.requests.take(1)
+            self.requests.take(1, now_s)
         if self.tokens is not None:
-            self.tokens.take(rate_tokens(ticket))
+            self.tokens.take(tokens, now_s)
 
-    def return_rate(self, ticket: Ticket) -> None:
+    def return_rate(self, tokens: int, now_s: float) -> None:
         """It never reached an engine: its tokens come back, not that it has asked."""
         if self.tokens is not None:
-            self.tokens.take(-rate_tokens(ticket))
+            self.tokens.take(-tokens, now_s)
 
-    def true_up(self, ticket: Ticket, prompt_tokens: int, output_tokens: int) -> None:
-        """Replace what it took by what it has used, as the engine counted it."""
+    def true_up(self, taken: int, used: int, now_s: float) -> None:
+        """Replace the tokens that it took by those that it has used."""
         if self.tokens is not None:
-            self.tokens.take(used_tokens(ticket, prompt_tokens, output_tokens) - rate_tokens(ticket))
+            self.tokens.take(used - taken, now_s)
 
     def rate_limits(self, now_s: float) -> tuple[RateLimit, RateLimit]:
         """Requests, tokens."""
         return _rate_limit(self.requests, now_s), _rate_limit(self.tokens, now_s)
 
 
-def rate_tokens(ticket: Ticket) -> int:
-    """What a ticket takes from its tenant's tokens a minute until its true use is known. The prompt of one
-    that has moved was taken before."""
-    return ticket.max_output_tokens + (0 if ticket.moved else ticket.prompt_tokens)
-
-
 def used_tokens(ticket: Ticket, prompt_tokens: int, output_tokens: int) -> int:
-    """What it should have taken, as the engine counted it; where that has counted no prompt (embeddings, or
-    a request that came to nothing), it is the gateway's count."""
+    """What it should have taken of its tenant's tokens a minute, as the engine counted it; where that has
+    counted no prompt (embeddings, or a request that came to nothing), it is the gateway's count."""
     return output_tokens + (0 if ticket.moved else prompt_tokens or ticket.prompt_tokens)
 
 

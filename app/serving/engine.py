@@ -44,13 +44,17 @@ class EngineReplica:
         self._scheduler = scheduler
         self._draining = False
         await _told(self._scheduler.starting, self._replica_id)
-        point_at_cluster(ray.get_runtime_context().gcs_address)
-        self._server = await EngineServer.start(
-            config,
-            models.prepare(config.model.source, progress=logger.info),
-            host=ray.util.get_node_ip_address(),
-            placement_group=get_current_placement_group(),
-        )
+        try:
+            point_at_cluster(ray.get_runtime_context().gcs_address)
+            self._server = await EngineServer.start(
+                config,
+                models.prepare(config.model.source, progress=logger.info),
+                host=ray.util.get_node_ip_address(),
+                placement_group=get_current_placement_group(),
+            )
+        except BaseException:
+            await self._gone()
+            raise
         self._reporting = asyncio.create_task(self._report_for_ever())
         self._telling = asyncio.create_task(self._tell_first_tokens())
 
@@ -71,8 +75,11 @@ class EngineReplica:
         """Serve would ask three times before it believes in an ill replica; one that has ended it replaces at
         once. Requests that are still here see their connections break."""
         logger.error("The engine has died; no more leases for this replica.")
-        await _told(self._scheduler.replica_gone, self._replica_id)
+        await self._gone()
         self._server.kill()
+
+    async def _gone(self) -> None:
+        await _told(self._scheduler.replica_gone, self._replica_id)
 
     async def _report(self) -> bool:
         server = self._server
@@ -88,19 +95,27 @@ class EngineReplica:
 
     async def _tell_first_tokens(self) -> None:
         while True:
-            news = await self._server.leases.first_tokens()
-            await _told(self._scheduler.first_tokens, news)
-            await asyncio.sleep(NEWS_INTERVAL_S)
+            leases = self._server.leases
+            news = await leases.first_tokens()
+            told = await _told(self._scheduler.first_tokens, news)
+            if not told:
+                # What has ended can't be taken back any more: no more is kept than runs.
+                live = leases.ids()
+                for lease_id, at_s in news:
+                    if lease_id in live:
+                        leases.note_first_token(lease_id, at_s)
+            await asyncio.sleep(NEWS_INTERVAL_S if told else RETRY_INTERVAL_S)
 
     async def __del__(self) -> None:
         """Serve calls it when the replica is to stop, and ends the process `drain_s` later at the latest."""
         if not hasattr(self, "_telling"):
-            return  # It did not start.
+            await self._gone()  # Before it has started.
+            return
         await self._drain()
         self._reporting.cancel()
         self._telling.cancel()
         try:
-            await _told(self._scheduler.replica_gone, self._replica_id)
+            await self._gone()
         finally:
             await self._server.stop()
 

@@ -86,11 +86,12 @@ class SchedulerReplica:
         self._port = SchedulerPort(self, ray.util.get_node_ip_address(), config.scheduler.gateway_ttl_s)
         # With when each was last heard of, by the clock that nobody sets.
         self._engine_ports: dict[str, tuple[EnginePort, float]] = {}
+        # When each began, by that clock too.
         self._starts: dict[str, float] = {}
         self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
         self._revoking: set[asyncio.Task[None]] = set()
         self._wakes = config.replicas.min == 0
-        # An engine was there, and none has been waited for since.
+        # An engine was there or tried to start, and none has been waited for since.
         self._served = False
         self._started_s = time.time()
         self._scaling = EngineScaling(config, self._load)
@@ -148,9 +149,10 @@ class SchedulerReplica:
     async def starting(self, replica_id: str) -> None:
         """An engine has begun to start: requests may wait for it."""
         self._begin()
+        since_s = time.monotonic()
+        self._starts = {id_: at_s for id_, at_s in self._starts.items() if since_s - at_s < MAX_START_S}
+        self._starts[replica_id] = since_s
         now_s = time.time()
-        self._starts = {id_: at_s for id_, at_s in self._starts.items() if now_s - at_s < MAX_START_S}
-        self._starts[replica_id] = now_s
         self._flow.capacity_starting(replica_id, now_s + self._start_s.value, now_s)
         self._perform(self._flow.replica_gone(UNNAMED, now_s))
 
@@ -160,7 +162,7 @@ class SchedulerReplica:
         now_s = time.time()
         started_s = self._starts.pop(report.replica_id, None)
         if started_s is not None:
-            self._start_s.add(now_s - started_s)
+            self._start_s.add(time.monotonic() - started_s)
         self._note_port(port)
         self._perform(self._flow.report(report, now_s))
         for ticket_id, tokens in output_tokens.items():
@@ -183,8 +185,10 @@ class SchedulerReplica:
         self._perform(self._flow.first_tokens(first_tokens, time.time()))
 
     async def replica_gone(self, replica_id: str) -> None:
-        """An engine has died or is about to stop."""
+        """An engine has died, is about to stop or has failed to start, which Serve tries again."""
         now_s = time.time()
+        if self._starts.pop(replica_id, None) is not None:
+            self._served = True
         self._expect_successor(now_s, replica_id)
         self._perform(self._flow.replica_gone(replica_id, now_s))
 

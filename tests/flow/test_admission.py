@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from app.flow.config import (
     TenantPolicy,
 )
 from app.flow.controller import FlowController
+from app.flow.endings import Ended
 from app.flow.outcome import Outcome
 from app.flow.promises import SPARE_PROMISES, PromiseBook
 from app.flow.replicas import START_PATIENCE_S
@@ -194,7 +196,7 @@ def test_tokens_a_minute_are_trued_up_at_the_end():
         pytest.param(Usage(250, 10, ttft_s=0.2), Outcome.COMPLETED, 740, id="tools and a template"),
         pytest.param(Usage(0, 0), Outcome.COMPLETED, 900, id="a prompt that the engine did not count"),
         pytest.param(None, Outcome.CANCELLED, 870, id="as far as it is known"),
-        pytest.param(None, Outcome.COMPLETED, 900, id="nothing was said"),
+        pytest.param(None, Outcome.COMPLETED, 700, id="nothing was said"),
     ],
 )
 def test_tokens_a_minute_are_what_was_used(usage: Usage | None, outcome: Outcome, left: int):
@@ -204,6 +206,37 @@ def test_tokens_a_minute_are_what_was_used(usage: Usage | None, outcome: Outcome
     flow.progress("t", 30)
     flow.close("t", outcome, 0.0, usage)
     assert flow.rate_limits("a", 0.0)[1].remaining == left
+
+
+def test_outputs_without_a_bound_take_of_the_tokens_a_minute_what_is_expected_of_them():
+    """Else all of a burst pass, and their outputs lock the tenant out for many minutes."""
+    config = replace(CONFIG, tenants={"a": TenantPolicy(tokens_per_minute=10_000)})
+    flow = controller(config, replace(LIMITS, requests_per_replica=1000))
+    for round_, expected in enumerate([200, 400]):
+        at_s = 600.0 * round_
+        names = [f"{round_}.{number}" for number in range(100)]
+        let_in = [name for name in names if isinstance(only(submit(flow, name, at_s, tenant="a")), Granted)]
+        assert len(let_in) == 10_000 // expected
+        refused = only(submit(flow, "late", at_s, tenant="a"))
+        assert refused.outcome is Outcome.REJECTED_TOKEN_RATE
+        # Learnt meanwhile, as the first of them end; each gives back what it has taken itself.
+        for name in let_in:
+            flow.close(name, Outcome.COMPLETED, at_s, Usage(0, 400))
+        limit = flow.rate_limits("a", at_s)[1]
+        assert limit.reset_s == pytest.approx(60.0 * 400 * len(let_in) / 10_000)
+
+
+def test_what_left_the_queue_gives_back_what_was_expected_of_it_as_it_came():
+    config = replace(CONFIG, tenants={"a": TenantPolicy(tokens_per_minute=1000)})
+    flow = controller(config)
+    submit(flow, "t", tenant="a", prompt_tokens=100)
+    assert submit(flow, "waits", tenant="a", prompt_tokens=100) == []
+    assert flow.rate_limits("a", 0.0)[1].remaining == 400
+    flow.progress("t", 1)
+    flow.first_tokens([("t", 0.1)], 0.1)
+    flow._predictor.output(flow._tenants.get("a", 0.0), 0, 900)
+    flow.close("waits", Outcome.CANCELLED, 0.0)
+    assert flow.rate_limits("a", 0.0)[1].remaining == 700
 
 
 def test_what_moves_to_another_engine_pays_its_rates_once():
@@ -431,10 +464,40 @@ def test_a_lease_is_not_taken_back_for_one_that_would_be_late_all_the_same():
     revocable(flow, "batch")
     assert submit(flow, "urgent", 0.1, prompt_tokens=100) == []
     # Engines turn out to take ten seconds for its prompt.
-    flow._pool.pace.token_s = 0.1
+    flow._pool.pace.learnt_s, flow._pool.pace.token_s = 0.0, 0.1
     assert flow.tick(0.9) == []
     flow._pool.pace.token_s = 0.01
     assert flow.tick(0.9)[0] == Revoke("batch", "s")
+
+
+def test_who_loses_places_to_urgent_ones_gets_the_minimum_share_all_the_same():
+    """One place, a second long; each class asks for more than there is."""
+    urgent, patient = CONFIG.classes[0], replace(CONFIG.classes[2], min_share=0.2, reserve_roots=0.0)
+    config = replace(CONFIG, classes=(urgent, patient), default_class="batch")
+    flow = controller(config)
+    running: dict[str, float] = {}
+    served, revoked = {"interactive": 0, "batch": 0}, 0
+    for number in range(1200):
+        now_s = 0.1 * number
+        actions = flow.tick(now_s)
+        for name, since_s in list(running.items()):
+            if now_s - since_s >= 0.3:
+                actions += flow.first_tokens([(name, now_s)], now_s)
+            if now_s - since_s >= 1.0:
+                del running[name]
+                served[name.split()[0]] += 1
+                actions += flow.close(name, Outcome.COMPLETED, now_s, Usage(500, 100))
+        if number % 7 == 0:
+            for kind in served:
+                actions += revocable(flow, f"{kind} {number}", now_s, class_name=kind, prompt_tokens=500)
+        for action in actions:
+            if isinstance(action, Granted):
+                running[action.lease.ticket_id] = now_s
+            elif isinstance(action, Revoke):
+                del running[action.ticket_id]
+                revoked += 1
+    assert revoked > 10
+    assert served["batch"] / sum(served.values()) == pytest.approx(0.2, abs=0.02)
 
 
 def test_a_request_with_a_first_token_keeps_its_place():
@@ -442,6 +505,19 @@ def test_a_request_with_a_first_token_keeps_its_place():
     revocable(flow, "batch")
     flow.first_tokens([("batch", 0.2)], 0.2)
     assert submit(flow, "urgent", 0.5) == []
+
+
+def test_a_request_that_has_made_tokens_keeps_its_place_though_nobody_told_of_the_first():
+    flow = controller(PREEMPT)
+    revocable(flow, "batch", prompt_tokens=100)
+    flow.progress("batch", 0)
+    assert flow._pool.prefill_tokens == 100
+    flow.progress("batch", 1)
+    assert flow._pool.prefill_tokens == 0
+    assert submit(flow, "urgent", 0.5) == []
+    flow.first_tokens([("batch", 0.4)], 0.6)
+    flow.close("batch", Outcome.COMPLETED, 0.7)
+    assert flow._pool.prefill_tokens == 0
 
 
 def test_no_lease_is_taken_back_where_that_leaves_no_place():
@@ -480,6 +556,42 @@ def test_a_first_token_that_crosses_its_revoke_keeps_the_lease():
     assert flow.first_tokens([("batch", 0.6)], 0.6) == []
     assert flow.snapshot(0.6).in_flight_by_replica == {"r": 2}
     assert flow.close("batch", Outcome.COMPLETED, 1.0) == []
+
+
+def test_a_lease_that_stands_again_is_as_old_as_it_was_whatever_the_engines_clock_says():
+    flow = controller(PREEMPT, replace(LIMITS, lease_ttl_s=5.0))
+    revocable(flow, "batch")
+    submit(flow, "urgent", 0.5)
+    flow.first_tokens([("batch", -9.0)], 0.6)
+    held = flow._leases["batch"]
+    assert (held.granted_s, held.seen_s, held.first_token_s) == (0.0, 0.6, -9.0)
+    flow.tick(0.7)
+    assert flow.snapshot(0.7).in_flight_by_replica == {"r": 2}
+
+
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.CANCELLED])
+def test_an_answer_that_ends_while_its_revoke_is_under_way_is_paid_for_and_told_of(outcome: Outcome):
+    config = replace(PREEMPT, tenant=TenantPolicy(tokens_per_minute=600))
+    ends: list[Ended] = []
+    flow = FlowController(LIMITS, config, lambda: 0.0, ends.append)
+    flow.report(ReplicaReport("r", frozenset()), 0.0)
+    revocable(flow, "batch", prompt_tokens=100, tenant="slow")
+    submit(flow, "urgent", 0.5)
+    usage = Usage(100, 50, ttft_s=0.3, decode_s=0.3)
+    assert flow.close("batch", outcome, 0.6, usage) == []
+    assert flow.snapshot(0.6).in_flight_by_replica == {"r": 1}
+    assert flow.snapshot(0.6).queued == 0
+    assert [(end.outcome, end.ttft_s, end.usage) for end in ends] == [(outcome, 0.3, usage)]
+    assert flow._queue.classes[2].order.flows["slow"].counter == 100 + 2 * 50
+    assert flow.rate_limits("slow", 0.6)[1].remaining == 600 + 6 - 150
+
+
+def test_one_that_is_cancelled_after_its_revoke_pays_nothing():
+    flow = controller(PREEMPT)
+    revocable(flow, "batch", tenant="slow")
+    submit(flow, "urgent", 0.5)
+    assert flow.close("batch", Outcome.CANCELLED, 0.6) == []
+    assert flow._queue.classes[2].order.flows["slow"].counter == 0.0
 
 
 def test_a_first_token_of_a_replica_that_has_gone_does_not_revive_its_lease():
@@ -587,7 +699,8 @@ def test_the_class_is_asked_for_by_name_or_priority_and_capped_by_the_tenant(fie
     [
         ({"classes": (CONFIG.classes[0], CONFIG.classes[0])}, "not distinct"),
         ({"default_class": "x"}, "default_class: 'x'"),
-        ({"tenants": {"a": TenantPolicy(highest_class="x")}}, "highest_class: 'x'"),
+        ({"tenants": {"a": TenantPolicy(highest_class="x")}}, r"tenants\['a'\]\.highest_class: 'x'"),
+        ({"tenant": TenantPolicy(highest_class="x")}, r"^tenant\.highest_class: 'x'"),
         ({"classes": (ClassPolicy("standard", 0.0, 1.0, 1.0),)}, "minimum shares"),
     ],
 )
@@ -606,6 +719,25 @@ def test_forgotten_tenants_leave_no_flow_behind():
 
 
 # Promises
+
+
+def test_a_client_that_is_early_is_told_its_time_again():
+    flow = controller(replace(CONFIG, admission=AdmissionPolicy(initial_service_s=4.0)))
+    submit(flow, "running")
+    refused = only(submit(flow, "first", fingerprint="body"))
+    assert (refused.promised, refused.retry_after_s) == (True, 8)
+    early = only(submit(flow, "early", 2.5, fingerprint="body"))
+    assert (early.promised, early.retry_after_s) == (True, 6)
+    assert len(flow._gate._promises[0]) == 1
+    assert submit(flow, "again", 8.0, fingerprint="body") == []
+
+
+def test_a_time_that_has_lapsed_is_not_told_again():
+    book = PromiseBook(AdmissionPolicy())
+    book.make(("a", "x"), 10.0)
+    assert book.due_s(("a", "x"), 15.0) == 10.0
+    assert book.due_s(("a", "y"), 15.0) is None
+    assert book.due_s(("a", "x"), 15.1) is None
 
 
 def test_a_promise_is_kept_for_one_client_about_its_time():
@@ -663,7 +795,9 @@ def test_the_book_and_each_tenants_part_of_it_are_bounded():
     assert len(book) <= 8
 
 
-@pytest.mark.parametrize("name", ["weight", "requests_per_minute", "tokens_per_minute", "max_running"])
+@pytest.mark.parametrize(
+    "name", ["weight", "requests_per_minute", "tokens_per_minute", "max_queued", "max_running", "max_bytes"]
+)
 def test_a_tenant_that_is_served_is_given_something(name: str):
     with pytest.raises(ValueError, match=rf"tenants\['a'\]\.{name}: 0 must be above 0"):
         FlowConfig(tenants={"a": TenantPolicy(**{name: 0})})
@@ -691,14 +825,66 @@ def test_a_controller_is_young_until_it_had_time_to_hear_of_its_engines():
     assert not flow.young(10.1 + LIMITS.replica_ttl_s)
 
 
-def test_nothing_is_a_share_of_for_ever():
+def test_a_long_prompt_waits_for_engines_to_be_heard_of():
+    """By initial values it alone takes longer than its promise, of which they know nothing."""
+    flow = FlowController(LIMITS, CONFIG, lambda: 0.0)
+    flow.tick(0.0)
+    flow.tick(0.5)
+    ticket = Ticket("a", 0, 0.0, class_name="standard", prompt_tokens=25_000)
+    assert flow.submit(ticket, 0.5) == []
+    assert flow.tick(0.6) == []
+    assert isinstance(only(flow.report(ReplicaReport("r", frozenset()), 1.0)), Granted)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e17, math.inf, math.nan])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        (
+            r"classes\['c'\]\.ttft_budget_s",
+            lambda value: FlowConfig(classes=(ClassPolicy("c", 0.0, 0.0, value),), default_class="c"),
+        ),
+        (
+            r"admission\.rate_horizon_s",
+            lambda value: FlowConfig(admission=AdmissionPolicy(rate_horizon_s=value)),
+        ),
+        (r"admission\.lull_s", lambda value: FlowConfig(admission=AdmissionPolicy(lull_s=value))),
+        (r"limit\.kv_reserve", lambda value: FlowConfig(limit=LimitPolicy(kv_reserve=value))),
+        (r"tenant\.weight", lambda value: FlowConfig(tenant=TenantPolicy(weight=value))),
+    ],
+)
+def test_what_rates_and_places_are_worked_out_from_is_above_zero_and_finite(name: str, config, value: float):
     with pytest.raises(
-        ValueError, match=r"classes\['c'\]\.ttft_budget_s: a class may wait for a finite time"
+        ValueError, match=rf"^{name}: {re.escape(str(value))} must be above 0 and at most 1e\+09"
     ):
-        FlowConfig(classes=(ClassPolicy("c", 0.0, 0.0, math.inf),), default_class="c")
+        config(value)
 
 
-@pytest.mark.parametrize("quantile", [1, -0.1, math.nan])
-def test_a_quantile_lies_within_what_was_seen(quantile: float):
-    with pytest.raises(ValueError, match=r"admission\.error_quantile: .* must be 0 or more and below 1"):
-        FlowConfig(admission=AdmissionPolicy(error_quantile=quantile))
+@pytest.mark.parametrize("share", [1, -0.1, math.nan])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        (
+            r"admission\.error_quantile",
+            lambda share: FlowConfig(admission=AdmissionPolicy(error_quantile=share)),
+        ),
+        (r"limit\.shrink", lambda share: FlowConfig(limit=LimitPolicy(shrink=share))),
+        (r"limit\.floor_share", lambda share: FlowConfig(limit=LimitPolicy(floor_share=share))),
+    ],
+)
+def test_a_part_is_less_than_the_whole(name: str, config, share: float):
+    with pytest.raises(ValueError, match=rf"^{name}: {share} must be 0 or more and below 1"):
+        config(share)
+
+
+@pytest.mark.parametrize("share", [-0.5, math.nan])
+def test_no_minimum_share_makes_up_for_another(share: float):
+    classes = (ClassPolicy("a", 0.0, 1.2, 1.0), ClassPolicy("b", 0.0, share, 1.0))
+    with pytest.raises(ValueError, match=r"^classes\['[ab]'\]\.min_share: .* must be 0 or more and below 1"):
+        FlowConfig(classes=classes, default_class="a")
+
+
+@pytest.mark.parametrize("name", ["max_blocks_per_replica", "max_sessions"])
+def test_what_is_remembered_of_prompts_is_something(name: str):
+    with pytest.raises(ValueError, match=rf"^route\.{name}: -1 must be above 0"):
+        FlowConfig(route=RoutePolicy(**{name: -1}))

@@ -134,6 +134,23 @@ class TestQueue:
             decision = scaler.decide(load(1.2, 2, starting=1, queued=26, drain_s=99.0), run.now_s + second)
         assert decision.target == 3
 
+    def test_a_burst_is_answered_once_though_what_it_asked_for_has_yet_to_start(self):
+        run = settled(1, 0.5)
+        targets = [1]
+        for _ in range(100):
+            run.now_s += 1.0
+            burst = load(0.5, 1, starting=targets[-1] - 1, queued=152, places_per_replica=8.0, drain_s=9999.0)
+            targets.append(run.autoscaler.decide(burst, run.now_s).target)
+        # One tolerates 8, nine that start take 8 each and tolerate as many.
+        assert sorted(set(targets)) == [1, 2, 4, 8, 10]
+
+    def test_starts_that_are_nobodys_answer_ask_for_no_more(self):
+        run = settled(3, 1.2)
+        for second in range(10):
+            ghosts = load(1.2, 2, starting=9, queued=26, drain_s=99.0)
+            decision = run.autoscaler.decide(ghosts, run.now_s + second)
+        assert decision.target == 3
+
     def test_only_the_queue_counts_where_it_is_told_so(self):
         run = settled(2, 0.5, replace(POLICY, queue_only=True, min_replicas=2))
         assert run.see(9.0, 60, ttft_over_slo=5.0, kv_use=1.0).target == 2
@@ -364,6 +381,20 @@ class TestSleep:
         seen = replace(IDLE, running=0, **sign)
         decision = run.autoscaler.decide(seen, run.now_s + 1)
         assert (decision.target, decision.reason) == (1, Reason.WAKE)
+
+    def test_who_asks_when_it_has_just_fallen_asleep_wakes_it(self):
+        run = Run(replace(self.POLICY, idle_s=5.0), replicas=0)
+        run.see(0.0, in_flight=0)
+        assert run.see(0.0, in_flight=0, arrived=1).reason is Reason.WAKE
+        assert run.see(0.0, 5, in_flight=0, arrived=1).reason is Reason.IDLE
+        assert run.see(0.0, in_flight=0, arrived=2) == Decision(1, Reason.WAKE, 1)
+
+    def test_who_asks_while_there_is_no_room_wakes_it_when_there_is(self):
+        run = self.asleep()
+        for _ in range(100):
+            decision = run.see(0.0, in_flight=0, arrived=1, placeable=0, missing="GPU")
+            assert decision == Decision(0, Reason.UNPLACEABLE, 1, "GPU")
+        assert run.see(0.0, in_flight=0, arrived=1, placeable=1) == Decision(1, Reason.WAKE, 1)
 
     def test_where_one_has_to_stay_it_does(self):
         assert Run(POLICY, replicas=1).see(0.0, 2000, in_flight=0).target == 1

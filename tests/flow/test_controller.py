@@ -250,6 +250,15 @@ def test_the_death_of_a_replica_ends_its_leases_and_leaves_the_queue_to_the_othe
     assert flow.close("b", Outcome.COMPLETED, 1.0) == [granted("c", "s", 1.0)]
 
 
+def test_the_death_of_a_replica_lets_run_who_waited_for_what_it_ran():
+    flow = FlowController(LIMITS, replace(PATIENT, tenants={"a": TenantPolicy(max_running=1)}), lambda: 0.0)
+    for replica_id in "rs":
+        report(flow, replica_id, at_s=0.0)
+    flow.submit(Ticket("runs", 0, 0.0, tenant="a"), 0.0)
+    assert flow.submit(Ticket("waits", 0, 0.0, tenant="a"), 0.0) == []
+    assert flow.replica_gone("r", 1.0) == [granted("waits", "s", 1.0)]
+
+
 def test_the_death_of_the_last_replica_refuses_what_waits():
     flow = controller("r")
     submit(flow, "a")
@@ -288,8 +297,9 @@ def test_who_waits_too_long_for_an_engine_that_starts_is_told_that_there_is_none
     flow.capacity_starting("s", 5.0, 1.0)
     flow.replica_gone("r", 1.0)
     [refused] = flow.tick(LIMITS.max_queue_wait_s + 1.0)
-    # It is overdue: it may be there at any moment.
-    assert (refused.outcome, refused.retry_after_s) == (Outcome.EVICTED_NO_ENGINE, 1)
+    # It is overdue: expected in as long again.
+    retry_after_s = LIMITS.max_queue_wait_s + 1.0 - 5.0
+    assert (refused.outcome, refused.retry_after_s) == (Outcome.EVICTED_NO_ENGINE, retry_after_s)
 
 
 def test_the_death_of_an_unknown_replica_changes_nothing():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.flow.config import FlowConfig, Limits
+from app.flow.config import FairnessPolicy, FlowConfig, Limits, TenantPolicy
 from app.flow.controller import FlowController
 from app.flow.load import MIN_SAMPLES
 from app.flow.outcome import Outcome
@@ -57,6 +57,46 @@ class TestLoad:
         flow.capacity_starting("a", 60.0, 0.0)
         load = flow.load(60.0, 1.0)
         assert (load.running, load.starting, load.places_per_replica, load.kv_use) == (0, 1, 2.0, None)
+
+    def test_a_start_that_takes_twice_as_long_as_others_may_never_come(self):
+        flow = flow_with("a")
+        for replica_id, ready_s in (("b", 60.0), ("c", 90.0)):
+            flow.capacity_starting(replica_id, ready_s, 0.0)
+        assert [flow.load(60.0, at_s).starting for at_s in (120.0, 121.0, 151.0)] == [2, 1, 0]
+
+    @pytest.mark.parametrize(("cap", "helped"), [(1, 0), (2, 0), (3, 1), (100, 4)])
+    def test_who_waits_for_the_end_of_his_own_tenants_requests_is_helped_by_no_engine(self, cap, helped):
+        flow = FlowController(LIMITS, FlowConfig(tenants={"a": TenantPolicy(max_running=cap)}))
+        flow.report(ReplicaReport("r", frozenset()), 0.0)
+        for number in range(6 if cap > 1 else 5):
+            flow.submit(Ticket(f"q{number}", 0, 0.0, "a", class_name="batch"), 0.0)
+        load = flow.load(60.0, 0.0)
+        assert flow.snapshot(0.0).queued == 4
+        assert load.queued == helped
+        assert (load.drain_s > 0.0) == bool(load.drain_over_budget) == (helped > 0)
+
+    def test_where_no_tenants_cap_holds_anybody_back_all_that_waits_counts(self):
+        capped = FlowConfig(
+            tenants={"a": TenantPolicy(max_running=1)}, fairness=FairnessPolicy(enabled=False)
+        )
+        flow = FlowController(LIMITS, capped)
+        flow.report(ReplicaReport("r", frozenset()), 0.0)
+        for number in range(4):
+            flow.submit(Ticket(f"q{number}", 0, 0.0, "a", class_name="batch"), 0.0)
+        assert flow.load(60.0, 0.0).queued == flow.snapshot(0.0).queued > 0
+
+    def test_who_waits_for_his_own_tenant_makes_the_wait_of_others_no_longer(self):
+        drains_s = []
+        for tenants in ("aab", "aaaaaab"):
+            flow = FlowController(LIMITS, FlowConfig(tenants={"a": TenantPolicy(max_running=1)}))
+            flow.report(ReplicaReport("r", frozenset()), 0.0)
+            submit(flow, "other", 0.0, "batch")
+            for number, tenant in enumerate(tenants):
+                flow.submit(Ticket(f"q{number}", 0, 0.0, tenant, class_name="batch"), 0.0)
+            load = flow.load(60.0, 0.0)
+            assert load.queued == 1
+            drains_s.append(load.drain_s)
+        assert drains_s[0] == drains_s[1]
 
     def test_who_was_refused_asked_all_the_same(self):
         flow = flow_with("a")

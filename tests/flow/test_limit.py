@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from app.flow.config import LimitPolicy
 from app.flow.limit import AdaptiveLimit
 from app.flow.ticket import EngineMetrics
@@ -9,8 +11,8 @@ from app.flow.ticket import EngineMetrics
 CALM = EngineMetrics(running=10, waiting=0, kv_use=0.5, itl_s=0.02, kv_capacity_tokens=10_000)
 
 
-def limit(**changes) -> AdaptiveLimit:
-    return AdaptiveLimit(replace(LimitPolicy(), **changes), 40, batched_tokens=2048)
+def limit(start: int = 40, **changes) -> AdaptiveLimit:
+    return AdaptiveLimit(replace(LimitPolicy(), **changes), start, batched_tokens=2048)
 
 
 def test_it_grows_by_one_only_when_nearly_full_up_to_its_start():
@@ -22,6 +24,18 @@ def test_it_grows_by_one_only_when_nearly_full_up_to_its_start():
     for second in range(1, 20):
         one.observe(CALM, one.requests, float(second))
     assert one.requests == 40
+
+
+@pytest.mark.parametrize("start", range(1, 10))
+@pytest.mark.parametrize("shrinks", [1, 3, 10])
+def test_few_places_that_are_all_taken_grow_back(start: int, shrinks: int):
+    """Only whole places can be taken: a limit of 1.8 is one."""
+    one = limit(start, window_s=0.0)
+    for second in range(shrinks):
+        one.observe(replace(CALM, kv_use=0.99), 0, float(second))
+    for second in range(start):
+        one.observe(CALM, one.requests, float(shrinks + second))
+    assert one.requests == start
 
 
 def test_the_burst_follows_the_length_of_prompts():

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(COMPILED, reason="sets what the core would learn
 LIMITS = Limits(
     max_queued=100, max_queue_wait_s=60.0, requests_per_replica=100, lease_ttl_s=1e6, replica_ttl_s=1e6
 )
-# Minimum shares are tested on their own; until engines have counted, 2,000 prompt tokens take a second.
+# Minimum shares are tested on their own; 2,000 prompt tokens take a second, as if engines had counted.
 CLASSES = (
     ClassPolicy("interactive", boost_s=70.0, min_share=0.0, ttft_budget_s=2.0),
     ClassPolicy("standard", boost_s=60.0, min_share=0.0, ttft_budget_s=10.0),
@@ -41,6 +41,7 @@ class Flow:
     ) -> None:
         config = FlowConfig(classes=classes, route=RoutePolicy(**route))
         self.flow = FlowController(limits, config, uniform)
+        self.flow._pool.pace.learnt_s = 0.0
         self.flow._predictor.urgent_places = lambda rank, now_s: urgent_places if rank else 0.0
         self.granted: dict[str, str] = {}
         self.refused: dict[str, Outcome] = {}

@@ -104,6 +104,20 @@ def test_a_waiting_class_gets_its_minimum_share_of_the_cost():
         assert low >= 0.2 * total - 2 * 100
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.floats(1, 50)), max_size=20), st.integers(0, 1), st.booleans()
+)
+def test_a_place_that_is_taken_back_leaves_no_trace_in_the_credits(served, rank, waits):
+    desk = Desk(SHARED)
+    if waits:
+        desk.put("low", rank=1)
+    for one, cost in served:
+        desk.queue.served(one, cost, 0.0)
+    before = [one.credit for one in desk.queue.classes]
+    desk.queue.taken_back(desk.queue.served(rank, 30.0, 0.0))
+    assert [one.credit for one in desk.queue.classes] == pytest.approx(before)
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(1, 50)), min_size=30, max_size=150))
 def test_counters_of_waiting_tenants_stay_within_the_largest_charge(steps):
     desk = Desk()

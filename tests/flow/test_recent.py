@@ -57,6 +57,16 @@ class TestSlidingQuantile:
             within = [one for at_s, one in seen if now_s - at_s <= 10.0]
             assert samples.value(now_s) == nearest_rank(within, 0.7)
 
+    def test_a_clock_that_is_set_back_begins_anew(self):
+        samples = SlidingQuantile(60.0, 0.9, least=2)
+        for second in range(100):
+            samples.add(3.0, 5000.0 + second)
+        assert samples.value(5099.0) == 3.0
+        for second in range(2):
+            samples.add(1.0, 1000.0 + second)
+        assert samples.value(1001.0) == 1.0
+        assert samples.value(500.0) is None
+
     def test_its_memory_is_bounded(self):
         samples = SlidingQuantile(1e9, 0.0, most=10)
         for number in range(20):

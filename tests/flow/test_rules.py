@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from app.flow import COMPILED
 from app.flow.config import AdmissionPolicy, ClassPolicy, FlowConfig, Limits, TenantPolicy
 from app.flow.controller import FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
@@ -191,6 +192,7 @@ class FlowRules(RuleBasedStateMachine):
     def progress(self, data: st.DataObject, tokens: int) -> None:
         name = data.draw(st.sampled_from(sorted({*self.leases, "nobody"})))
         self.flow.progress(name, tokens)
+        self.first |= {name} & self.leases.keys()
 
     @rule(
         replica_id=REPLICAS | MORTALS,
@@ -422,8 +424,9 @@ class FlowRules(RuleBasedStateMachine):
         return {id_ for id_ in self.usable() if self.now_s >= self.replicas[id_].barred_until_s}
 
 
+# Interpreted, each takes several times as long.
 FlowRules.TestCase.settings = settings(
-    max_examples=250, stateful_step_count=80, deadline=None, print_blob=True
+    max_examples=250 if COMPILED else 60, stateful_step_count=80, deadline=None, print_blob=True
 )
 TestFlowRules = FlowRules.TestCase
 

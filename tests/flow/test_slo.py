@@ -147,6 +147,8 @@ def test_memory_is_bounded_by_the_windows():
         ({"slo": SloPolicy(())}, "windows_s"),
         ({"slo": SloPolicy((0.0,))}, "windows_s"),
         ({"slo": SloPolicy((math.inf,))}, "windows_s"),
+        ({"slo": SloPolicy((math.nan,))}, "windows_s"),
+        ({"slo": SloPolicy((300.0, math.nan))}, "windows_s"),
     ],
 )
 def test_what_makes_no_budget_is_refused(change, reason):

@@ -6,51 +6,60 @@ from app.flow.tenants import Account, Tenants, TokenBucket
 from app.flow.ticket import RateLimit, Ticket
 
 
-def ticket(prompt: int = 40, bound: int = 10, size_bytes: int = 0) -> Ticket:
-    return Ticket("t", 0, 0.0, prompt_tokens=prompt, max_output_tokens=bound, size_bytes=size_bytes)
+def ticket(size_bytes: int = 0) -> Ticket:
+    return Ticket("t", 0, 0.0, size_bytes=size_bytes)
 
 
 def test_a_tenant_without_limits_is_never_refused_and_shows_none():
     account = Account("a", TenantPolicy(), 0.0)
-    account.take_rate(ticket())
-    account.true_up(ticket(), 40, 5)
-    account.return_rate(ticket())
-    assert account.over_rate(ticket(), 0.0) is None
+    account.take_rate(ticket(), 50, 0.0)
+    account.true_up(50, 45, 0.0)
+    account.return_rate(50, 0.0)
+    assert account.over_rate(50, 0.0) is None
     assert account.rate_limits(0.0) == (RateLimit(None, None, 0.0), RateLimit(None, None, 0.0))
 
 
 def test_requests_a_minute_run_out_and_refill():
     account = Account("a", TenantPolicy(requests_per_minute=2), 0.0)
     for _ in range(2):
-        assert account.over_rate(ticket(), 0.0) is None
-        account.take_rate(ticket())
-    assert account.over_rate(ticket(), 0.0) == (Outcome.REJECTED_REQUEST_RATE, 30.0)
+        assert account.over_rate(50, 0.0) is None
+        account.take_rate(ticket(), 50, 0.0)
+    assert account.over_rate(50, 0.0) == (Outcome.REJECTED_REQUEST_RATE, 30.0)
     assert account.rate_limits(0.0)[0] == RateLimit(2, 0, 60.0)
-    assert account.over_rate(ticket(), 30.0) is None
+    assert account.over_rate(50, 30.0) is None
 
 
 def test_a_clock_that_is_set_back_stops_no_refill():
     bucket = TokenBucket(60, 1000.0)
-    bucket.take(60)
+    bucket.take(60, 1000.0)
     assert bucket.level(0.0) == 0.0
     assert bucket.level(30.0) == 30.0
 
 
-def test_tokens_a_minute_count_prompt_and_bound_and_are_given_back():
+def test_what_is_given_back_late_comes_on_top_of_what_was_refilled_and_what_is_taken_late_off_it():
+    bucket = TokenBucket(60, 0.0)
+    bucket.take(50, 0.0)
+    bucket.take(20, 60.0)
+    assert bucket.level(60.0) == 40.0
+    bucket.take(-20, 60.0)
+    assert bucket.level(60.0) == 60.0
+
+
+def test_tokens_a_minute_are_taken_and_given_back():
     account = Account("a", TenantPolicy(tokens_per_minute=60), 0.0)
-    account.take_rate(ticket())
-    assert account.over_rate(ticket(), 0.0) == (Outcome.REJECTED_TOKEN_RATE, 40.0)
-    account.true_up(ticket(), 10, 0)
-    assert account.over_rate(ticket(), 0.0) is None
+    account.take_rate(ticket(), 50, 0.0)
+    assert account.over_rate(50, 0.0) == (Outcome.REJECTED_TOKEN_RATE, 40.0)
+    account.true_up(50, 10, 0.0)
+    assert account.over_rate(50, 0.0) is None
     assert account.rate_limits(0.0)[1] == RateLimit(60, 50, 10.0)
-    account.take_rate(ticket())
-    account.return_rate(ticket())
+    account.take_rate(ticket(), 50, 0.0)
+    account.return_rate(50, 0.0)
     assert account.rate_limits(0.0)[1].remaining == 50
 
 
 def test_a_request_above_the_whole_limit_waits_for_a_full_bucket_not_for_ever():
     account = Account("a", TenantPolicy(tokens_per_minute=60), 0.0)
-    assert account.over_rate(ticket(prompt=1000), 0.0) is None
+    assert account.over_rate(1010, 0.0) is None
 
 
 def test_caps_on_queued_and_bytes():

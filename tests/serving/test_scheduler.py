@@ -325,14 +325,15 @@ async def test_a_grant_that_can_not_be_told_is_given_up_and_the_others_are_told_
 
 
 async def test_an_engine_that_was_silent_for_a_while_has_kept_its_port():
-    replica = scheduler(replica_ttl_s=BRIEF_S)
+    replica, silence_s = scheduler(), 60.0
     other = replace(PORT, replica_id="r2", port=8002)
     await report(replica, port=other)
-    await asyncio.sleep(2 * BRIEF_S)
+    # As if that had been so long ago.
+    replica._flow.skip(-silence_s)
     await report(replica)
     assert (await replica.view()).replicas_ready == 1
     # The clock was set: nobody was silent.
-    replica._flow.skip(2 * BRIEF_S)
+    replica._flow.skip(silence_s)
     first, second = acquire(replica, ticket("a")), acquire(replica, ticket("b"))
     granted = {(await soon(answer)).engine for answer in (first, second)}
     assert granted == {PORT, other}
@@ -427,7 +428,8 @@ async def test_only_so_many_wait_for_the_first_engine():
 
 async def test_while_it_has_yet_to_hear_of_its_engines_it_says_nothing_of_how_many_there_should_be():
     replica = scheduler()
-    await asyncio.sleep(0)
+    await begin(replica)
+    await decided(replica, Reason.NO_DATA)
     assert await replica.record_autoscaling_stats() == {}
 
 
@@ -449,6 +451,41 @@ async def test_a_start_that_was_measured_is_what_the_next_is_expected_to_take():
         await replica.replica_gone(f"r{number}")
     await replica.starting("next")
     waiting(replica, ticket("a"))
+
+
+async def test_a_clock_that_is_set_makes_no_start_longer(monkeypatch):
+    replica = scheduler(engine_start_s=5.0)
+    await replica.starting("r1")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600.0)
+    await report(replica)
+    await replica.replica_gone("r1")
+    await replica.starting("next")
+    waiting(replica, ticket("a"))
+
+
+async def test_a_start_that_has_failed_is_nobodys_hope_and_that_of_its_successor_is():
+    replica = scheduler(engine_start_s=5.0)
+    await report(replica)
+    await soon(acquire(replica, ticket("a")))
+    [call] = waiting(replica, ticket("b"))
+    await replica.replica_gone("r1")
+    for name in ("r2", "r3"):
+        await replica.starting(name)
+        await replica.replica_gone(name)
+        assert "promiseserve_replicas_starting 1.0" in (await replica.view()).metrics
+    await replica.starting("r4")
+    assert "promiseserve_replicas_starting 1.0" in (await replica.view()).metrics
+    await report(replica, port=EnginePort("r4", "127.0.0.1", 8002, "secret"))
+    assert isinstance(await soon(call), Grant)
+
+
+async def test_a_start_that_has_failed_beside_an_engine_leaves_nothing():
+    replica = scheduler()
+    await report(replica)
+    await replica.starting("r2")
+    await replica.replica_gone("r2")
+    assert "promiseserve_replicas_starting 0.0" in (await replica.view()).metrics
 
 
 async def test_a_grant_says_what_is_served_what_was_predicted_and_what_is_left_of_the_limits():
@@ -488,22 +525,26 @@ async def test_an_urgent_ticket_takes_the_place_of_one_without_a_first_token():
         urgent = await soon(acquire(replica, ticket("urgent", priority=-1)))
         assert urgent.class_name == "interactive"
         assert await soon(engine.revoked.get()) == "batch"
-        await asyncio.wait({*replica._revoking}, timeout=BRIEF_S)
+        await soon(asyncio.gather(*replica._revoking))
         assert 'promiseserve_revokes_total{taken="true"} 1.0' in (await replica.view()).metrics
         [again] = waiting(replica, batch)
         close(replica, "urgent", Outcome.COMPLETED)
         assert isinstance(await soon(again), Grant)
 
 
-async def test_a_first_token_protects_its_lease():
+@pytest.mark.parametrize("protected", [True, False])
+async def test_a_first_token_protects_its_lease(protected: bool):
     async with FakeEngine.started("r1") as engine:
         replica = scheduler(flow={"preempt": {"risk_share": 0.0}})
         await report(replica, port=engine.port)
         batch = replace(ticket("batch", priority=1), revocable=True)
         await soon(acquire(replica, batch))
-        await replica.first_tokens([("batch", time.time())])
-        waiting(replica, ticket("urgent", priority=-1))
-        assert engine.revoked.empty()
+        if protected:
+            await replica.first_tokens([("batch", time.time())])
+        urgent = acquire(replica, ticket("urgent", priority=-1))
+        assert urgent.done() is not protected
+        await soon(asyncio.gather(*replica._revoking))
+        assert engine.revoked.empty() is protected
 
 
 async def test_an_engine_that_can_not_be_asked_for_a_lease_back_does_no_harm():

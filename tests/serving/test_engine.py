@@ -1,0 +1,112 @@
+"""The engine's replica as a plain object, without an engine: what it tells the scheduler of itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import RayError
+
+from app.engine.leases import LiveLeases
+from app.serving import engine
+from app.serving.engine import EngineReplica
+from tests.fakes import soon
+
+
+class Plain(EngineReplica):
+    """Nobody stops it."""
+
+    def __del__(self) -> None:
+        pass
+
+
+class Scheduler:
+    """A handle: `heard` is what has been told, but for the next `deaf` calls."""
+
+    def __init__(self, deaf: int = 0) -> None:
+        self.heard: asyncio.Queue[tuple[object, ...]] = asyncio.Queue()
+        self.deaf = deaf
+
+    def __getattr__(self, method: str) -> SimpleNamespace:
+        async def remote(*arguments: object) -> None:
+            if self.deaf:
+                self.deaf -= 1
+                raise RayError
+            self.heard.put_nowait((method, *arguments))
+
+        return SimpleNamespace(remote=remote)
+
+    def all_heard(self) -> list[tuple[object, ...]]:
+        return [self.heard.get_nowait() for _ in range(self.heard.qsize())]
+
+
+def started(
+    monkeypatch, scheduler: Scheduler, start: Callable[[], Awaitable[object]]
+) -> tuple[Plain, Awaitable]:
+    """A replica, and its start, which ends as `start` does."""
+    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"))
+    monkeypatch.setattr(engine.serve, "get_replica_context", lambda: context)
+    monkeypatch.setattr(engine.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=""))
+    monkeypatch.setattr(engine.ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(engine, "point_at_cluster", lambda address: None)
+    monkeypatch.setattr(engine, "get_current_placement_group", lambda: None)
+    monkeypatch.setattr(engine.models, "prepare", lambda source, progress: source)
+    monkeypatch.setattr(engine.EngineServer, "start", lambda *_, **__: start())
+    config = SimpleNamespace(model=SimpleNamespace(source="tiny"))
+    replica = Plain.__new__(Plain)
+    return replica, replica.__init__(config, scheduler)
+
+
+async def test_an_engine_that_does_not_start_says_so(monkeypatch):
+    async def start():
+        raise RuntimeError("no memory")
+
+    scheduler = Scheduler()
+    _, starting = started(monkeypatch, scheduler, start)
+    with pytest.raises(RuntimeError, match="no memory"):
+        await starting
+    assert scheduler.all_heard() == [("starting", "r1"), ("replica_gone", "r1")]
+
+
+async def test_an_engine_that_is_stopped_while_it_starts_says_so(monkeypatch):
+    scheduler = Scheduler()
+    replica, starting = started(monkeypatch, scheduler, asyncio.Event().wait)
+    task = asyncio.ensure_future(starting)
+    assert await soon(scheduler.heard.get()) == ("starting", "r1")
+    await soon(EngineReplica.__del__(replica))
+    assert await soon(scheduler.heard.get()) == ("replica_gone", "r1")
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def telling(scheduler: Scheduler) -> tuple[LiveLeases, asyncio.Task[None]]:
+    """Leases of an engine whose first tokens are told."""
+    replica = Plain.__new__(Plain)
+    leases = LiveLeases()
+    replica._scheduler, replica._server = scheduler, SimpleNamespace(leases=leases)
+    return leases, asyncio.ensure_future(replica._tell_first_tokens())
+
+
+async def test_first_tokens_that_nobody_has_heard_are_told_again():
+    scheduler = Scheduler(deaf=2)
+    leases, task = await telling(scheduler)
+    leases.attach("a", 0).tokens()
+    method, [(lease_id, _)] = await soon(scheduler.heard.get())
+    assert (method, lease_id) == ("first_tokens", "a")
+    leases.attach("b", 0).tokens()
+    _, [(lease_id, _)] = await soon(scheduler.heard.get())
+    assert lease_id == "b"
+    task.cancel()
+
+
+async def test_of_what_has_ended_meanwhile_nothing_is_told_again():
+    scheduler = Scheduler(deaf=1)
+    leases, task = await telling(scheduler)
+    for lease_id in ("a", "b"):
+        leases.attach(lease_id, 0).tokens()
+    leases.end("a")
+    _, [(lease_id, _)] = await soon(scheduler.heard.get())
+    assert lease_id == "b"
+    task.cancel()
