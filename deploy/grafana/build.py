@@ -119,7 +119,7 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Engines": [
         (
-            "Leases and their limit",
+            "Places taken and their limit",
             "none",
             [
                 ("promiseserve_replica_places", "{{replica}}"),

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.documented import PAGES, REPOSITORY, SHELL, SHOWN, blocks, commands
+from app.serving.launch_plan import environment
+from tests.documented import PAGES, REPOSITORY, SHELL, SHOWN, blocks, commands, documented
 
 PLAN = "python -m placement plan --model llama70b --cluster 8xh100 --workload 1024/256@8 --slo "
 PLAN += "ttft_p50=500,ttft_p99=1000,tpot_p50=50,tpot_p99=100"
@@ -39,7 +40,12 @@ CURL = "curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: applica
 VALIDATED = (
     "python -m app validate serve_configs/smollm2-cpu.yaml --start --json report.json --html report.html"
 )
+VARIABLES = "python -c 'import secrets, shlex; from app.serving.launch_plan import environment as all_of; "
+VARIABLES += 'variables = all_of({}, "", secrets.token_hex(32)).items(); '
+VARIABLES += 'print(*(f"export {name}={shlex.quote(value)}" for name, value in variables if name != "PATH"), '
+VARIABLES += 'sep="\\n")\' > cluster.env'
 RUN_BY = {
+    VARIABLES: ("tests/docs/test_commands.py", "test_the_variables_of_a_cluster_are_those_of_scripts_serve"),
     f"{CURL} -d '{QUESTION}'": (SMOLLM2, "test_the_readmes_curl"),
     "python -m app chat": (TINY_LLAMA, "test_chat_streams_and_remembers"),
     "python -m app top": (TINY_LLAMA, "test_top_shows_it_and_ends_with_ctrl_c"),
@@ -57,6 +63,14 @@ RUN_BY = {
 CHAOS = "python -m benchmarks chaos --cells engine-core:kill:mid-stream gateway:freeze:queued "
 CHAOS += "--runs 3 --json chaos.json"
 
+FIRST_QUESTION = '{"model": "llama-3-70b-instruct", "messages": [{"role": "user", "content": "Hello!"}]}'
+FIRST = 'printf \'header = "authorization: Bearer %s"\' "$key" | curl -K - '
+FIRST += "http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' "
+FIRST += f"-d '{FIRST_QUESTION}'"
+CUDA = "python -c 'import torch; "
+CUDA += "print(torch.version.cuda, torch.cuda.is_available(), torch.cuda.device_count())'"
+NEEDS_GPUS = "needs eight GPUs: never run on one"
+
 NOT_RUN = {
     "scripts/serve": f"installs, then serves until Ctrl-C; {SMOLLM2} runs what it runs after installing",
     "scripts/serve serve_configs/topology-cpu.yaml": f"the same, with the grid that {TOPOLOGY} deploys",
@@ -66,7 +80,30 @@ NOT_RUN = {
     "scripts/compile": "scripts/install runs it, which has made the environment that this test runs in",
     "scripts/install --dev": "it has made the environment that this test runs in",
     "source .venv/bin/activate": "changes the reader's shell only",
-    "source /tmp/promiseserve-*/env": f"changes the reader's shell only; {SMOLLM2} reads the file",
+    'source "$(ls -t /tmp/promiseserve-*/env | head -n 1)"': (
+        f"changes the reader's shell only; {SMOLLM2} reads the file"
+    ),
+    "export TORCH_CPU_INDEX=ADDRESS": "changes the reader's shell only",
+    "export VENV=.venv-cpu": "changes the reader's shell only",
+    "scripts/install cpu": "it has made the environment that this test runs in",
+    "umask 077": "changes the reader's shell only",
+    "nvidia-smi -L": NEEDS_GPUS,
+    "scripts/install gpu": NEEDS_GPUS,
+    CUDA: NEEDS_GPUS,
+    "export HF_TOKEN=...": "changes the reader's shell only",
+    "hf download meta-llama/Meta-Llama-3-70B-Instruct --exclude 'original/*'": "141 GB; it needs access",
+    'sudo install -d -o "$USER" /etc/promiseserve': "needs root, and changes the machine",
+    "key=$(openssl rand -hex 32)": "changes the reader's shell only",
+    'echo "search:$(printf %s "$key" | sha256sum | cut -c 1-64)" >> /etc/promiseserve/api-keys': (
+        "changes the machine; tests/gateway/test_key_sources.py reads such files"
+    ),
+    "scripts/serve serve_configs/llama70b.yaml": NEEDS_GPUS,
+    FIRST: f"{NEEDS_GPUS}; {SMOLLM2} asks the same without a key",
+    "PROMISESERVE_API_KEY=$key python -m app validate serve_configs/llama70b.yaml": NEEDS_GPUS,
+    "docker build -f deploy/Dockerfile -t registry.example.com/promiseserve:0.1.0 .": (
+        "needs a daemon; tests/deploy reads the Dockerfile"
+    ),
+    "docker push registry.example.com/promiseserve:0.1.0": "needs a registry",
     CHAOS: "takes minutes and kills processes; tests/chaos runs cells of it",
     "python -m benchmarks soak --minutes 20 --json soak.json": "takes as long as it is told, outside of CI",
     "prometheus --config.file=deploy/prometheus/prometheus.yml": (
@@ -153,6 +190,21 @@ def test_it_runs(command: str):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.strip()
+
+
+def test_the_variables_of_a_cluster_are_those_of_scripts_serve(tmp_path: Path):
+    command = documented("docs/operations.md", "python -c")
+    folder = Path(sys.executable).parent
+    paths = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+    shown = f"{command}; source ./cluster.env; env -0"
+    run = subprocess.run(
+        ["bash", "-c", shown], cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=60
+    )
+    given = dict(line.split("=", 1) for line in run.stdout.split("\0") if line)
+    expected = environment({}, "", given["RAY_AUTH_TOKEN"])
+    assert {name: given.get(name) for name in expected if name != "PATH"} == {
+        name: value for name, value in expected.items() if name != "PATH"
+    }
 
 
 def inline_commands() -> set[tuple[str, str]]:
