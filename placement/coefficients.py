@@ -91,6 +91,8 @@ class Coefficients:
     residual: StepResidual
     # Mean absolute percentage error of each fit, by table; and of whole requests, by axis.
     fit_error_percent: Mapping[str, float]
+    # Fingerprints of the published runs that the residual was fitted to.
+    fitted_runs: tuple[str, ...] = ()
 
 
 def _floats(values: Sequence[float]) -> tuple[float, ...]:
@@ -117,6 +119,7 @@ def parse_coefficients(text: str) -> Coefficients:
         },
         residual=StepResidual(**data["residual"]),
         fit_error_percent=data["fit_error_percent"],
+        fitted_runs=tuple(data["fitted_runs"]),
     )
 
 

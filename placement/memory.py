@@ -24,7 +24,7 @@ _LIVE_COPIES = 1.5
 # Rows of float32 logits that the sampler holds at the peak (logits, sorted copy, probabilities).
 _LOGIT_COPIES = 3
 BLOCK_TOKENS = 16  # vLLM's default KV block
-# Of the stages' weights: the heaviest over the lightest, minus one.
+# What `app validate` holds the ranks' memory to when nothing else is stated.
 IMBALANCE_LIMIT = 0.05
 
 
@@ -37,6 +37,7 @@ class StageMemory:
     weight_bytes: int
     activation_bytes: int
     non_torch_bytes: int
+    graph_bytes: int
     kv_bytes: int  # what is left for the cache; negative when the stage doesn't fit
     kv_bytes_per_token: int
 
@@ -62,13 +63,26 @@ class MemoryPlan:
         return self.kv_tokens > 0
 
     @property
-    def weight_imbalance(self) -> float:
-        """Heaviest stage over lightest, minus one."""
-        return _imbalance([stage.weight_bytes for stage in self.stages])
+    def held_bytes(self) -> list[int]:
+        """What a GPU of each stage holds: all get as many blocks of cache as the tightest has room for."""
+        return [
+            stage.weight_bytes
+            + stage.activation_bytes
+            + stage.non_torch_bytes
+            + stage.graph_bytes
+            + self.kv_tokens * stage.kv_bytes_per_token
+            for stage in self.stages
+        ]
+
+    @property
+    def imbalance(self) -> float:
+        """Of what the GPUs hold, as `app validate` measures it."""
+        return spread(self.held_bytes)
 
 
-def _imbalance(weights: Sequence[int]) -> float:
-    return max(weights) / min(weights) - 1
+def spread(values: Sequence[float]) -> float:
+    """(largest - smallest) / mean, of values whose mean is not zero."""
+    return (max(values) - min(values)) * len(values) / sum(values)
 
 
 def stage_weight_bytes(model: LanguageModel, plan: ParallelPlan, stage: int) -> int:
@@ -115,35 +129,34 @@ def plan_memory(
     activation = round(activation_gib * GIB) if activation_gib is not None else activation_bytes(model, plan)
     default_non_torch = NON_TORCH_PEERS_GIB if peers else NON_TORCH_GIB
     non_torch = round((default_non_torch if non_torch_gib is None else non_torch_gib) * GIB)
+    graphs = round(graphs_gib * GIB)
     budget = plan.memory_utilization * gpu.memory_gib * GIB
     kv_share = max(1.0, model.kv_heads / plan.tensor_parallel) / model.kv_heads
     kv_per_layer = model.kv_bytes_per_token(plan.kv_dtype) * kv_share / model.layers
     stages = []
     for stage, layers in enumerate(plan.layer_counts(model.layers)):
         weights = stage_weight_bytes(model, plan, stage)
-        left = round(budget - weights - activation - non_torch - graphs_gib * GIB)
+        left = round(budget - weights - activation - non_torch - graphs)
         per_token = max(1, round(layers * kv_per_layer))
-        stages.append(StageMemory(stage, layers, weights, activation, non_torch, left, per_token))
+        stages.append(StageMemory(stage, layers, weights, activation, non_torch, graphs, left, per_token))
     return MemoryPlan(tuple(stages))
 
 
-def balanced_partition(model: LanguageModel, plan: ParallelPlan) -> list[int] | None:
-    """Layers of each stage with the least weight imbalance; None when even that is not under
-    `IMBALANCE_LIMIT`.
+def best_partition(model: LanguageModel, gpu: Gpu, plan: ParallelPlan) -> list[int]:
+    """Layers of each stage with the most KV tokens; the even split where no other has more.
 
-    Only the first and the last stage carry tables, so it takes layers from these two (at most half) and
-    spreads them over the stages between.
+    Each layer goes to the stage that with it has the most, of those alike to the one that decodes fastest. Of
+    a model with at least as many layers as stages.
     """
-    stages, even = plan.pipeline_parallel, plan.topology().layer_counts(model.layers)
-    candidates = [even]
-    for taken in range(1, even[0] // 2 + 1) if stages > 2 else ():
-        between, extra = divmod(model.layers - 2 * (even[0] - taken), stages - 2)
-        middle = [between + (index < extra) for index in range(stages - 2)]
-        candidates.append([even[0] - taken, *middle, even[0] - taken])
-    best = min(candidates, key=lambda counts: _stage_imbalance(model, plan, counts))
-    return best if _stage_imbalance(model, plan, best) < IMBALANCE_LIMIT else None
 
+    def memory(counts: list[int]) -> MemoryPlan:
+        return plan_memory(model, gpu, replace(plan, layer_partition=tuple(counts)))
 
-def _stage_imbalance(model: LanguageModel, plan: ParallelPlan, counts: list[int]) -> float:
-    trial = replace(plan, layer_partition=tuple(counts))
-    return _imbalance([stage_weight_bytes(model, trial, stage) for stage in range(len(counts))])
+    # A decode step reads all of a stage's weights but for the embedding, of which it looks rows up.
+    embedding = round(2 * model.embedding_parameters / plan.tensor_parallel)
+    counts = [1] * plan.pipeline_parallel
+    while sum(counts) < model.layers:
+        larger = memory([count + 1 for count in counts]).stages
+        best = max(larger, key=lambda one: (one.kv_tokens, embedding * (one.stage == 0) - one.weight_bytes))
+        counts[best.stage] += 1
+    return max(plan.topology().layer_counts(model.layers), counts, key=lambda split: memory(split).kv_tokens)

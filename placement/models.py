@@ -135,13 +135,12 @@ ALIASES: Mapping[str, str] = {
 }
 
 
-# A mixture with experts that all tokens share, and attention over compressed keys: other sums than ours.
-_OTHER_ARCHITECTURES = (
-    "n_routed_experts",
-    "n_shared_experts",
-    "shared_expert_intermediate_size",
-    "kv_lora_rank",
-)
+class NotDescribed(ValueError):
+    """A model of an architecture that `LanguageModel` does not describe."""
+
+
+# By `model_type`: equal layers, attention over all tokens, a gated feed-forward or a mixture of such.
+_DESCRIBED = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
 
 
 def catalogued(source: str) -> LanguageModel | None:
@@ -150,7 +149,15 @@ def catalogued(source: str) -> LanguageModel | None:
 
 
 def known_model(source: str) -> LanguageModel | None:
-    """A catalogued model, or a folder's. ValueError for a folder whose `config.json` can't be used."""
+    """A catalogued model, or a folder's of an architecture that is described. ValueError for a folder whose
+    `config.json` can't be used."""
+    try:
+        return _named(source)
+    except NotDescribed:
+        return None
+
+
+def _named(source: str) -> LanguageModel | None:
     file = Path(source) / "config.json"
     if (known := catalogued(source)) is not None or not file.is_file():
         return known
@@ -159,7 +166,7 @@ def known_model(source: str) -> LanguageModel | None:
 
 def find_model(source: str) -> LanguageModel:
     """A catalogued model or an alias, else the `config.json` at that path. ValueError names what is known."""
-    if (known := known_model(ALIASES.get(source, source))) is not None:
+    if (known := _named(ALIASES.get(source, source))) is not None:
         return known
     if Path(source).is_file():
         return _read(Path(source), source)
@@ -176,11 +183,18 @@ def _read(file: Path, name: str) -> LanguageModel:
 
 
 def from_hugging_face(config: Mapping[str, object], name: str) -> LanguageModel:
-    """Read a Llama-like `config.json` (dense, or a mixture of experts). ValueError names a missing field, or
-    one of an architecture that is not Llama's."""
-    for key in _OTHER_ARCHITECTURES:
-        if config.get(key):
-            raise ValueError(f"{name}: {key}: this architecture is not modelled")
+    """Read a Llama-like `config.json` (dense, or a mixture of experts). ValueError names a missing field,
+    NotDescribed one that says that the model is another."""
+    kind = config.get("model_type")
+    windowed = config.get("use_sliding_window", kind in ("mistral", "mixtral"))
+    for key, described in (
+        ("model_type", kind in _DESCRIBED),
+        ("decoder_sparse_step", config.get("decoder_sparse_step", 1) == 1),
+        ("mlp_only_layers", not config.get("mlp_only_layers")),
+        ("sliding_window", not (windowed and config.get("sliding_window"))),
+    ):
+        if not described:
+            raise NotDescribed(f"{name}: {key}: {config.get(key)!r}: this architecture is not modelled")
 
     def count(*keys: str, default: int | None = None) -> int:
         for key in keys:
@@ -208,8 +222,8 @@ def from_hugging_face(config: Mapping[str, object], name: str) -> LanguageModel:
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
         experts=experts,
         experts_per_token=count("num_experts_per_tok", default=1),
-        qk_norm=config.get("model_type") in ("qwen3", "qwen3_moe"),
-        qkv_bias=bool(config.get("attention_bias")) or config.get("model_type") in ("qwen2", "qwen2_moe"),
+        qk_norm=kind in ("qwen3", "qwen3_moe"),
+        qkv_bias=bool(config.get("attention_bias")) or kind == "qwen2",
         weight_dtype=_stored_in(config.get("quantization_config")),
         # What stretches the positions stretches the context, by rules of its own.
         context=None if config.get("rope_scaling") else count("max_position_embeddings", default=0) or None,

@@ -7,7 +7,7 @@ free for the next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -18,6 +18,21 @@ class NodeView:
     node_id: str
     free_gpus: int
     total_gpus: int
+    gpu_types: tuple[str, ...] = ()  # as Ray calls them, such as "A10G"; empty: it has not recognised them
+
+
+# What a node has one of when Ray has recognised its GPUs: `accelerator_type:H100`.
+_TYPE = "accelerator_type:"
+
+
+def gpu_types(resources: Mapping[str, float]) -> tuple[str, ...]:
+    """Of a node that has these resources; a size may be stated beside the type (A100 and A100-40G)."""
+    return tuple(name.removeprefix(_TYPE) for name in resources if name.startswith(_TYPE))
+
+
+def may_be(types: Sequence[str], gpu: str) -> bool:
+    """Whether nothing says that GPUs of these types are others than the catalogue's `gpu`."""
+    return gpu == "generic" or all(one.lower() in (gpu, f"{gpu}-80g") for one in types)
 
 
 @dataclass(frozen=True, slots=True)

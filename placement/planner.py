@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 
 from placement.coefficients import Coefficients
 from placement.hardware import Cluster
-from placement.memory import MemoryPlan, balanced_partition, plan_memory
+from placement.memory import MemoryPlan, best_partition, plan_memory
 from placement.models import LanguageModel
-from placement.plans import ParallelPlan
+from placement.plans import ParallelPlan, served_dtypes
 from placement.serving import (
     Capacity,
     Latency,
@@ -24,7 +25,6 @@ from placement.workload import WorkloadSpec
 
 # vLLM's small and its H100 default token budget, and one small enough that pipeline stages stay busy.
 CHUNKS = (512, 2048, 8192)
-DTYPES = (("bfloat16", "bfloat16"), ("bfloat16", "fp8"), ("fp8", "bfloat16"), ("fp8", "fp8"))
 # A simulated run holds this many times the requests in flight, to be past its start; bounded, so that a plan
 # takes a fraction of a second.
 TURNOVERS, FEWEST_SIMULATED, MOST_SIMULATED = 4, 120, 800
@@ -44,7 +44,8 @@ class Candidate:
     memory: MemoryPlan
     capacity: Capacity
     cluster_requests_per_s: float
-    replicas_for_rate: int  # fewest replicas that carry the stated rate; 0: no rate stated
+    # Fewest that carry the stated rate within the TPOT promise, by the steady state alone; 0: no rate stated.
+    replicas_for_rate: int
     latency: Latency | None  # at the stated rate, spread over all replicas
     broken: tuple[str, ...]
 
@@ -96,9 +97,9 @@ def replicas_that_fit(cluster: Cluster, tensor: int, stages: int, *, one_node: b
 def possible_plans(
     model: LanguageModel, cluster: Cluster, memory_utilization: float
 ) -> Iterator[ParallelPlan]:
-    """Every grid, dtype and chunk; the balanced layer partition where the even split is lopsided."""
+    """Every grid, dtype and chunk; the best layer partition where the even split is not."""
     for tensor, stages in grids(cluster):
-        for weights, cache in DTYPES:
+        for weights, cache in served_dtypes(model, cluster.gpu):
             for chunk in CHUNKS:
                 plan = ParallelPlan(
                     tensor,
@@ -109,14 +110,14 @@ def possible_plans(
                     chunk,
                     memory_utilization=memory_utilization,
                 )
-                yield _balanced(model, plan)
+                yield _best_split(model, cluster, plan)
 
 
-def _balanced(model: LanguageModel, plan: ParallelPlan) -> ParallelPlan:
+def _best_split(model: LanguageModel, cluster: Cluster, plan: ParallelPlan) -> ParallelPlan:
     if not 1 < plan.pipeline_parallel <= model.layers:
         return plan
-    partition = balanced_partition(model, plan)
-    if partition is None or partition == plan.topology().layer_counts(model.layers):
+    partition = best_partition(model, cluster.gpu, plan)
+    if partition == plan.layer_counts(model.layers):
         return plan
     return replace(plan, layer_partition=tuple(partition))
 
@@ -194,10 +195,10 @@ def evaluate(
             plan,
             f"{capacity.limit}: carries {LOAD_SHARE * whole:.1f} req/s on {plan.gpus} GPUs, not {rate:g}",
         )
-    needed = 0 if rate is None else -(-rate // (LOAD_SHARE * capacity.requests_per_s))
+    needed = 0 if rate is None else ceil(rate / (LOAD_SHARE * capacity.requests_per_s))
     latency = latency_at(steps, memory, workload, LOAD_SHARE * whole if rate is None else rate)
     broken = tuple(broken_promises(latency, slo))
-    return Candidate(plan, memory, capacity, whole, int(needed), latency, broken)
+    return Candidate(plan, memory, capacity, whole, needed, latency, broken)
 
 
 def latency_at(

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import product
 
+from placement.hardware import Gpu
+from placement.models import LanguageModel
 from placement.topology import Topology
+
+# What collectives were measured for, and runs published.
+MEASURED_TENSOR_PARALLEL = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +40,18 @@ class ParallelPlan:
         return self.gpus_per_replica * self.replicas
 
     @property
+    def async_scheduling(self) -> bool:
+        """vLLM's default, which the application switches off where it would fill no pipeline."""
+        return self.pipeline_parallel == 1 or self.sequence_parallel_min_tokens is None
+
+    @property
     def unmeasured(self) -> tuple[str, ...]:
         """What no published H100 measurement stands behind; shown wherever this plan is."""
         notes = []
         if self.pipeline_parallel > 1:
             notes.append("PP>1: no published H100 measurement")
+        if self.tensor_parallel not in MEASURED_TENSOR_PARALLEL:
+            notes.append(f"TP={self.tensor_parallel}: no published H100 measurement")
         if self.sequence_parallel_min_tokens is not None:
             notes.append("sequence parallelism: no published H100 measurement")
         return tuple(notes)
@@ -56,3 +69,14 @@ class ParallelPlan:
         grid = f"TP{self.tensor_parallel} x PP{self.pipeline_parallel} x DP{self.replicas}"
         sequence = " SP" if self.sequence_parallel_min_tokens is not None else ""
         return f"{grid} {weights} kv:{kv} chunk {self.max_batched_tokens}{sequence}"
+
+
+def served_dtypes(model: LanguageModel, gpu: Gpu) -> list[tuple[str, str]]:
+    """Dtypes of weights and cache to choose from: as stored, or FP8 made of wider weights; an FP8 cache where
+    the GPU computes in FP8. ValueError for weights in a format without a kernel table."""
+    if model.weight_dtype not in ("bfloat16", "fp8"):
+        raise ValueError(
+            f"model: {model.name}: weights as {model.weight_dtype}: only bfloat16 and fp8 are priced"
+        )
+    weights = ("fp8",) if model.weight_dtype == "fp8" else ("bfloat16", "fp8")
+    return list(product(weights, ("bfloat16",) if gpu.fp8_tflops is None else ("bfloat16", "fp8")))

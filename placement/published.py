@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from hashlib import sha256
+from math import inf
 from pathlib import Path
 from statistics import fmean
 
@@ -18,10 +20,14 @@ from placement.coefficients import Coefficients
 from placement.hardware import Cluster, find_gpu
 from placement.memory import BLOCK_TOKENS, plan_memory
 from placement.models import find_model
+from placement.planner import static_problem
 from placement.plans import ParallelPlan
 from placement.simulator import Simulation
 from placement.step_time import StepModel
-from placement.workload import Arrivals, Workload, uniform_asks
+from placement.workload import MOST_CLIENTS, Arrivals, Workload, uniform_asks
+
+# Of every system that rows are published for.
+NODE_GPUS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,11 @@ class PublishedRun:
     concurrency: int
     ttft_ms: float
     tpot_ms: float
+
+    @property
+    def fingerprint(self) -> str:
+        """The same only for a row that says the same to the last figure: another figure is another run."""
+        return sha256(repr(astuple(self)).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,7 @@ _EXACT = Reading("exact, one prompt a step", 1.0, 10, "bfloat16", 256, False)
 # one warm-up request a client has put the first of them into the cache.
 _REPEATED = Reading("exact, 100 prompts repeated", 1.0, 10, "bfloat16", None, True, distinct_prompts=100)
 # Decode below the roofline at TP1 and TP2 unless the concurrency is that of the node's replicas together.
-_FLEET = Reading("replicas fill 8 GPUs", 0.8, 10, "fp8", None, True, node_gpus=8)
+_FLEET = Reading("replicas fill 8 GPUs", 0.8, 10, "fp8", None, True, node_gpus=NODE_GPUS)
 # Nothing known of the benchmark: lengths vary a little, as real ones do, so that clients are not in lockstep.
 _UNKNOWN = Reading("unknown: 0.9-1.0", 0.9, 10, "bfloat16", None, True)
 
@@ -103,21 +114,30 @@ def _parse(line: int, row: dict[str, str]) -> PublishedRun:
         if not text and default is not None:
             return default
         try:
-            return float(text)
+            value = float(text)
         except ValueError as error:
             raise ValueError(f"line {line}: {column}: {text!r} is not a number") from error
+        if not 0 <= value < inf:
+            raise ValueError(f"line {line}: {column}: {text!r} is negative or not finite")
+        return value
+
+    def count(column: str, default: int | None = None) -> int:
+        value = number(column, default)
+        if value < 1 or not value.is_integer():
+            raise ValueError(f"line {line}: {column}: {row[column]!r} is not a positive integer")
+        return int(value)
 
     return PublishedRun(
         id=row.get("id") or f"line {line}",
-        model=row.get("model", ""),
-        system=row.get("system", ""),
+        model=row.get("model") or "",
+        system=row.get("system") or "",
         fp8="fp8" in (row.get("precision") or "") + (row.get("gemm") or ""),
         engine=row.get("backend") or "",
-        tensor_parallel=int(number("tp")),
-        pipeline_parallel=int(number("pp", 1)),
-        prompt_tokens=int(number("isl")),
-        output_tokens=int(number("osl")),
-        concurrency=int(number("concurrency")),
+        tensor_parallel=count("tp"),
+        pipeline_parallel=count("pp", 1),
+        prompt_tokens=count("isl"),
+        output_tokens=count("osl"),
+        concurrency=count("concurrency"),
         ttft_ms=number("ttft_ms", 0.0),
         tpot_ms=number("tpot_ms", 0.0),
     )
@@ -131,11 +151,15 @@ def read_published(file: Path) -> list[PublishedRun]:
 def predict(
     run: PublishedRun, coefficients: Coefficients, reading: Reading | None = None, rounds: int | None = None
 ) -> Prediction:
-    """Simulate the row's benchmark. ValueError when the model doesn't fit or the request can't."""
+    """Simulate the row's benchmark, on as many nodes as its GPUs fill. ValueError when that can't run."""
     reading = reading or reading_of(run)
-    plan = plan_of(run, reading)
-    cluster = Cluster(find_gpu(run.system), nodes=1)
-    model = find_model(run.model)
+    plan, model = plan_of(run, reading), find_model(run.model)
+    cluster = Cluster(find_gpu(run.system), nodes=-(-plan.gpus // NODE_GPUS))
+    if run.concurrency > MOST_CLIENTS:
+        raise ValueError(f"concurrency: {run.concurrency}: at most {MOST_CLIENTS} clients are simulated")
+    problem = static_problem(model, cluster, plan, run.prompt_tokens + run.output_tokens)
+    if problem is not None:
+        raise ValueError(problem)
     memory = plan_memory(model, cluster.gpu, plan, graphs_gib=0.0)
     steps = StepModel(model, cluster, plan, coefficients, async_scheduling=reading.async_scheduling)
     simulation = Simulation(steps, memory.kv_tokens, plan.max_batched_tokens, plan.max_running)

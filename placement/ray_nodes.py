@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from placement.nodes import NodeView
+from placement.nodes import NodeView, gpu_types
 
 
 def read_nodes() -> list[NodeView]:
@@ -16,6 +16,7 @@ def read_nodes() -> list[NodeView]:
             node_id=node["NodeID"],
             free_gpus=int(free.get("GPU", 0)),
             total_gpus=int(node["Resources"].get("GPU", 0)),
+            gpu_types=gpu_types(node["Resources"]),
         )
         for node, free in _living()
     ]

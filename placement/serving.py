@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import exp
 
 from app.flow.estimate import nearest_rank
-from placement.simulator import Served, Simulation
-from placement.step_time import StepModel, decode
+from placement.simulator import Simulation
+from placement.step_time import Batch, StepModel, decode
 from placement.throughput import steady_batch
 from placement.workload import Arrivals, Workload, WorkloadSpec, poisson_times_s, uniform_asks
 
@@ -55,36 +55,45 @@ def parse_slo(text: str) -> Slo:
             values[field] = float(number)
         except ValueError as error:
             raise ValueError(f"slo: {part!r} has no number") from error
-        if values[field] <= 0:
-            raise ValueError(f"slo: {part!r} is not positive")
+        if not 0 < values[field] < float("inf"):
+            raise ValueError(f"slo: {part!r} is not positive and finite")
     return Slo(**values)
 
 
 def cycle_us(steps: StepModel, running: int, prompt_tokens: int, output_tokens: int) -> float:
-    """Time in which each running request gets one token, in steady state.
+    """Time in which each running request gets one token, in steady state: the average step.
 
-    With PP stages the requests are split over as many microbatches: a cycle is the way of one of them through
-    all stages, or the busiest stage serving all, whichever is longer. Prompts come whole, not spread evenly:
-    a microbatch can't overtake one that carries a chunk, so all wait for it in stage after stage (`_convoy`).
+    With PP stages the requests are split over as many microbatches, and none can overtake another: if any of
+    those on their way carries a chunk, all wait for it in stage after stage. Prompts come at random, as many
+    as requests end; those that come together share a step while the budget lasts.
     """
-    stages = len(steps.layer_counts)
+    stages, budget = len(steps.layer_counts), steps.plan.max_batched_tokens
     share = max(1, -(-running // stages))
-    batch = steady_batch(share, prompt_tokens, output_tokens)
-    times = steps.stage_times_us(batch)
-    batches = min(stages, running)
-    plain = steps.stage_times_us(decode(share, prompt_tokens + output_tokens / 2))
-    chunks = -(-prompt_tokens // steps.plan.max_batched_tokens)
-    behind_others = (_convoy(batches, chunks) - 1) * batches * max(0.0, max(times) - max(plain))
-    return max(sum(times) + steps.host_us(batch) + behind_others, batches * max(times))
+    average = steady_batch(share, prompt_tokens, output_tokens)
+    if stages == 1:
+        return steps.step_us(average)
+    batches, chunks = min(stages, running), -(-prompt_tokens // budget)
+    # Whose chunks are among the batches that follow each other through the stages.
+    prompts = running / stages / output_tokens * (batches + chunks - 1)
+    some = 1 - exp(-prompts)
+    together = min(max(1, (budget - share) // prompt_tokens), prompts / some)
+    plain = decode(share, prompt_tokens + output_tokens / 2)
+    chunk = round(together * prompt_tokens / chunks)
+    loaded = replace(
+        plain,
+        prefill_tokens=chunk,
+        prefill_sequences=round(together),
+        prefill_pairs=chunk * prompt_tokens / 2,
+        prefill_context_tokens=round(together * prompt_tokens + chunk) // 2,
+        sampled=share + round(together),
+    )
+    round_us = some * _round_us(steps, loaded, batches) + (1 - some) * _round_us(steps, plain, batches)
+    return max(round_us, batches * max(steps.stage_times_us(average)))
 
 
-def _convoy(stages: int, chunks: int) -> float:
-    """How many times its own stage time a prompt delays every microbatch.
-
-    A prompt of k chunks takes S - 1 + k chunk times through S stages; those of several microbatches overlap,
-    to (S + 1) / 2S of it in simulated runs at 30 to 80 % load.
-    """
-    return max(1.0, (stages - 1 + chunks) / chunks * (stages + 1) / (2 * stages))
+def _round_us(steps: StepModel, batch: Batch, batches: int) -> float:
+    """A batch's way through all stages, or the busiest stage serving so many of them, whichever is longer."""
+    return max(steps.step_us(batch), batches * max(steps.stage_times_us(batch)))
 
 
 def expected_running(steps: StepModel, workload: WorkloadSpec, requests_per_s: float, most: int) -> int:
@@ -131,26 +140,22 @@ def simulate(
     requests: int,
     seed: int,
 ) -> Latency:
-    """Poisson arrivals at one replica, exact lengths; the first third warms up and is not counted.
+    """Latency of so many requests at one replica, exact lengths; the first third warms up and is not counted.
 
-    ValueError when a request can't fit into the cache.
+    As many are sent again after them, so that none is served by an engine that empties. ValueError when a
+    request can't fit into the cache.
     """
-    asks = uniform_asks(
-        requests, workload.prompt_tokens, workload.output_tokens, shortest_share=1.0, seed=seed
-    )
+    sent = 2 * requests
+    asks = uniform_asks(sent, workload.prompt_tokens, workload.output_tokens, shortest_share=1.0, seed=seed)
     if workload.concurrency is not None:
         arrivals = Arrivals(concurrency=workload.concurrency)
     else:
-        arrivals = Arrivals(times_s=poisson_times_s(requests, requests_per_s, seed=seed))
+        arrivals = Arrivals(times_s=poisson_times_s(sent, requests_per_s, seed=seed))
     plan = steps.plan
     simulation = Simulation(steps, kv_tokens, plan.max_batched_tokens, plan.max_running)
-    return summarise(simulation.run(Workload(asks, arrivals)), simulation.preemptions)
-
-
-def summarise(served: Sequence[Served], preemptions: int) -> Latency:
-    """Percentiles over the requests sent after the first third."""
+    served = simulation.run(Workload(asks, arrivals), first=requests)
     by_sending = sorted(served, key=lambda request: request.sent_s)
-    counted = by_sending[len(by_sending) // 3 :]
+    counted = by_sending[requests // 3 : requests]
     ttft = [request.ttft_s * 1e3 for request in counted]
     tpot = [request.tpot_s * 1e3 for request in counted]
     return Latency(
@@ -158,7 +163,7 @@ def summarise(served: Sequence[Served], preemptions: int) -> Latency:
         ttft_p99_ms=nearest_rank(ttft, 0.99),
         tpot_p50_ms=nearest_rank(tpot, 0.5),
         tpot_p99_ms=nearest_rank(tpot, 0.99),
-        preemptions=preemptions,
+        preemptions=simulation.preemptions,
     )
 
 

@@ -75,7 +75,7 @@ class _Flight:
 
 @dataclass(slots=True)
 class Simulation:
-    """One replica serving one workload. `run` ends when all requests have, or at `until_s`."""
+    """One replica serving one workload."""
 
     steps: StepModel
     kv_tokens: int
@@ -93,11 +93,17 @@ class Simulation:
     _stage_free_s: list[float] = field(default_factory=list)
     _free_blocks: int = 0
     _next_ask: int = 0
+    _first: int = 0
+    _unfinished: int = 0  # of the first
     _workload: Workload | None = None
 
-    def run(self, workload: Workload, until_s: float = float("inf")) -> list[Served]:
-        """Serve the workload. ValueError for a request that can never fit into the KV cache."""
+    def run(self, workload: Workload, first: int | None = None) -> list[Served]:
+        """Serve the workload until all its requests have ended, or the `first` that are sent.
+
+        ValueError for a request that can never fit into the KV cache.
+        """
         self._workload = workload
+        self._first = self._unfinished = len(workload.asks) if first is None else first
         self._free_blocks = self.kv_tokens // BLOCK_TOKENS
         self._stage_free_s = [0.0] * len(self.steps.layer_counts)
         for ask in workload.asks:
@@ -112,7 +118,7 @@ class Simulation:
         else:
             for _ in range(min(workload.arrivals.concurrency, len(workload.asks))):
                 self._send(0.0)
-        while (self._pending or self._waiting or self._running) and self.now_s < until_s:
+        while self._unfinished:
             self._advance()
         return self.served
 
@@ -238,6 +244,7 @@ class Simulation:
     def _finish(self, request: _Request) -> None:
         self._running.remove(request)
         self._free_blocks += request.blocks
+        self._unfinished -= request.order < self._first
         self.served.append(
             Served(request.ask, request.sent_s, request.first_token_s, self.now_s, request.preemptions)
         )

@@ -81,12 +81,12 @@ class StepModel:
         plan: ParallelPlan,
         coefficients: Coefficients,
         *,
-        async_scheduling: bool = True,  # vLLM's default since 0.14
+        async_scheduling: bool | None = None,  # None: as the application has it
     ) -> None:
         self.model, self.gpu, self.plan, self.coefficients = model, cluster.gpu, plan, coefficients
         self.layer_counts = plan.layer_counts(model.layers)
         self._graph_tokens = min(GRAPH_TOKENS, 2 * plan.max_running, plan.max_batched_tokens)
-        self._async_scheduling = async_scheduling
+        self._async_scheduling = plan.async_scheduling if async_scheduling is None else async_scheduling
         self._cluster = cluster
         tp = plan.tensor_parallel
         self._query_heads = max(1, model.heads // tp)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from placement.coefficients import Coefficients
-from placement.fitting.residual import held_out
 from placement.published import PublishedRun, plan_of, predict, reading_of
 from placement.throughput import ThroughputRow, offline_tokens_per_s
 
@@ -44,7 +43,7 @@ def validate_run(run: PublishedRun, coefficients: Coefficients) -> ValidatedRow:
     return ValidatedRow(
         run,
         reading,
-        fitted=not held_out(run) and prediction.preemptions == 0,
+        fitted=run.fingerprint in coefficients.fitted_runs,
         ttft_ms=prediction.ttft_ms,
         tpot_ms=prediction.tpot_ms,
         ttft_error=prediction.ttft_ms / run.ttft_ms - 1 if run.ttft_ms else None,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from placement.coefficients import Coefficients
 from placement.hardware import Cluster
-from placement.memory import IMBALANCE_LIMIT, MemoryPlan, balanced_partition, plan_memory
+from placement.memory import IMBALANCE_LIMIT, MemoryPlan, best_partition, plan_memory
 from placement.models import SIZES, LanguageModel
 from placement.planner import LOAD_SHARE, cluster_problem, latency_at, static_problem
 from placement.plans import ParallelPlan
@@ -14,7 +14,7 @@ from placement.serving import Latency, Slo, broken_promises, steady_capacity
 from placement.step_time import StepModel
 from placement.workload import WorkloadSpec
 
-# Of one plan there is time for a run in which a pipeline's convoys build up: they take hundreds of requests.
+# Of one plan there is time for more: a P99 that rests on more than one request.
 FEWEST_CHECKED = 600
 
 
@@ -66,7 +66,7 @@ def check_plan(
     if plan.weight_dtype not in SIZES:
         return _unknown(f"weights as {plan.weight_dtype}: nothing is predicted", plan)
     memory = plan_memory(model, cluster.gpu, plan)
-    warnings = _imbalance_warning(model, plan, memory.weight_imbalance)
+    warnings = _imbalance_warning(model, cluster, plan, memory)
     if workload.prompt_tokens + workload.output_tokens > longest_request_tokens:
         warnings.append(
             f"the workload's requests have {workload.prompt_tokens} + {workload.output_tokens} tokens, the "
@@ -102,9 +102,16 @@ def _delivery(
     return Delivery(most, None if workload.concurrency else simulated, latency)
 
 
-def _imbalance_warning(model: LanguageModel, plan: ParallelPlan, imbalance: float) -> list[str]:
-    if imbalance <= IMBALANCE_LIMIT:
+def _imbalance_warning(
+    model: LanguageModel, cluster: Cluster, plan: ParallelPlan, memory: MemoryPlan
+) -> list[str]:
+    if memory.imbalance <= IMBALANCE_LIMIT:
         return []
-    better = balanced_partition(model, plan)
-    advice = f"; parallel.layer_partition: {better} brings it under 5 %" if better else ""
-    return [f"weights differ by {100 * imbalance:.1f} % between stages{advice}"]
+    best = best_partition(model, cluster.gpu, plan)
+    better = plan_memory(model, cluster.gpu, replace(plan, layer_partition=tuple(best)))
+    advice = (
+        f"; with parallel.layer_partition: {best} by {100 * better.imbalance:.1f} %, and the cache holds "
+        f"{better.kv_tokens:,} tokens instead of {memory.kv_tokens:,}"
+    )
+    differ = f"memory in use differs by {100 * memory.imbalance:.1f} % between stages"
+    return [differ + (advice if better.kv_tokens > memory.kv_tokens else "")]

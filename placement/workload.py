@@ -34,6 +34,8 @@ class Workload:
 
 
 _TEXT = re.compile(r"(?P<prompt>\d+)/(?P<output>\d+)(?:@(?P<rate>\d+(?:\.\d+)?)(?P<closed>c)?)?")
+# Of a closed loop: each of them is simulated several times, in every plan.
+MOST_CLIENTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,10 @@ def parse_workload(text: str) -> WorkloadSpec:
     if match["closed"]:
         if "." in rate or int(rate) < 1:
             raise ValueError(f"workload: {text!r}: clients are a positive integer")
+        if int(rate) > MOST_CLIENTS:
+            raise ValueError(
+                f"workload: {text!r}: at most {MOST_CLIENTS} clients are simulated; state a rate"
+            )
         return WorkloadSpec(prompt, output, None, int(rate))
     if float(rate) <= 0:
         raise ValueError(f"workload: {text!r}: the rate is not positive")

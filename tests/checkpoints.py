@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # Of Llama-3.1-8B, what a plan needs.
 LLAMA_8B = {
+    "model_type": "llama",
     "hidden_size": 4096,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,

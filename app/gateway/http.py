@@ -34,8 +34,6 @@ from app.limits import RequestLimits
 logger = logging.getLogger("ray.serve")
 
 
-# Prometheus asks every few seconds.
-METRICS_KEPT_S = 1.0
 _JSON: Headers = [(b"content-type", b"application/json")]
 
 
@@ -58,8 +56,8 @@ class HttpFace:
         self._reader_stall_s = reader_stall_s
         self._status = status
         self._started_s = int(time.time())
-        # It needs no key: whoever asks how often, the engines are asked once.
-        self._figures = Shared(self._all_metrics, METRICS_KEPT_S, time.monotonic)
+        # It needs no key: however many ask at a time, the engines are asked once.
+        self._figures = Shared(self._all_metrics, 0.0, time.monotonic)
         self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
             "/health": self._health,
             "/ready": self._ready,

@@ -33,8 +33,8 @@ _COMPLETIONS = "/v1/completions"
 # Serve's, which can be set from outside only, and what is so without them.
 _SETTINGS = {
     "RAY_SERVE_ENABLE_HA_PROXY": "every token passes Serve's Python proxy, which costs throughput",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "tokens change threads on their way, which costs throughput, and what a "
-    "slow client has yet to take piles up here: gateway.reader_stall_s does nothing",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "tokens change threads on their way, which costs throughput, and what "
+    "a slow client has yet to take piles up here: gateway.reader_stall_s does nothing",
 }
 
 

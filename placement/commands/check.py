@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from app.config import ApplicationConfig
@@ -10,8 +11,8 @@ from app.config_file import ServedApplication, load_applications
 from app.plan_check import control_missing, model_of, plan_of, slo_of, workload_of
 from placement.coefficients import default_coefficients
 from placement.commands.plan import error_band
-from placement.hardware import Cluster, parse_cluster
-from placement.nodes import NoSeat, seat
+from placement.hardware import Cluster, Gpu, parse_cluster
+from placement.nodes import NodeView, NoSeat, gpu_types, may_be, seat
 from placement.plans import ParallelPlan
 from placement.report import write_json
 from placement.serving import parse_slo
@@ -42,12 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
         if config.engine.device != "gpu":
             print(f"{name}: runs on the CPU; nothing more is predicted.")
             continue
-        if arguments.cluster:
-            seated = report_seats(config, arguments.cluster) and seated
         cluster = _cluster(config, arguments.hardware)
+        if arguments.cluster:
+            seated = report_seats(config, arguments.cluster, cluster.gpu) and seated
         verdicts[name] = verdict = _verdict(config, cluster, arguments)
         print(describe(name, plan_of(config), verdict))
-        print(error_band(default_coefficients(), cluster.gpu))
+        print(error_band(default_coefficients(), cluster.gpu, measured=not verdict.unmeasured))
     together = _more_than_all(applications, arguments.hardware)
     if together:
         print(f"REFUSED: {together}")
@@ -84,8 +85,9 @@ def _more_than_all(applications: list[ServedApplication], hardware: str | None) 
     return f"together they need {needed} GPUs, the cluster has {there}" if needed > there else ""
 
 
-def report_seats(config: ApplicationConfig, address: str) -> bool:
-    """Say where a live cluster would put every rank now, or what is missing. True when all fit."""
+def report_seats(config: ApplicationConfig, address: str, gpu: Gpu) -> bool:
+    """Say where the `gpu`s of a live cluster have room for every rank now, or what is missing. True when all
+    fit."""
     if address.startswith("ray://"):
         raise ValueError(
             f"--cluster: {address}: Ray's client protocol does not tell nodes: host:port or auto"
@@ -106,24 +108,43 @@ def report_seats(config: ApplicationConfig, address: str) -> bool:
         nodes, free = read_nodes(), read_free()
     finally:
         ray.shutdown()
+    for line in _about_types(nodes, gpu.name):
+        print(line)
+    nodes = [node for node in nodes if may_be(node.gpu_types, gpu.name)]
     seating = seat(nodes, plan.tensor_parallel, plan.pipeline_parallel, plan.replicas, one_node=plan.one_node)
     if isinstance(seating, NoSeat):
         print(f"cluster: NO SEAT: {seating.reason}")
         return False
     # GPUs are free; what else the bundles hold may not be.
-    found = room(free, parallel.bundles, parallel.strategy, plan.replicas)
+    alike = [resources for resources in free if may_be(gpu_types(resources), gpu.name)]
+    found = room(alike, parallel.bundles, parallel.strategy, plan.replicas)
     if found.missing:
         print(f"cluster: NO SEAT: replica {found.replicas + 1} of {plan.replicas}: {found.missing}")
         return False
     if missing := control_missing(config, free):
         print(f"cluster: NO SEAT: {missing}")
         return False
+    if not plan.one_node and sum(node.total_gpus > 0 for node in nodes) > 1:
+        print("cluster: a seating that keeps TP groups whole exists; Ray may choose another:")
     for replica, ranks in enumerate(seating.nodes):
         print(
             f"cluster: replica {replica + 1}: " + " ".join(f"{r}@{node[:8]}" for r, node in enumerate(ranks))
         )
     print("cluster: NVLink islands inside a node are not known to Ray: check nvidia-smi topo -m")
     return True
+
+
+def _about_types(nodes: Sequence[NodeView], gpu: str) -> Iterator[str]:
+    """What Ray says, or does not say, of GPUs that should be `gpu`s."""
+    others = [node for node in nodes if not may_be(node.gpu_types, gpu)]
+    if others:
+        types = ", ".join(sorted({one for node in others for one in node.gpu_types}))
+        gpus = sum(node.total_gpus for node in others)
+        yield f"cluster: not counted: {gpus} GPUs, {types} and not {gpu} (--hardware); Ray may choose them"
+    silent = [node for node in nodes if node.total_gpus and not node.gpu_types]
+    if silent:
+        gpus = sum(node.total_gpus for node in silent)
+        yield f"cluster: Ray reports no type of {gpus} GPUs: not checked that they are {gpu}"
 
 
 def describe(name: str, plan: ParallelPlan, verdict: Verdict) -> str:
@@ -134,7 +155,8 @@ def describe(name: str, plan: ParallelPlan, verdict: Verdict) -> str:
     if (memory := verdict.memory) is not None:
         weights = "/".join(f"{stage.weight_bytes / 1e9:.2f}" for stage in memory.stages)
         lines.append(
-            f"  weights a GPU by stage {weights} GB, imbalance {100 * memory.weight_imbalance:.1f} %"
+            f"  weights a GPU by stage {weights} GB, imbalance of the memory in use "
+            f"{100 * memory.imbalance:.1f} %"
         )
         lines.append(f"  KV cache {memory.kv_tokens:,} tokens a replica")
     if (delivery := verdict.delivery) is not None:

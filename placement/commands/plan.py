@@ -6,16 +6,22 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 
 from placement.coefficients import Coefficients, default_coefficients
 from placement.hardware import Gpu, parse_cluster
 from placement.models import find_model
 from placement.planner import Candidate, Planned, pareto_front, plan_cluster
+from placement.plans import MEASURED_TENSOR_PARALLEL
 from placement.plot import Series, scatter
 from placement.report import table, write_json
 from placement.serving import parse_slo
 from placement.workload import parse_workload
+
+_MEASURED = ", ".join(map(str, MEASURED_TENSOR_PARALLEL))
+# The share of each GPU that a configuration may give an engine, at most.
+MOST_MEMORY = 0.95
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,15 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 when no plan keeps all promises."""
+    _refuse_bad_numbers(arguments)
     model, cluster = find_model(arguments.model), parse_cluster(arguments.cluster)
     if arguments.network_gb_per_s is not None:
-        if arguments.network_gb_per_s <= 0:
-            raise ValueError(f"--network-gb-per-s: {arguments.network_gb_per_s:g} is not positive")
         cluster = replace(cluster, network_gb_per_s=arguments.network_gb_per_s)
     workload, slo = parse_workload(arguments.workload), parse_slo(arguments.slo)
     coefficients = default_coefficients()
     planned = plan_cluster(model, cluster, workload, slo, coefficients, arguments.memory_utilization)
-    print(_describe(planned, coefficients, arguments.top))
+    print(_describe(planned, arguments.top))
     print(error_band(coefficients, cluster.gpu))
     if arguments.json:
         write_json(arguments.json, plan_json(planned, coefficients, cluster.gpu))
@@ -49,12 +54,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if any(candidate.keeps_promises for candidate in planned.candidates) else 1
 
 
-def _describe(planned: Planned, coefficients: Coefficients, top: int) -> str:
-    parts = ["Ranked by goodput per GPU (plans that keep every promise first):"]
-    parts.append(_candidate_table(planned.candidates[:top], coefficients))
+def _refuse_bad_numbers(arguments: argparse.Namespace) -> None:
+    share, network, top = arguments.memory_utilization, arguments.network_gb_per_s, arguments.top
+    if not 0 < share <= MOST_MEMORY:
+        raise ValueError(f"--memory-utilization: {share:g} is not above 0 and at most {MOST_MEMORY}")
+    if network is not None and not 0 < network < inf:
+        raise ValueError(f"--network-gb-per-s: {network:g} is not positive and finite")
+    if top < 1:
+        raise ValueError(f"--top: {top} is not positive")
+
+
+def _describe(planned: Planned, top: int) -> str:
+    parts = ["Ranked by goodput per GPU (plans that keep every promise first); latencies with all replicas:"]
+    parts.append(_candidate_table(planned.candidates[:top]))
     fastest = sorted(planned.candidates, key=lambda c: c.latency.tpot_p50_ms if c.latency else 0.0)[:5]
     parts.append("\nFastest for one user (TPOT P50):")
-    parts.append(_candidate_table(fastest, coefficients))
+    parts.append(_candidate_table(fastest))
     parts.append("\nRejected:")
     reasons = Counter(reject.reason.split(":")[0] for reject in planned.rejects)
     parts += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common()]
@@ -62,23 +77,25 @@ def _describe(planned: Planned, coefficients: Coefficients, top: int) -> str:
     return "\n".join([*parts, ""])
 
 
-def error_band(coefficients: Coefficients, gpu: Gpu) -> str:
-    """The sentence that goes under every table of predictions."""
+def error_band(coefficients: Coefficients, gpu: Gpu, *, measured: bool = True) -> str:
+    """The sentence that goes under every table of predictions; `measured`: that runs of some plan in it are
+    published."""
     carried = (
         ""
         if gpu.kernels_measured
         else f"{gpu.name}: no kernel table; the H100's efficiency is carried over.\n"
     )
-    if not gpu.runs_published:
+    if not (gpu.runs_published and measured):
         return f"{carried}Error of these figures: not known."
     errors = coefficients.fit_error_percent
     tpot, ttft = errors.get("held-out TPOT"), errors.get("held-out TTFT")
     if tpot is None or ttft is None:
         return f"{carried}Error of these figures: not determined."
     return (
-        f"{carried}Mean error on published H100 and H200 rows that no fit saw: TPOT {tpot:.1f} %, "
-        f"TTFT {ttft:.1f} %. "
-        "* PP>1 and sequence parallelism: no published H100 measurement, error unknown."
+        f"{carried}Mean error on published H100 and H200 rows that no fit saw (mean TTFT and TPOT of closed "
+        f"loops): TPOT {tpot:.1f} %, TTFT {ttft:.1f} %. "
+        f"* PP>1, sequence parallelism, a TP that is not one of {_MEASURED}: no published H100 measurement, "
+        "error unknown."
     )
 
 
@@ -99,13 +116,8 @@ def plan_json(planned: Planned, coefficients: Coefficients, gpu: Gpu) -> dict[st
     return {"candidates": candidates, "rejects": planned.rejects, "mean_error_percent": band}
 
 
-def _candidate_table(candidates: Sequence[Candidate], coefficients: Coefficients) -> str:
-    errors = coefficients.fit_error_percent
-    header = ["plan", "req/s", "per GPU", "limit", "replicas needed"]
-    header += [
-        f"{axis} P50/P99 ms" + (f" +-{errors[key]:.0f} %" if (key := f"held-out {axis}") in errors else "")
-        for axis in ("TTFT", "TPOT")
-    ]
+def _candidate_table(candidates: Sequence[Candidate]) -> str:
+    header = ["plan", "req/s", "per GPU", "limit", "carry the rate", "TTFT P50/P99 ms", "TPOT P50/P99 ms"]
     header += ["KV tokens", "promises"]
     return table(header, [_cells(candidate) for candidate in candidates])
 
@@ -118,7 +130,7 @@ def _cells(candidate: Candidate) -> list[str]:
         f"{candidate.cluster_requests_per_s:.1f}",
         f"{candidate.goodput_per_gpu:.2f}",
         candidate.capacity.limit,
-        str(candidate.replicas_for_rate or "-"),
+        f"{carrying} of {candidate.plan.replicas}" if (carrying := candidate.replicas_for_rate) else "-",
         f"{latency.ttft_p50_ms:.0f}/{latency.ttft_p99_ms:.0f}" if latency else "-",
         f"{latency.tpot_p50_ms:.1f}/{latency.tpot_p99_ms:.1f}" if latency else "-",
         f"{candidate.memory.kv_tokens:,}",

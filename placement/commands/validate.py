@@ -70,7 +70,7 @@ def _row_cells(row: ValidatedRow) -> list[str]:
         run.model.split("/")[-1],
         run.system,
         str(run.tensor_parallel),
-        str(run.pipeline_parallel) + ("*" if run.pipeline_parallel > 1 else ""),
+        str(run.pipeline_parallel) + ("*" if row.unmeasured else ""),
         f"{run.prompt_tokens}/{run.output_tokens}",
         str(run.concurrency),
         row.refused or row.reading,
@@ -114,7 +114,7 @@ def _summary(rows: Sequence[ValidatedRow], full_load: Sequence[ValidatedThroughp
                 lines.append([axis, name, str(len(chosen)), f"{error:.1f} %"])
     error = mean_absolute_percent([item.error for item in full_load])
     lines.append(["throughput", "held out (another engine)", str(len(full_load)), f"{error or 0.0:.1f} %"])
-    note = "* no published H100 measurement with PP>1 or sequence parallelism stands behind such a row."
+    note = "* no published H100 measurement stands behind such a row."
     return table(["axis", "rows", "count", "mean absolute error"], lines) + "\n" + note
 
 

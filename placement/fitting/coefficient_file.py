@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from placement.fitting.kernels import (
     fit_gemm,
     fit_prefill_attention,
     read_rows,
+    rows_with,
     thin_collective,
 )
+from placement.published import PublishedRun
 
 SOURCE = (
     "Fitted by `python -m placement fit` to kernel and serving measurements of aiconfigurator-core 0.12.0 "
@@ -43,49 +46,49 @@ def fit_kernels(measurements: Path) -> Coefficients:
     """Curves of the folder's kernel tables, with the residual still at its start."""
     errors: dict[str, float] = {}
     gemm, decode, prefill = {}, {}, {}
-    gemm_rows = read_rows(measurements / "h100_gemm_vllm024.csv")
-    decode_rows = read_rows(measurements / "h100_attention_decode_vllm024.csv")
-    prefill_rows = read_rows(measurements / "h100_attention_prefill_vllm024.csv")
+    cache, heads = ("kv_cache_dtype",), ("batch_size", "num_heads", "num_key_value_heads", "latency_us")
+    gemm_rows = read_rows(
+        measurements / "h100_gemm_vllm024.csv", ("gemm_dtype",), ("m", "n", "k", "latency_us")
+    )
+    decode_rows = read_rows(measurements / "h100_attention_decode_vllm024.csv", cache, ("step", *heads))
+    prefill_rows = read_rows(measurements / "h100_attention_prefill_vllm024.csv", cache, ("isl", *heads))
     for dtype, size in (("bfloat16", 2), ("fp8", 1)):
-        mine = [row for row in gemm_rows if row["gemm_dtype"] == dtype]
-        gemm[dtype], errors[f"gemm {dtype}"] = fit_gemm(mine)
-        mine = [row for row in decode_rows if row["kv_cache_dtype"] == dtype]
+        gemm[dtype], errors[f"gemm {dtype}"] = fit_gemm(rows_with(gemm_rows, "gemm_dtype", dtype))
+        mine = rows_with(decode_rows, "kv_cache_dtype", dtype)
         decode[dtype], errors[f"decode attention {dtype}"] = fit_decode_attention(mine, size)
-        mine = [row for row in prefill_rows if row["kv_cache_dtype"] == dtype]
+        mine = rows_with(prefill_rows, "kv_cache_dtype", dtype)
         prefill[dtype], errors[f"prefill attention {dtype}"] = fit_prefill_attention(mine)
     rounded = {name: round(value, 2) for name, value in errors.items()}
     return Coefficients(SOURCE, gemm, decode, prefill, _collectives(measurements), START_RESIDUAL, rounded)
 
 
 def _collectives(measurements: Path) -> dict[str, dict[int, CollectiveCurve]]:
-    custom = [
-        row
-        for row in read_rows(measurements / "h100_custom_allreduce_vllm024.csv")
-        if row["backend"] == "vllm_graph"
-    ]
-    nccl = [row for row in read_rows(measurements / "h100_nccl_2.27.csv") if row["nccl_dtype"] == "half"]
+    numbers = ("num_gpus", "message_size", "latency_us")
+    custom = read_rows(measurements / "h100_custom_allreduce_vllm024.csv", ("backend",), numbers)
+    nccl = read_rows(measurements / "h100_nccl_2.27.csv", ("nccl_dtype", "op_name"), numbers)
+    half = rows_with(nccl, "nccl_dtype", "half")
     tables = {
-        "all_reduce": custom,
-        "reduce_scatter": [row for row in nccl if row["op_name"] == "reduce_scatter"],
-        "all_gather": [row for row in nccl if row["op_name"] == "all_gather"],
+        "all_reduce": rows_with(custom, "backend", "vllm_graph"),
+        "reduce_scatter": rows_with(half, "op_name", "reduce_scatter"),
+        "all_gather": rows_with(half, "op_name", "all_gather"),
     }
     return {
-        name: {
-            ranks: thin_collective([row for row in rows if int(row["num_gpus"]) == ranks], 2)
-            for ranks in (2, 4, 8)
-        }
+        name: {ranks: thin_collective(rows_with(rows, "num_gpus", str(ranks)), 2) for ranks in (2, 4, 8)}
         for name, rows in tables.items()
     }
 
 
 def with_residual(
-    coefficients: Coefficients, residual: StepResidual, errors: dict[str, float]
+    coefficients: Coefficients, residual: StepResidual, runs: Sequence[PublishedRun]
 ) -> Coefficients:
-    """The same curves with a fitted residual and the errors of its fit added."""
+    """The same curves with a residual that was fitted to these runs."""
+    return replace(coefficients, residual=residual, fitted_runs=tuple(run.fingerprint for run in runs))
+
+
+def with_errors(coefficients: Coefficients, errors: Mapping[str, float]) -> Coefficients:
+    """The same with the errors of the residual's fit added."""
     rounded = {name: round(value, 2) for name, value in errors.items()}
-    return replace(
-        coefficients, residual=residual, fit_error_percent={**coefficients.fit_error_percent, **rounded}
-    )
+    return replace(coefficients, fit_error_percent={**coefficients.fit_error_percent, **rounded})
 
 
 def to_json(coefficients: Coefficients) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,37 @@ _BF16 = REFERENCE.bf16_tflops * 1e6  # flops/us
 Rows = list[dict[str, str]]
 
 
-def read_rows(file: Path) -> Rows:
+def read_rows(file: Path, texts: Sequence[str], numbers: Sequence[str]) -> Rows:
+    """A table's rows. ValueError names a column that is missing, or has no positive number."""
     with file.open(newline="") as handle:
-        return list(csv.DictReader(handle))
+        rows = list(csv.DictReader(handle))
+    if not rows:
+        raise ValueError(f"{file.name}: no rows")
+    for line, row in enumerate(rows, start=2):
+        for column in (*texts, *numbers):
+            if row.get(column) is None:
+                raise ValueError(f"{file.name}: line {line}: {column} is missing")
+        for column in numbers:
+            if not _is_positive(row[column]):
+                raise ValueError(
+                    f"{file.name}: line {line}: {column}: {row[column]!r} is not a positive number"
+                )
+    return rows
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < inf
+    except ValueError:
+        return False
+
+
+def rows_with(rows: Rows, column: str, value: str) -> Rows:
+    """Those that have this value. ValueError where there is none."""
+    chosen = [row for row in rows if row[column] == value]
+    if not chosen:
+        raise ValueError(f"{column}: no row has {value!r}")
+    return chosen
 
 
 def _columns(rows: Rows, *names: str) -> list[Array]:

@@ -30,10 +30,25 @@ def held_out(run: PublishedRun) -> bool:
     return whole_model or whole_tp or long_prompts or middle_outputs or (run.fp8 and "Qwen3" in run.model)
 
 
-def fit_residual(start: Coefficients, runs: Sequence[PublishedRun], *, rounds: int = 4) -> StepResidual:
-    """Fit to runs without preemption (there the cache decides)."""
+def usable_runs(start: Coefficients, runs: Sequence[PublishedRun]) -> list[PublishedRun]:
+    """What a fit sees: runs with both times, not held out, without preemption (there the cache decides)."""
+    timed = [run for run in runs if run.ttft_ms and run.tpot_ms and not held_out(run)]
+    usable = [run for run in timed if not _preempts(run, start)]
+    if not usable:
+        raise ValueError(f"none of {len(runs)} published runs can be fitted to")
+    return usable
+
+
+def _preempts(run: PublishedRun, start: Coefficients) -> bool:
+    try:
+        return predict(run, start).preemptions > 0
+    except ValueError as error:
+        raise ValueError(f"{run.id}: {error}") from error
+
+
+def fit_residual(start: Coefficients, usable: Sequence[PublishedRun], *, rounds: int = 4) -> StepResidual:
+    """Fit to all of `usable`."""
     names = [name for name in asdict(start.residual) if name not in _ASSUMED]
-    usable = [run for run in runs if not held_out(run) and predict(run, start).preemptions == 0]
     origin = np.log([getattr(start.residual, name) for name in names])
 
     def errors(point: Array) -> Array:

@@ -85,7 +85,7 @@ def test_llama_70b_is_a_grid_of_ray_workers_with_each_rank_in_its_own_bundle():
     assert "VLLM_USE_AOT_COMPILE" not in variables
     assert variables["VLLM_RAY_BUNDLE_INDICES"] == "0,1,2,3,4,5,6,7"
     assert variables["VLLM_USE_RAY_V2_EXECUTOR_BACKEND"] == "1"
-    assert variables["VLLM_PP_LAYER_PARTITION"] == "19,21,21,19"
+    assert variables["VLLM_PP_LAYER_PARTITION"] == "20,20,20,20"
 
 
 def test_llama_70b_splits_the_tokens_of_a_full_chunk_and_of_no_smaller_step():

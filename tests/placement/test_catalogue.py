@@ -1,6 +1,7 @@
 """The catalogue against the models' published parameter counts."""
 
 import json
+import re
 
 import pytest
 
@@ -48,16 +49,47 @@ def test_a_config_json_by_path_gives_the_same_model_as_the_catalogue(tmp_path):
     ],
 )
 def test_a_config_json_says_what_its_weights_are_stored_in(quantization, dtype):
-    config = dict.fromkeys(
-        ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size"), 64
-    )
-    assert from_hugging_face({**config, "quantization_config": quantization}, "x").weight_dtype == dtype
+    config = {**LLAMA_8B, "quantization_config": quantization}
+    assert from_hugging_face(config, "x").weight_dtype == dtype
 
 
-@pytest.mark.parametrize("field", ["n_routed_experts", "kv_lora_rank", "shared_expert_intermediate_size"])
-def test_an_architecture_with_other_sums_is_refused(field):
-    with pytest.raises(ValueError, match=f"{field}: this architecture is not modelled"):
-        from_hugging_face({"hidden_size": 64, field: 256}, "deep")
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(
+            ("model_type", name)
+            for name in ("jamba", "starcoder2", "gemma2", "deepseek_v3", "qwen2_moe", None)
+        ),
+        ("decoder_sparse_step", 2),
+        ("mlp_only_layers", [0, 1]),
+    ],
+)
+def test_an_architecture_with_other_sums_is_refused(tmp_path, field, value):
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA_8B, field: value}))
+    with pytest.raises(ValueError, match=re.escape(f"{field}: {value!r}: this architecture is not modelled")):
+        find_model(str(tmp_path))
+    assert known_model(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "window", "used", "described"),
+    [
+        ("mistral", 4096, None, False),
+        ("mistral", None, None, True),
+        ("qwen2", 131072, None, True),
+        ("qwen2", 131072, False, True),
+        ("qwen2", 131072, True, False),
+    ],
+)
+def test_attention_that_sees_a_window_is_refused(kind, window, used, described):
+    config = {**LLAMA_8B, "model_type": kind, "sliding_window": window}
+    if used is not None:
+        config["use_sliding_window"] = used
+    if described:
+        assert from_hugging_face(config, "x").layers == 32
+    else:
+        with pytest.raises(ValueError, match=f"x: sliding_window: {window}: this architecture"):
+            from_hugging_face(config, "x")
 
 
 def test_an_alias_is_the_command_lines_and_no_source_of_a_configuration():
@@ -73,7 +105,7 @@ def test_a_config_json_that_holds_a_list_is_refused(tmp_path):
 
 @pytest.mark.parametrize("value", [None, 0, -1, "32", True, 1.5])
 def test_a_broken_config_json_is_refused_with_the_field_and_the_value(value):
-    config = {"hidden_size": 64, "num_attention_heads": value}
+    config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": value}
     with pytest.raises(ValueError, match="num_attention_heads"):
         from_hugging_face(config, "broken")
 

@@ -46,6 +46,18 @@ def test_plan_prints_ranks_rejects_and_error_band(capsys, tmp_path):
     assert picture.read_text().startswith("<svg")
 
 
+def test_an_error_is_stated_below_where_runs_were_published_and_nowhere_else(capsys):
+    arguments = ["plan", "--model", "llama8b", "--workload", "512/64@4", "--top", "1", "--cluster"]
+    assert main([*arguments, "1xh100"]) == 0
+    table, _, below = capsys.readouterr().out.partition("Rejected:")
+    assert "%" not in table
+    assert re.search(r"\(mean TTFT and TPOT of closed loops\): TPOT \d+\.\d %, TTFT \d+\.\d %", below)
+    assert main([*arguments, "1xa100"]) == 0
+    said = capsys.readouterr().out
+    assert "Error of these figures: not known." in said
+    assert "%" not in said
+
+
 def test_plan_without_a_plan_that_keeps_the_promises_exits_with_one(capsys):
     arguments = ["plan", "--model", "llama70b", "--cluster", "1xh100", "--workload", "512/64@4"]
     assert main(arguments) == 1
@@ -57,12 +69,31 @@ def test_bad_input_is_one_line_and_status_two(capsys):
     assert "9xh100" in capsys.readouterr().err
 
 
-def test_check_proves_the_starting_plan_and_warns_of_its_imbalance(capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--memory-utilization", "5"], "--memory-utilization: 5 is not above 0 and at most 0.95"),
+        (["--memory-utilization", "nan"], "--memory-utilization: nan"),
+        (["--network-gb-per-s", "nan"], "--network-gb-per-s: nan is not positive and finite"),
+        (["--network-gb-per-s", "inf"], "--network-gb-per-s: inf"),
+        (["--top", "-1"], "--top: -1 is not positive"),
+        (["--slo", "tpot_p50=nan"], "slo: 'tpot_p50=nan' is not positive and finite"),
+        (["--workload", "512/64@1000000c"], "workload: '512/64@1000000c': at most 10000 clients"),
+    ],
+)
+def test_a_plan_with_an_impossible_number_is_refused(capsys, arguments, said):
+    plan = ["plan", "--model", "llama8b", "--cluster", "1xh100", "--workload", "512/64@4"]
+    assert main([*plan, *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_check_proves_the_starting_plan(capsys, tmp_path):
     assert main(["check", config(tmp_path), "--workload", "1024/256@4"]) == 0
     text = capsys.readouterr().out
     assert "possible" in text
-    assert "layer_partition: [19, 21, 21, 19]" in text
+    assert "warning" not in text
     assert "PP>1: no published H100 measurement" in text
+    assert "Error of these figures: not known." in text
 
 
 def test_check_refuses_a_request_beyond_the_models_context(capsys, tmp_path):
@@ -89,10 +120,22 @@ def test_check_says_at_which_rate_its_latencies_are(capsys, tmp_path):
     assert "with the workload's clients: TTFT" in capsys.readouterr().out
 
 
-def test_check_simulates_until_the_convoys_of_a_pipeline_have_built_up(capsys):
-    """The figure that serve_configs/llama70b.yaml warns of; a run of 300 requests says 67 ms."""
+def test_check_warns_of_a_partition_that_costs_cache_and_says_a_better_one(capsys, tmp_path):
+    file = Path(config(tmp_path))
+    uneven = "pipeline_parallel_size: 4\n        layer_partition: [19, 21, 21, 19]"
+    file.write_text(file.read_text().replace("pipeline_parallel_size: 4", uneven))
+    assert main(["check", str(file), "--workload", "1024/256@1"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"memory in use differs by 7\.\d % between stages", said)
+    assert re.search(r"layer_partition: \[20, 20, 20, 20\] by 1\.\d %, and the cache holds", said)
+
+
+def test_check_says_what_the_shipped_70b_carries_of_its_promise(capsys):
+    """The figure that serve_configs/llama70b.yaml warns of."""
     assert main(["check", "serve_configs/llama70b.yaml"]) == 0
-    assert "TPOT P50 89 ms is above 50 ms" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "4.2 requests/s at most" in text
+    assert "carries 3.8 requests/s (TPOT), 8 asked" in text
 
 
 def test_check_has_no_figures_for_requests_that_are_longer_than_is_served(capsys, tmp_path):

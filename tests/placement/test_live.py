@@ -58,7 +58,7 @@ ray.shutdown()
 
 
 @pytest.fixture(params=[True, False], ids=["dashboard", "no-dashboard"])
-def cluster(request) -> Iterator[tuple[str, str, bool]]:
+def running(request) -> Iterator[tuple[str, str, bool]]:
     """Address, placement group, and whether the state API answers; the cluster ends with its stdin."""
     command = [sys.executable, "-c", CLUSTER, str(request.param), *map(str, BUNDLE_OF_RANK)]
     process = subprocess.Popen(
@@ -70,7 +70,10 @@ def cluster(request) -> Iterator[tuple[str, str, bool]]:
         _, address, group = line.split()
         yield address, group, request.param
     finally:
-        process.communicate(timeout=START_TIMEOUT_S)
+        try:
+            process.communicate(timeout=START_TIMEOUT_S)
+        finally:
+            process.kill()
 
 
 def show(*options: str) -> subprocess.CompletedProcess[str]:
@@ -80,8 +83,8 @@ def show(*options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.engine
 @pytest.mark.timeout(2 * START_TIMEOUT_S)
-def test_the_command_shows_where_the_ranks_of_a_running_engine_are(cluster, tmp_path):
-    address, group, observed = cluster
+def test_the_command_shows_where_the_ranks_of_a_running_engine_are(running, tmp_path):
+    address, group, observed = running
     file = tmp_path / "plan.json"
     shown = show("--address", address, "--json", str(file))
     assert shown.returncode == 0, shown.stderr

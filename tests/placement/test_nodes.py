@@ -2,10 +2,11 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.nodes import NodeView, NoSeat, Seating, seat
+from placement.nodes import NodeView, NoSeat, Seating, gpu_types, may_be, seat
 
 
 def nodes(*free, total=None):
@@ -48,6 +49,23 @@ def test_the_second_replica_that_does_not_fit_is_named():
 
 def test_an_empty_cluster_is_refused():
     assert isinstance(seat([], 1, 1), NoSeat)
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpu", "counts"),
+    [
+        (["accelerator_type:H100"], "h100", True),
+        (["accelerator_type:A10"], "h100", False),
+        (["accelerator_type:H200"], "h100", False),
+        (["accelerator_type:A100"], "a100", True),
+        (["accelerator_type:A100", "accelerator_type:A100-80G"], "a100", True),
+        (["accelerator_type:A100", "accelerator_type:A100-40G"], "a100", False),
+        (["accelerator_type:A10"], "generic", True),
+        ([], "h100", True),
+    ],
+)
+def test_gpus_that_ray_calls_something_else_are_not_counted(resources, gpu, counts):
+    assert may_be(gpu_types(dict.fromkeys(["CPU", "GPU", *resources], 1.0)), gpu) is counts
 
 
 @given(

@@ -1,12 +1,15 @@
 """The static check that a build of the application makes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from app.config import ApplicationConfig
-from app.plan_check import control_missing, plan_of, refusal_of
-from placement.hardware import parse_cluster
+from app.config_file import load_applications
+from app.plan_check import control_missing, model_of, plan_of, refusal_of
+from placement.hardware import find_gpu, parse_cluster
+from placement.memory import plan_memory
 from tests.checkpoints import LLAMA_8B
 
 LLAMA_70B = "meta-llama/Llama-3.3-70B-Instruct"
@@ -36,6 +39,13 @@ def test_the_configured_grid_reaches_the_planner_unchanged():
     plan = plan_of(config(max_num_batched_tokens=512, kv_cache_dtype="fp8_e4m3"))
     assert (plan.tensor_parallel, plan.pipeline_parallel, plan.kv_dtype) == (2, 4, "fp8")
     assert (plan.max_batched_tokens, plan.one_node) == (512, True)
+
+
+def test_the_layers_of_the_shipped_70b_are_predicted_to_keep_its_promise_of_balanced_memory():
+    (application,) = load_applications(Path("serve_configs/llama70b.yaml"))
+    config = application.args
+    memory = plan_memory(model_of(config), find_gpu("h100"), plan_of(config))
+    assert memory.imbalance < config.promises.memory_imbalance == 0.05
 
 
 def test_a_possible_plan_is_not_refused():
@@ -111,6 +121,11 @@ class TestFolder:
         assert "context is 4096" in refusal("8xh100", source=source)
         source = self.folder(tmp_path, max_position_embeddings=4096, rope_scaling={"factor": 8.0})
         assert refusal("8xh100", source=source) is None
+
+    def test_of_an_architecture_without_a_model_only_the_room_is_checked(self, tmp_path):
+        source = self.folder(tmp_path, model_type="gemma2", num_hidden_layers=2)
+        assert refusal("8xh100", source=source) is None
+        assert "needs 8 GPUs" in refusal("4xh100", source=source)
 
 
 def test_gateways_and_schedulers_find_what_they_ask_for_or_it_is_said():

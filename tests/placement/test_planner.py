@@ -1,5 +1,7 @@
 """The planner: every plan has figures or a reason."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,14 @@ from placement.coefficients import default_coefficients
 from placement.hardware import parse_cluster
 from placement.memory import plan_memory
 from placement.models import find_model
-from placement.planner import latency_at, pareto_front, plan_cluster, possible_plans, replicas_that_fit
+from placement.planner import (
+    evaluate,
+    latency_at,
+    pareto_front,
+    plan_cluster,
+    possible_plans,
+    replicas_that_fit,
+)
 from placement.plans import ParallelPlan
 from placement.serving import Slo, parse_slo
 from placement.step_time import StepModel
@@ -60,8 +69,33 @@ def test_every_possible_plan_is_a_candidate_or_a_reject_with_a_reason(one_node):
 
 def test_the_plan_that_was_asked_for_is_among_the_candidates_and_is_not_the_best(one_node):
     labels = [candidate.plan.label() for candidate in one_node[0].candidates]
-    asked = next(label for label in labels if label.startswith("TP2 x PP4 x DP1 bf16 kv:bf16 chunk 2048"))
-    assert labels.index(asked) > 0
+    assert labels.index("TP2 x PP4 x DP1 bf16 kv:bf16 chunk 512") > 0
+
+
+def test_a_pipeline_with_large_chunks_is_rejected_for_what_they_do_to_everyone(one_node):
+    reasons = {reject.plan.label(): reject.reason for reject in one_node[0].rejects}
+    assert "TPOT: carries 4.0 req/s" in reasons["TP2 x PP4 x DP1 bf16 kv:bf16 chunk 2048"]
+
+
+def test_the_fewest_replicas_that_carry_a_rate_keep_the_tpot_of_each():
+    plan, workload, slo = (
+        ParallelPlan(2, 4, 4, max_batched_tokens=2048),
+        parse_workload("1024/256@8"),
+        Slo(tpot_p50_ms=50),
+    )
+    found = evaluate(find_model("llama70b"), parse_cluster("4x8xh100"), plan, workload, slo, COEFFICIENTS)
+    fewest = found.replicas_for_rate
+    assert fewest == 2
+    for replicas, kept in ((fewest, True), (fewest - 1, False)):
+        some = evaluate(
+            find_model("llama70b"),
+            parse_cluster("4x8xh100"),
+            replace(plan, replicas=replicas),
+            workload,
+            slo,
+            COEFFICIENTS,
+        )
+        assert getattr(some, "keeps_promises", False) is kept
 
 
 def test_bf16_on_one_gpu_is_rejected_for_memory(one_node):
@@ -152,3 +186,32 @@ def test_every_claim_has_its_arithmetic_its_verdict_and_its_correction():
     assert all(claim.arithmetic and claim.correction for claim in claims)
     refuted = {claim.claim.split(" ")[0] for claim in claims if claim.verdict == "refuted"}
     assert {"26.25", "DP", "NVLink", "PP=4"} <= refuted
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "weights", "caches"),
+    [
+        ("llama70b", "h100", {"bfloat16", "fp8"}, {"bfloat16", "fp8"}),
+        ("nvidia/Llama-3.1-70B-Instruct-FP8", "h100", {"fp8"}, {"bfloat16", "fp8"}),
+        ("llama70b", "a100", {"bfloat16", "fp8"}, {"bfloat16"}),
+    ],
+)
+def test_plans_hold_weights_as_stored_or_smaller_and_a_cache_that_the_gpu_computes(
+    model, gpu, weights, caches
+):
+    plans = list(possible_plans(find_model(model), parse_cluster(f"8x{gpu}"), 0.85))
+    assert {plan.weight_dtype for plan in plans} == weights
+    assert {plan.kv_dtype for plan in plans} == caches
+
+
+def test_weights_in_a_format_without_a_price_are_refused():
+    model = replace(find_model("llama70b"), weight_dtype="awq")
+    with pytest.raises(ValueError, match="weights as awq: only bfloat16 and fp8 are priced"):
+        list(possible_plans(model, parse_cluster("8xh100"), 0.85))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "notes"), [(1, ()), (8, ()), (16, ("TP=16: no published H100 measurement",))]
+)
+def test_a_tp_that_nobody_measured_is_marked(tensor, notes):
+    assert ParallelPlan(tensor).unmeasured == notes

@@ -17,11 +17,14 @@ READY_S = 60
 def cluster_of():
     started = []
 
-    def start(*gpus):
+    def start(*gpus, types=()):
         cluster = Cluster()
         started.append(cluster)
         for index, count in enumerate(gpus):
-            cluster.add_node(num_cpus=8, num_gpus=count, include_dashboard=False, resources={f"n{index}": 1})
+            resources = {f"n{index}": 1} | {
+                f"accelerator_type:{name}": 1 for name in types[index : index + 1]
+            }
+            cluster.add_node(num_cpus=8, num_gpus=count, include_dashboard=False, resources=resources)
         ray.init(address=cluster.address, log_to_driver=False)
         cluster.wait_for_nodes()
         return cluster
@@ -99,9 +102,9 @@ def test_a_lost_node_is_named_as_missing_and_its_replacement_takes_the_replica(c
     assert len(set(ranks)) == 2
 
 
-def test_check_against_a_live_cluster_names_seats_or_what_is_missing(cluster_of, tmp_path, capsys):
-    cluster = cluster_of(4, 4)
-    ray.shutdown()
+@pytest.fixture
+def file(tmp_path):
+    """PP=4 x TP=2 under PACK."""
     file = tmp_path / "config.yaml"
     grid = "{pipeline_parallel_size: 4, tensor_parallel_size: 2, strategy: PACK, bundles: [%s]}"
     bundles = ", ".join(["{CPU: 1, GPU: 1}"] * 8)
@@ -110,9 +113,34 @@ def test_check_against_a_live_cluster_names_seats_or_what_is_missing(cluster_of,
     body = f"{{model: {model}, parallel: {grid % bundles}, {rest}}}"
     entrance = "http_options: {host: 127.0.0.1}"
     file.write_text(f"{entrance}\napplications: [{{name: a, import_path: a:b, args: {body}}}]")
+    return file
+
+
+def test_gpus_of_another_type_have_no_seats(cluster_of, file, capsys):
+    cluster = cluster_of(8, 8, types=("A10", "H100"))
+    h100 = next(node.node_id for node in read_nodes() if node.gpu_types == ("H100",))
+    ray.shutdown()
+    command = ["check", str(file), "--cluster", cluster.address, "--workload", "256/32@1"]
+    assert main([*command, "--hardware", "8xh100"]) == 0
+    said = capsys.readouterr().out
+    assert "cluster: not counted: 8 GPUs, A10 and not h100 (--hardware); Ray may choose them" in said
+    assert "cluster: replica 1: " + " ".join(f"{rank}@{h100[:8]}" for rank in range(8)) in said
+    assert "no type" not in said
+    assert main([*command, "--hardware", "8xh200"]) == 1
+    said = capsys.readouterr().out
+    assert "cluster: not counted: 16 GPUs, A10, H100 and not h200" in said
+    assert "NO SEAT" in said
+
+
+def test_check_against_a_live_cluster_names_seats_or_what_is_missing(cluster_of, file, tmp_path, capsys):
+    cluster = cluster_of(4, 4)
+    ray.shutdown()
     command = ["check", str(file), "--cluster", cluster.address, "--workload", "256/32@1"]
     assert main(command) == 0
-    assert "cluster: replica 1: 0@" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "cluster: replica 1: 0@" in said
+    assert "a seating that keeps TP groups whole exists; Ray may choose another" in said
+    assert "Ray reports no type of 8 GPUs: not checked that they are h100" in said
     together = tmp_path / "together.yaml"
     together.write_text(file.read_text().replace("strategy: PACK", "strategy: STRICT_PACK"))
     assert main(["check", str(together), *command[2:]]) == 1

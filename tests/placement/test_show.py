@@ -100,16 +100,16 @@ def test_the_command_prints_the_plan_of_a_file(capsys):
     assert capsys.readouterr().out == (
         golden("""
             llm: llama-3-70b-instruct (meta-llama/Meta-Llama-3-70B-Instruct), PP=4 x TP=2, \
-80 layers as 19+21+21+19
+80 layers as 20+20+20+20
             GPU  stage  layers  tensor rank  bundle
-            0    0      0-18    0            0 (CPU 2, GPU 1)
-            1    0      0-18    1            1 (CPU 1, GPU 1)
-            2    1      19-39   0            2 (CPU 1, GPU 1)
-            3    1      19-39   1            3 (CPU 1, GPU 1)
-            4    2      40-60   0            4 (CPU 1, GPU 1)
-            5    2      40-60   1            5 (CPU 1, GPU 1)
-            6    3      61-79   0            6 (CPU 1, GPU 1)
-            7    3      61-79   1            7 (CPU 1, GPU 1)
+            0    0      0-19    0            0 (CPU 2, GPU 1)
+            1    0      0-19    1            1 (CPU 1, GPU 1)
+            2    1      20-39   0            2 (CPU 1, GPU 1)
+            3    1      20-39   1            3 (CPU 1, GPU 1)
+            4    2      40-59   0            4 (CPU 1, GPU 1)
+            5    2      40-59   1            5 (CPU 1, GPU 1)
+            6    3      60-79   0            6 (CPU 1, GPU 1)
+            7    3      60-79   1            7 (CPU 1, GPU 1)
         """)
         + "\n"
     )

@@ -116,6 +116,18 @@ def test_pricing_alike_steps_together_changes_latencies_by_less_than_a_percent(s
     assert means[0] == pytest.approx(means[1], rel=0.01)
 
 
+def test_a_run_of_the_first_requests_ends_with_them_under_the_load_of_those_behind():
+    asks = uniform_asks(60, 500, 100, shortest_share=0.5, seed=3)
+    workload = Workload(asks, Arrivals(times_s=poisson_times_s(60, 20, seed=3)))
+    whole = {id(request.ask): request for request in serve(workload)[0]}
+    simulation = Simulation(steps(), 200_000, 2048, 64)
+    served = simulation.run(workload, first=20)
+    finished = {id(request.ask) for request in served}
+    assert finished >= {id(ask) for ask in asks[:20]}
+    assert len(finished) < len(asks)
+    assert all(whole[id(request.ask)] == request for request in served)
+
+
 def test_the_same_workload_gives_the_same_run():
     workload = Workload(uniform_asks(20, 500, 100, shortest_share=0.5, seed=3), Arrivals(concurrency=5))
     assert serve(workload)[0] == serve(workload)[0]
