@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hypothesis import settings
 
 from tests.integration.environment import set_environment
 
 set_environment()
+
+# No deadline of an example: it would tell what else the machine does. Interpreted, the decision core takes
+# several times as long as compiled, and has the same tests.
+INTERPRETED = os.environ.get("PROMISESERVE_INTERPRETED") == "1"
+settings.register_profile("suite", deadline=None, max_examples=25 if INTERPRETED else 100)
+settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

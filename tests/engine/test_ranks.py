@@ -49,11 +49,12 @@ def test_a_step_that_fails_is_counted_and_still_fails():
 
 
 def test_the_pinned_vllm_finds_the_probe_and_has_nothing_of_these_names():
-    worker_base = pytest.importorskip("vllm.v1.worker.gpu_worker")
+    from vllm.v1.worker import gpu_worker
+
     name = PROBE.rsplit(".", 1)[1]
     assert getattr(ranks, name) is RankProbe
     added = [attribute for attribute in dir(RankProbe) if not attribute.startswith("__")]
-    assert [one for one in added if hasattr(worker_base.Worker, one)] == []
+    assert [one for one in added if hasattr(gpu_worker.Worker, one)] == []
 
 
 async def test_those_who_ask_within_a_second_share_one_answer():

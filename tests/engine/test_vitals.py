@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from vllm.v1.metrics import stats
 
-stats = pytest.importorskip("vllm.v1.metrics.stats")
-vitals = pytest.importorskip("app.engine.vitals")
+from app.engine import vitals
 
 
 def engine(blocks: int | None = 100):

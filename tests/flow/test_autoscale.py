@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.flow import COMPILED
 from app.flow.autoscale import (
     LATENCY_WINDOW_S,
     LONG_MEMORY,
@@ -400,8 +401,8 @@ class TestSleep:
         assert Run(POLICY, replicas=1).see(0.0, 2000, in_flight=0).target == 1
 
 
-# Each is half an hour of decisions.
-@settings(max_examples=10, deadline=None)
+# Each is half an hour of decisions; interpreted, it takes several times as long.
+@settings(max_examples=10 if COMPILED else 3, deadline=None)
 @given(policy=st.sampled_from([POLICY, lean(POLICY)]), need=st.floats(0.0, 40.0), replicas=st.integers(1, 40))
 def test_a_constant_load_brings_about_no_swing(policy, need, replicas):
     """From any number, at any level: it only rises, or only falls, and in ten minutes it has settled."""
@@ -412,7 +413,7 @@ def test_a_constant_load_brings_about_no_swing(policy, need, replicas):
     assert need <= policy.use_high * run.replicas + 1e-6
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25 if COMPILED else 8, deadline=None)
 @given(replicas=st.integers(1, 40), share=st.floats(0.0, 1.0))
 def test_between_the_thresholds_ten_minutes_change_nothing(replicas, share):
     low = POLICY.use_low * (replicas - 1)

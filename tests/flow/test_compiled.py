@@ -14,7 +14,9 @@ import pytest
 
 import app.flow
 
-needs_build = pytest.mark.skipif(not app.flow.COMPILED, reason="interpreted, or not compiled: scripts/compile")
+needs_build = pytest.mark.skipif(
+    not app.flow.COMPILED, reason="interpreted, or not compiled: scripts/compile"
+)
 LIBRARY = "app.flow.core__mypyc"
 
 REPOSITORY = Path(__file__).parents[2]

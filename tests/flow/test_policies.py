@@ -9,13 +9,15 @@ import random
 
 import pytest
 
+from app.flow import COMPILED
 from app.flow.outcome import Outcome
 from app.flow.ticket import Action, EngineMetrics, Granted, Refused, ReplicaReport, Ticket, Usage
 from placement.simulation.engine import ENGINES
 from placement.simulation.experiment import POLICIES
 from placement.simulation.simulator import Policy
 
-SEEDS = range(3)
+# Interpreted, each takes several times as long.
+SEEDS = range(3 if COMPILED else 1)
 STEPS = 1500
 CLASSES = ("interactive", "standard", "batch")
 

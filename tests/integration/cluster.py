@@ -30,6 +30,7 @@ REPOSITORY = Path(__file__).parents[2]
 MODEL = "tiny-llama"
 # Starting eight workers on two cores.
 READY_TIMEOUT_S = 420
+IN_ENGINES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
 def wait_until(condition, timeout_s: float, what: str, every_s: float = 0.1) -> float:
@@ -58,6 +59,8 @@ class Cluster:
     folder: Path
     # All processes of the cluster, orphans too, descend from it.
     root: psutil.Process
+    # The configuration of the application; None while there is none.
+    deployed: dict[str, Any] | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -84,18 +87,38 @@ class Cluster:
         return f"http://127.0.0.1:{self.http_port}"
 
     def deploy(self, config: str, **changes: Any) -> None:
-        """Deploys a file of serve_configs/ with changed sections; returns when the application is ready."""
+        """A file of serve_configs/ with changed sections; returns when the application is ready. One that is
+        the same stays, another goes first."""
+        document = self._document(config, changes)
+        if self.deployed not in (None, document):
+            self.remove()
+        if self.deployed is None:
+            self._apply(config, document)
+        self._wait_until_ready(config)
+
+    def update(self, config: str, **changes: Any) -> None:
+        """Changes the application in its place, under load if there is any; returns when it is ready."""
+        self._apply(config, self._document(config, changes))
+        self._wait_until_ready(config)
+
+    def _document(self, config: str, changes: dict[str, Any]) -> dict[str, Any]:
         document = yaml.safe_load((REPOSITORY / "serve_configs" / config).read_text())
         document["http_options"] |= {"host": "127.0.0.1", "port": self.http_port}
         arguments = document["applications"][0]["args"]
         for section, values in changes.items():
             changed = isinstance(values, dict) and isinstance(arguments.get(section), dict)
             arguments[section] = arguments[section] | values if changed else values
+        return document
+
+    def _apply(self, config: str, document: dict[str, Any]) -> None:
+        self.deployed = document
         path = self.folder / config
         path.write_text(yaml.safe_dump(document))
         command = [BIN / "serve", "deploy", str(path), "-a", self.dashboard]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
         assert done.returncode == 0, done.stderr[-2000:]
+
+    def _wait_until_ready(self, config: str) -> None:
         wait_until(self.is_ready, READY_TIMEOUT_S, f"{config} ready", every_s=0.5)
 
     def remove(self) -> None:
@@ -104,25 +127,30 @@ class Cluster:
 
         serve.delete("llm")
         wait_until(lambda: not self.engine_processes(), 60, "engines gone")
+        self.deployed = None
 
     def is_ready(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
             return httpx.get(f"{self.url}/ready", timeout=5).status_code == 200
         return False
 
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples over all engines."""
+    def metric(self, *names: str, **labels: str) -> float:
+        """The sum of these metrics' samples over all engines."""
         text = httpx.get(f"{self.url}/metrics", timeout=10).text
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
+            if sample.name in names and labels.items() <= sample.labels.items()
         )
 
     def in_engines(self) -> float:
         """Requests that vLLM runs or holds."""
-        return self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting")
+        return self.metric(*IN_ENGINES)
+
+    def at_rest(self) -> bool:
+        """Nothing runs, nothing waits."""
+        return self.metric(*IN_ENGINES, "promiseserve_leases", "promiseserve_queue_depth") == 0
 
     def engine_processes(self) -> list[psutil.Process]:
         """Engine cores and workers, of every replica."""

@@ -29,7 +29,7 @@ SLOW_PROMPT = [7] * 1900
 
 
 @pytest.fixture(scope="module")
-def app(cluster: Cluster):
+def app(cluster: Cluster) -> Cluster:
     cluster.deploy(
         "smollm2-cpu.yaml",
         model={"name": MODEL, "source": "embedded:tiny-llama"},
@@ -49,8 +49,7 @@ def app(cluster: Cluster):
             "preempt": {"risk_share": 0.0, "max_age_s": 60.0},
         },
     )
-    yield cluster
-    cluster.remove()
+    return cluster
 
 
 def client(app: Cluster, tenant: str) -> openai.OpenAI:
@@ -138,7 +137,7 @@ class Fillers:
 
 
 def test_what_can_not_be_in_time_is_refused_at_once_and_told_when_to_come_back(app: Cluster):
-    fillers = Fillers(app, LIMIT, max_tokens=1200)
+    fillers = Fillers(app, LIMIT, max_tokens=600)
     wait_until(lambda: app.metric("promiseserve_leases") == LIMIT, 30, "engine full", 0.02)
     body = completion(prompt="now or never", extra_body={"ttft_budget_s": 0.01})
     started_s = time.monotonic()

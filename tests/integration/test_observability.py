@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 import statistics
@@ -16,16 +15,16 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.cluster import REPOSITORY, Cluster, wait_until
+from tests.integration.cluster import MODEL, REPOSITORY, Cluster, wait_until
+from tests.integration.conftest import LIMIT
+from tests.integration.environment import HOSTILE_KEYS
 from tests.integration.otlp import Collector, Received
 from tests.integration.prometheus import BINARY, Prometheus, alerts, panels, selectors
 
 pytestmark = pytest.mark.engine
 
-MODEL = "tiny-llama"
-LIMIT = 4
-KEY = "sk-gold"
-HEADERS = {"authorization": f"Bearer {KEY}"}
+TENANT = "blue"
+HEADERS = {"authorization": f"Bearer {HOSTILE_KEYS[TENANT]}"}
 # The bar: what the spans of a request account for, of what its client measured.
 ATTRIBUTED_WITHIN = 0.05
 ATTRIBUTED_SHARE = 0.95
@@ -37,24 +36,9 @@ NEEDS_A_GPU = {"Utilisation", "Memory in use", "PromiseserveGpuMemoryFull"}
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with Collector.started() as collector:
-        yield collector
-
-
-@pytest.fixture(scope="module")
-def app(cluster: Cluster, collector: Collector):
-    cluster.deploy(
-        "smollm2-cpu.yaml",
-        model={"name": MODEL, "source": "embedded:tiny-llama"},
-        engine={"dtype": "float32", "max_num_seqs": LIMIT, "cpu_kv_cache_gib": 1},
-        scheduler={"requests_per_replica": LIMIT},
-        api_keys={"gold": [hashlib.sha256(KEY.encode()).hexdigest()]},
-        status={"open": False},
-        tracing={"otlp_traces_endpoint": collector.endpoint},
-    )
-    yield cluster
-    cluster.remove()
+def app(guarded: Cluster) -> Cluster:
+    wait_until(guarded.at_rest, 30, "at rest after the tests before")
+    return guarded
 
 
 def stream(app: Cluster, tokens: int = TOKENS, **options: object) -> tuple[str, float]:
@@ -122,7 +106,7 @@ def test_each_process_tells_its_part_of_one_trace(app: Cluster, collector: Colle
     [root] = [span for span in spans if span.name.startswith("POST")]
     told = root.attributes
     assert (told["gen_ai.operation.name"], told["gen_ai.request.model"]) == ("text_completion", MODEL)
-    assert (told["promiseserve.tenant"], told["promiseserve.class"]) == ("gold", "interactive")
+    assert (told["promiseserve.tenant"], told["promiseserve.class"]) == (TENANT, "interactive")
 
 
 def test_a_refusal_is_told_by_its_code(app: Cluster, collector: Collector):

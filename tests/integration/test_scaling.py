@@ -49,10 +49,9 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def app(cluster: Cluster):
+def app(cluster: Cluster) -> Cluster:
     cluster.deploy("smollm2-cpu.yaml", **SETTINGS)
-    yield cluster
-    cluster.remove()
+    return cluster
 
 
 def engines(*states: str) -> int:
@@ -129,7 +128,7 @@ def test_4_nothing_is_lost_while_a_changed_configuration_is_rolled_out(app: Clus
         until=lambda: engines("RUNNING") > 0 and not before & {p.pid for p in app.engine_processes()},
     )
     time.sleep(1.0)
-    app.deploy("smollm2-cpu.yaml", **SETTINGS | {"scheduler": SETTINGS["scheduler"] | {"max_queued": 300}})
+    app.update("smollm2-cpu.yaml", **SETTINGS | {"scheduler": SETTINGS["scheduler"] | {"max_queued": 300}})
     results = load.result(timeout=300)
     assert len(results) >= REQUESTS
     assert [one for one in results if one != "complete"] == []

@@ -40,40 +40,40 @@ ABORT_WITHIN_S = 2.0
 # Seconds of work, within the window.
 LONG = 1500
 
+SETTINGS = {
+    "model": {"name": MODEL, "source": "embedded:tiny-llama"},
+    "engine": {
+        "device": "cpu",
+        "dtype": "float32",
+        "max_model_len": 2048,
+        "max_num_seqs": LIMIT,
+        "compilation": "eager",
+        "cpu_kv_cache_gib": 1,
+        "tool_call_parser": "hermes",
+    },
+    "scheduler": {
+        "max_queued": MAX_QUEUED,
+        "requests_per_replica": LIMIT,
+        # A second engine takes about a minute to start: what waits for it must not be evicted.
+        "max_queue_wait_s": 300,
+    },
+    # What is tested here by hand waits for as long as it has to.
+    "flow": {"classes": PATIENT, "limit": {"enabled": False}},
+    "replicas": {
+        "min": 1,
+        "max": 2,
+        "scale_on": "queue",
+        "target_queue_depth": 40,
+        "upscale_delay_s": 10,
+        "drain_s": 20,
+    },
+}
+
 
 @pytest.fixture(scope="module")
-def app(cluster: Cluster):
-    cluster.deploy(
-        "smollm2-cpu.yaml",
-        model={"name": MODEL, "source": "embedded:tiny-llama"},
-        engine={
-            "device": "cpu",
-            "dtype": "float32",
-            "max_model_len": 2048,
-            "max_num_seqs": LIMIT,
-            "compilation": "eager",
-            "cpu_kv_cache_gib": 1,
-            "tool_call_parser": "hermes",
-        },
-        scheduler={
-            "max_queued": MAX_QUEUED,
-            "requests_per_replica": LIMIT,
-            # A second engine takes about a minute to start: what waits for it must not be evicted.
-            "max_queue_wait_s": 300,
-        },
-        # What is tested here by hand waits for as long as it has to.
-        flow={"classes": PATIENT, "limit": {"enabled": False}},
-        replicas={
-            "min": 1,
-            "max": 2,
-            "scale_on": "queue",
-            "target_queue_depth": 40,
-            "upscale_delay_s": 10,
-            "drain_s": 20,
-        },
-    )
-    yield cluster
-    cluster.remove()
+def app(cluster: Cluster) -> Cluster:
+    cluster.deploy("smollm2-cpu.yaml", **SETTINGS)
+    return cluster
 
 
 @pytest.fixture
@@ -84,14 +84,6 @@ def client(app: Cluster) -> openai.OpenAI:
 def raw(prompt: str, tokens: int, **options: object) -> dict[str, object]:
     body = {"model": MODEL, "prompt": prompt, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
     return body | options
-
-
-def at_rest(app: Cluster) -> bool:
-    return (
-        app.in_engines() == 0
-        and app.metric("promiseserve_leases") == 0
-        and app.metric("promiseserve_queue_depth") == 0
-    )
 
 
 def served(app: Cluster) -> float:
@@ -226,7 +218,7 @@ class TestAnswers:
             assert (tokens, finish) == (64, "length")
         # Eight at a time are a crowd: several tokens an event.
         assert sum(events for *_, events in answers) < 0.75 * 64 * 64
-        wait_until(lambda: at_rest(app), 5, "at rest after the streams")
+        wait_until(app.at_rest, 5, "at rest after the streams")
 
     async def _echoed(self, app: Cluster, http: httpx.AsyncClient, number: int):
         """The prompt comes back before the tokens: an answer shows whose it is."""
@@ -292,7 +284,7 @@ class TestRefusals:
             assert answer.status_code == 429
             assert answer.json()["error"]["code"] == "rejected_full"
             assert int(answer.headers["retry-after"]) >= 1
-        wait_until(lambda: at_rest(app), 10, "at rest after the load")
+        wait_until(app.at_rest, 10, "at rest after the load")
 
     def _probe(self, app: Cluster) -> httpx.Response | None:
         """The refusal, or None when the request was queued (then it is abandoned)."""
@@ -310,7 +302,7 @@ class TestDisconnects:
         before = served(app)
         with post(app, body) as connection:
             when(connection)
-        took_s = wait_until(lambda: at_rest(app), ABORT_WITHIN_S, "engine empty", every_s=0.05)
+        took_s = wait_until(app.at_rest, ABORT_WITHIN_S, "engine empty", every_s=0.05)
         assert served(app) == before
         return took_s
 
@@ -346,7 +338,7 @@ class TestDisconnects:
                 wait_until(lambda: app.metric("promiseserve_queue_depth") == 1, 5, "queued")
             wait_until(lambda: app.metric("promiseserve_queue_depth") == 0, ABORT_WITHIN_S, "queue empty")
             assert app.metric("promiseserve_requests_ended_total", outcome="cancelled") == cancelled + 1
-        wait_until(lambda: at_rest(app), 10, "at rest after the load")
+        wait_until(app.at_rest, 10, "at rest after the load")
 
 
 class TestHandle:
@@ -385,7 +377,7 @@ class TestHandle:
         assert (refusal.value.status, refusal.value.code) == (429, "rejected_full")
         assert refusal.value.retry_after_s is not None
         assert refusal.value.retry_after_s >= 1
-        wait_until(lambda: at_rest(app), 10, "at rest after the load")
+        wait_until(app.at_rest, 10, "at rest after the load")
 
 
 class TestScaling:
@@ -396,7 +388,7 @@ class TestScaling:
             wait_until(
                 lambda: app.metric("promiseserve_leases") == 2 * LIMIT, 30, "leases on both engines", 0.2
             )
-        wait_until(lambda: at_rest(app), 10, "at rest after the load")
+        wait_until(app.at_rest, 10, "at rest after the load")
 
 
 class TestDeath:
@@ -443,7 +435,7 @@ class TestDeath:
                 scheduler.kill()
             answer = httpx.post(f"{app.url}/v1/completions", json=raw("after", 4), timeout=60)
             assert answer.status_code == 200
-        wait_until(lambda: at_rest(app), 30, "at rest with a new scheduler")
+        wait_until(app.at_rest, 30, "at rest with a new scheduler")
 
 
 def heed_ctrl_c() -> None:
@@ -538,7 +530,7 @@ class TestTools:
         chat.stdin.flush()
         wait_until(lambda: app.in_engines() == 1, 30, "an answer under way", every_s=0.05)
         chat.send_signal(signal.SIGINT)
-        wait_until(lambda: at_rest(app), 10, "the answer stopped")
+        wait_until(app.at_rest, 10, "the answer stopped")
         printed, errors = chat.communicate("Again\n", timeout=60)
         assert (chat.returncode, errors) == (0, "")
         assert "(stopped)" in printed

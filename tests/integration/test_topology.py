@@ -14,6 +14,7 @@ import pytest
 from app.status.view import RankLoad, StatusView, from_json
 from tests.documented import documented
 from tests.integration.cluster import REPOSITORY, Cluster, wait_until
+from tests.integration.test_tiny_llama import SETTINGS
 from tests.integration.validated import assert_complete, validate
 
 pytestmark = pytest.mark.engine
@@ -27,22 +28,16 @@ ONE_SLOW_RANK = 50
 
 @pytest.fixture(scope="module")
 def one_process(cluster: Cluster) -> list[list[int]]:
-    """Greedy tokens of PP=1 x TP=1, in float32."""
-    cluster.deploy(
-        "smollm2-cpu.yaml",
-        model={"name": MODEL, "source": "embedded:tiny-llama"},
-        engine={"dtype": "float32", "max_model_len": 1024, "compilation": "eager"},
-    )
-    try:
-        return asyncio.run(greedy_tokens(cluster))
-    finally:
-        cluster.remove()
+    """Greedy tokens of PP=1 x TP=1, in float32: of the application that is there from the tests before."""
+    cluster.deploy("smollm2-cpu.yaml", **SETTINGS)
+    return asyncio.run(greedy_tokens(cluster))
 
 
 @pytest.fixture(scope="module")
 def app(cluster: Cluster, one_process: list[list[int]]):
     cluster.deploy("topology-cpu.yaml")
     yield cluster
+    # A worker of it is dead.
     cluster.remove()
 
 

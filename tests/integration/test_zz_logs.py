@@ -26,6 +26,8 @@ def secrets_of_the_suite() -> dict[str, str]:
 
 
 def test_no_log_holds_a_secret_or_a_prompt(cluster: Cluster):
+    # What processes say at their ends too.
+    cluster.remove()
     folder = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
     logs = [path for path in folder.rglob("*") if path.is_file()]
     assert any("replica_llm" in path.name for path in logs)

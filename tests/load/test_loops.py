@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 
 import psutil
@@ -104,7 +105,9 @@ async def test_open_loop_waits_for_nobody():
     assert [answer.outcome for answer in answers] == [GAVE_UP] * 4
     starts_s = [answer.due_s - answers[0].due_s for answer in answers]
     assert starts_s == pytest.approx([0, 0.05, 0.10, 0.15])
-    assert max(answer.sent_late_s for answer in answers) < 0.1
+    # However late the machine is: all were sent before the first was given up.
+    gave_up_s = answers[0].due_s + answers[0].ended_s
+    assert all(answer.due_s + answer.sent_late_s < gave_up_s for answer in answers)
 
 
 async def test_closed_loop_ends_with_its_duration():
@@ -117,11 +120,13 @@ async def test_a_refusal_has_its_time_code_and_hint():
     body = json.dumps({"error": {"code": "rejected_full", "message": "full"}}).encode()
     refusal = head("429 Too Many Requests", "retry-after: 7", f"content-length: {len(body)}") + body
     async with canned(refusal) as url:
+        began_s = time.perf_counter()
         answer = await one(url)
+        took_s = time.perf_counter() - began_s
     assert (answer.outcome, answer.status, answer.code) == (REFUSED, 429, "rejected_full")
     assert answer.retry_after_s == 7
     assert answer.ttft_s is None
-    assert 0 < answer.ended_s < 1
+    assert 0 < answer.ended_s < took_s
 
 
 async def test_a_refusal_may_be_the_only_event_of_a_stream():
