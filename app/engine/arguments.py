@@ -36,6 +36,8 @@ def vllm_arguments(config: ApplicationConfig, model_path: str) -> list[str]:
         "stream-interval": engine.stream_interval,
         "seed": engine.seed,
         "compilation-config": json.dumps(_compilation(config)),
+        # Left to itself vLLM takes for all what the first structured output needs, and fails on the others.
+        "structured-outputs-config": json.dumps({"backend": "xgrammar"}),
     }
     if engine.quantization is not None:
         arguments["quantization"] = engine.quantization

@@ -42,7 +42,7 @@ def test_slow_readers_leave_all_places_to_others(application: Application):
         reader = socket.socket()
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         reader.connect((address.hostname, address.port))
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(payload)}\r\n\r\n"
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(payload)}\r\n\r\n"
         reader.sendall(head.encode() + payload)
         readers.append(reader)
     try:

@@ -53,6 +53,7 @@ def test_every_configuration_serves_its_model_by_priority_in_chunks_and_token_by
     assert given["--max-num-batched-tokens"] == str(config.engine.max_num_batched_tokens)
     assert {"--enable-chunked-prefill", "--enable-prefix-caching"} <= given.keys()
     assert "--quantization" not in given
+    assert json.loads(given["--structured-outputs-config"]) == {"backend": "xgrammar"}
 
 
 @pytest.mark.parametrize("name", NAMES)

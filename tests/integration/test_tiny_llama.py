@@ -95,7 +95,7 @@ def post(app: Cluster, body: dict[str, object]) -> socket.socket:
     """A completion request on a connection of its own, which the test may break."""
     payload = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", app.http_port))
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(payload)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(payload)}\r\n\r\n"
     connection.sendall(head.encode() + payload)
     return connection
 
@@ -310,7 +310,9 @@ class TestDisconnects:
         def read_some(connection: socket.socket) -> None:
             seen = b""
             while seen.count(b"data: ") < 5:
-                seen += connection.recv(4096)
+                part = connection.recv(4096)
+                assert part, seen
+                seen += part
 
         self.leave(app, raw("mid-stream", LONG, stream=True), read_some)
 

@@ -530,6 +530,11 @@ ODD_FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "a pattern of a brace and 400 blanks": (CHAT, {"structured_outputs": {"regex": "a{" + " " * 400}}),
     "no choice": (CHAT, {"structured_outputs": {"choice": []}}),
     "an empty choice": (CHAT, {"structured_outputs": {"choice": [""]}}),
+    "a choice of two lines": (CHAT, {"structured_outputs": {"choice": ["a\nb"]}}),
+    "a schema that xgrammar has no rules for": (
+        CHAT,
+        {"structured_outputs": {"json": {"type": "integer", "multipleOf": 7}}},
+    ),
     "two kinds of output": (CHAT, {"structured_outputs": {"regex": "a", "choice": ["a"]}}),
     "no kind of output": (CHAT, {"structured_outputs": {}}),
     "a structural tag that is none": (CHAT, {"structured_outputs": {"structural_tag": "{"}}),
