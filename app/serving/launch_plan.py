@@ -54,6 +54,8 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
     defaults = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # With it replicas call each other by gRPC, which would take the environment's `http_proxy` for them.
+        "grpc_proxy": "",
         # For how long a stopping gateway waits for load balancers to notice: the one on this machine is told.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         # A client that neither sends its request nor takes its answer holds a connection for this long; Serve

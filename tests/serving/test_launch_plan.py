@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import grpc
 import pytest
+import ray
 
 from app.config import ApplicationConfig, ReplicasConfig
 from app.config_file import load_applications
@@ -144,3 +147,20 @@ def test_important_lines_are_errors() -> None:
         "  a ValueError",
     ]
     assert list(launch_plan.important(lines)) == lines[1:3]
+
+
+@pytest.mark.parametrize("given", [{}, {"grpc_proxy": "http://127.0.0.1:1"}], ids=["ours", "the user's"])
+async def test_replicas_call_each_other_through_no_proxy(monkeypatch, given: dict[str, str]) -> None:
+    """By gRPC, at the machine's address, which no `no_proxy` of a user's names; what he has set stays."""
+    for name, value in launch_plan.environment({"http_proxy": "http://127.0.0.1:1", **given}, "", "").items():
+        if name.endswith("_proxy"):
+            monkeypatch.setenv(name, value)
+    server = grpc.aio.server()
+    port = server.add_insecure_port("0.0.0.0:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"{ray.util.get_node_ip_address()}:{port}") as channel:
+        ready = asyncio.ensure_future(channel.channel_ready())
+        done, _ = await asyncio.wait({ready}, timeout=1.0 if given else 10.0)
+        ready.cancel()
+    await server.stop(None)
+    assert bool(done) is not bool(given)
