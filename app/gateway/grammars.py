@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from app.gateway.endless import is_endless_schema, is_left_recursive
-from app.gateway.errors import ApiError, exceeds
+from app.gateway.errors import ApiError, exceeds, shorten
 from app.gateway.values import levels, written
 from app.limits import RequestLimits
 
@@ -47,7 +47,12 @@ def check_grammars(value: Mapping[str, Any], limits: RequestLimits) -> None:
             if name == "grammar" and is_left_recursive(text):
                 raise ApiError(400, "invalid_value", f"{field}: a rule begins with itself", field)
     if isinstance(choices := structured.get("choice"), list):
-        _check_size("structured_outputs.choice", "".join(map(str, choices)), limits)
+        field = "structured_outputs.choice"
+        _check_size(field, "".join(map(str, choices)), limits)
+        for choice in map(str, choices):
+            if "\n" in choice or "\r" in choice:
+                # vLLM writes choices as a grammar, in which a text ends with its line.
+                raise ApiError(400, "invalid_value", f"{field}: {shorten(choice)} has several lines", field)
 
 
 def _schemas(value: Mapping[str, Any]) -> Iterator[tuple[str, object]]:

@@ -54,3 +54,10 @@ def test_a_schema_is_as_large_as_its_bytes():
     check_grammars({"structured_outputs": {"json": {"title": "é" * 40}}}, limits)
     with pytest.raises(ApiError, match="112 bytes exceed the limit of 100"):
         check_grammars({"structured_outputs": {"json": {"title": "é" * 50}}}, limits)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_a_choice_of_several_lines_is_refused_by_its_field_and_value(end):
+    with pytest.raises(ApiError, match=r"structured_outputs.choice: 'yes.{2}no' has several lines") as caught:
+        check_grammars({"structured_outputs": {"choice": ["no", f"yes{end}no"]}}, DEFAULT_LIMITS)
+    assert (caught.value.status, caught.value.param) == (400, "structured_outputs.choice")
