@@ -41,6 +41,10 @@ def refuse(title: str, problems: Iterable[Problem]) -> None:
         raise ValidationError.from_exception_data(title, errors)
 
 
+# The share of each GPU that an engine may be given: what else lives there needs the rest.
+MOST_GPU_MEMORY = 0.95
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -114,7 +118,7 @@ class EngineConfig(_Strict):
     max_num_seqs: int = Field(default=64, ge=1, description="Running requests, all microbatches together.")
     max_num_batched_tokens: int = Field(default=2048, ge=16, description="Tokens of one engine step.")
     # The promise is at most 85 % of a GPU's memory.
-    gpu_memory_utilization: float = Field(default=0.85, gt=0.0, le=0.95)
+    gpu_memory_utilization: float = Field(default=0.85, gt=0.0, le=MOST_GPU_MEMORY)
     # On a CPU the KV cache is a plain allocation.
     cpu_kv_cache_gib: int = Field(default=1, ge=1)
     enable_prefix_caching: bool = True

@@ -62,7 +62,7 @@ class LoadMeter:
         # Who waits for the end of his own tenant's requests is helped by no engine.
         runnable = [one.order.runnable if one.size else 0 for one in queue.classes]
         drains_s = [
-            (ahead + 1) / predictor.rate_per_s(rank, now_s) if ahead else 0.0
+            predictor.clear_s(ahead, rank, now_s) if ahead else 0.0
             for rank, ahead in enumerate(accumulate(runnable))
         ]
         return Load(

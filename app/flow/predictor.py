@@ -211,7 +211,10 @@ class Predictor:
 
     def drain_s(self, rank: int, now_s: float) -> float:
         """Until everything that precedes a newcomer of this class has left."""
-        ahead = sum(queue.size for queue in self._queue.classes[: rank + 1])
+        return self.clear_s(sum(queue.size for queue in self._queue.classes[: rank + 1]), rank, now_s)
+
+    def clear_s(self, ahead: int, rank: int, now_s: float) -> float:
+        """Until so many that precede a newcomer of this class have left."""
         return (ahead + 1) / self.rate_per_s(rank, now_s)
 
     def _errors(self, rank: int | None, raw_s: float) -> Window:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
 
+from app.config import MOST_GPU_MEMORY
 from placement.coefficients import Coefficients, default_coefficients
 from placement.hardware import Gpu, parse_cluster
 from placement.models import find_model
@@ -20,8 +21,6 @@ from placement.serving import parse_slo
 from placement.workload import parse_workload
 
 _MEASURED = ", ".join(map(str, MEASURED_TENSOR_PARALLEL))
-# The share of each GPU that a configuration may give an engine, at most.
-MOST_MEMORY = 0.95
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _refuse_bad_numbers(arguments: argparse.Namespace) -> None:
     share, network, top = arguments.memory_utilization, arguments.network_gb_per_s, arguments.top
-    if not 0 < share <= MOST_MEMORY:
-        raise ValueError(f"--memory-utilization: {share:g} is not above 0 and at most {MOST_MEMORY}")
+    if not 0 < share <= MOST_GPU_MEMORY:
+        raise ValueError(f"--memory-utilization: {share:g} is not above 0 and at most {MOST_GPU_MEMORY}")
     if network is not None and not 0 < network < inf:
         raise ValueError(f"--network-gb-per-s: {network:g} is not positive and finite")
     if top < 1:

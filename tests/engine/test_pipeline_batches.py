@@ -15,6 +15,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
+from app.plan_check import plan_of
 from tests.engine.test_arguments import arguments, changed
 
 STAGES = 4
@@ -72,3 +73,8 @@ def test_it_is_off_where_sequence_parallelism_needs_the_first_model_runner():
     assert "--no-async-scheduling" in arguments(changed("llama70b.yaml"))
     without = changed("llama70b.yaml", parallel={"sequence_parallelism": {"enabled": False}})
     assert "--no-async-scheduling" not in arguments(without)
+    # And so the plan is priced.
+    assert (plan_of(changed("llama70b.yaml")).async_scheduling, plan_of(without).async_scheduling) == (
+        False,
+        True,
+    )

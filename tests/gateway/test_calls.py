@@ -18,24 +18,12 @@ from app.gateway.calls import CallFace, sse_events
 from app.gateway.errors import ApiError
 from app.gateway.exchange import Exchange
 from app.gateway.tenants import ApiKeys
-from tests.fakes import TIERS, FakeControlPlane, FakeEngine, soon, window
+from tests.fakes import TIERS, FakeControlPlane, soon, window
 
 PATH = "/v1/completions"
 BODY = {"model": "tiny", "prompt": "Hi"}
 
 payloads = st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=2), max_size=5)
-
-
-@pytest.fixture
-async def engine():
-    async with FakeEngine.started() as engine:
-        yield engine
-
-
-@pytest.fixture
-async def http():
-    async with aiohttp.ClientSession() as http:
-        yield http
 
 
 def face_over(control: FakeControlPlane, http: aiohttp.ClientSession, **keys: list[str]) -> CallFace:

@@ -42,12 +42,6 @@ BRIEF_S = 0.1
 client: ContextVar[str | None] = ContextVar("client", default=None)
 
 
-@pytest.fixture
-async def engine():
-    async with FakeEngine.started() as engine:
-        yield engine
-
-
 @asynccontextmanager
 async def exchange_over(control: FakeControlPlane, silence_s: float = 60.0, heartbeat_s: float = 60.0):
     async with aiohttp.ClientSession() as http:

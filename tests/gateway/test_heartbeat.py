@@ -15,18 +15,6 @@ BRIEF_S = 0.1
 EVENT = b"data: 1\n\n"
 
 
-@pytest.fixture
-async def engine():
-    async with FakeEngine.started() as engine:
-        yield engine
-
-
-@pytest.fixture
-async def http():
-    async with aiohttp.ClientSession() as http:
-        yield http
-
-
 @pytest.mark.parametrize(("health", "lost"), [(200, False), (503, True), (None, True)])
 async def test_an_engine_is_lost_that_is_ill_or_says_nothing(engine, http, health, lost):
     engine.health = health

@@ -140,12 +140,6 @@ async def site():
         yield Site(http)
 
 
-@pytest.fixture
-async def engine():
-    async with FakeEngine.started() as engine:
-        yield engine
-
-
 async def test_a_web_socket_is_closed_before_it_opens_and_a_lifespan_is_let_be(site):
     sent = []
 

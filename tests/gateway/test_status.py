@@ -108,12 +108,6 @@ class Site:
 
 
 @pytest.fixture
-async def http():
-    async with aiohttp.ClientSession() as http:
-        yield http
-
-
-@pytest.fixture
 def site(http):
     return Site(http, StatusConfig(open=True))
 

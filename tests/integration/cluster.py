@@ -33,6 +33,14 @@ READY_TIMEOUT_S = 420
 IN_ENGINES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
+def tiny_llama(**engine: Any) -> dict[str, Any]:
+    """Sections that make `smollm2-cpu.yaml` serve it; `engine` is how its engine is set beside that."""
+    return {
+        "model": {"name": MODEL, "source": "embedded:tiny-llama"},
+        "engine": {"dtype": "float32", "cpu_kv_cache_gib": 1, **engine},
+    }
+
+
 def wait_until(condition, timeout_s: float, what: str, every_s: float = 0.1) -> float:
     """Seconds until the condition held; fails the test when it does not in time."""
     started_s = time.monotonic()

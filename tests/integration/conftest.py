@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cluster import MODEL, Cluster
+from tests.integration.cluster import Cluster, tiny_llama
 from tests.integration.environment import HOSTILE_KEYS
 from tests.integration.otlp import Collector
 
@@ -41,8 +41,7 @@ def guarded(collector: Collector, cluster: Cluster, key_file: Path) -> Cluster:
         "smollm2-cpu.yaml",
         api_keys_file=str(key_file),
         status={"open": False},
-        model={"name": MODEL, "source": "embedded:tiny-llama"},
-        engine={"dtype": "float32", "max_num_seqs": LIMIT, "cpu_kv_cache_gib": 1},
+        **tiny_llama(max_num_seqs=LIMIT),
         scheduler={"requests_per_replica": LIMIT},
         limits={"body_timeout_s": BODY_TIMEOUT_S},
         tracing={"otlp_traces_endpoint": collector.endpoint},

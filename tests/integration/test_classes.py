@@ -13,7 +13,7 @@ import pytest
 from ray import serve
 
 from app.gateway.errors import ApiError
-from tests.integration.cluster import MODEL, Cluster, completion, wait_until
+from tests.integration.cluster import MODEL, Cluster, completion, tiny_llama, wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -32,13 +32,7 @@ SLOW_PROMPT = [7] * 1900
 def app(cluster: Cluster) -> Cluster:
     cluster.deploy(
         "smollm2-cpu.yaml",
-        model={"name": MODEL, "source": "embedded:tiny-llama"},
-        engine={
-            "dtype": "float32",
-            "max_num_seqs": LIMIT,
-            "max_num_batched_tokens": 64,
-            "cpu_kv_cache_gib": 1,
-        },
+        **tiny_llama(max_num_seqs=LIMIT, max_num_batched_tokens=64),
         api_keys={name: [hashlib.sha256(key.encode()).hexdigest()] for name, key in KEYS.items()},
         status={"open": False},
         flow={

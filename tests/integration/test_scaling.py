@@ -10,7 +10,7 @@ import httpx
 import pytest
 from ray import serve
 
-from tests.integration.cluster import Cluster, wait_until
+from tests.integration.cluster import Cluster, tiny_llama, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
 
@@ -25,15 +25,7 @@ REQUESTS = 200
 READY_WITHIN_S = 120
 
 SETTINGS = {
-    "model": {"name": MODEL, "source": "embedded:tiny-llama"},
-    "engine": {
-        "device": "cpu",
-        "dtype": "float32",
-        "max_model_len": 2048,
-        "max_num_seqs": LIMIT,
-        "compilation": "eager",
-        "cpu_kv_cache_gib": 1,
-    },
+    **tiny_llama(max_num_seqs=LIMIT),
     "scheduler": {"max_queue_wait_s": 300, "engine_start_s": 40},
     "flow": {"classes": PATIENT, "limit": {"enabled": False}},
     "gateway": {"replicas": 2},

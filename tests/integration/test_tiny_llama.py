@@ -24,7 +24,7 @@ from app.gateway.errors import ApiError
 from app.gateway.status import MAX_VIEWERS
 from app.status.view import RankLoad, StatusView, from_json
 from tests.documented import documented
-from tests.integration.cluster import MODEL, REPOSITORY, Cluster, completion, wait_until
+from tests.integration.cluster import MODEL, REPOSITORY, Cluster, completion, tiny_llama, wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -41,16 +41,7 @@ ABORT_WITHIN_S = 2.0
 LONG = 1500
 
 SETTINGS = {
-    "model": {"name": MODEL, "source": "embedded:tiny-llama"},
-    "engine": {
-        "device": "cpu",
-        "dtype": "float32",
-        "max_model_len": 2048,
-        "max_num_seqs": LIMIT,
-        "compilation": "eager",
-        "cpu_kv_cache_gib": 1,
-        "tool_call_parser": "hermes",
-    },
+    **tiny_llama(max_num_seqs=LIMIT, tool_call_parser="hermes"),
     "scheduler": {
         "max_queued": MAX_QUEUED,
         "requests_per_replica": LIMIT,

@@ -91,42 +91,33 @@ async def test_without_keys_clients_elsewhere_are_refused(open_site, client):
 
 
 @pytest.mark.parametrize(
-    ("origin", "status"),
+    ("name", "value", "status"),
     [
-        (b"http://localhost:3000", 200),
-        (b"http://127.0.0.1:8000", 200),
-        (b"http://[::1]:8000", 200),
-        (b"https://elsewhere.example", 403),
-        (b"http://localhost.elsewhere.example", 403),
-        (b"http://127.0.0.1.elsewhere.example", 403),
-        (b"null", 403),
-        (b"http://[", 403),
-        (b"\xff", 403),
+        (b"origin", b"http://localhost:3000", 200),
+        (b"origin", b"http://127.0.0.1:8000", 200),
+        (b"origin", b"http://[::1]:8000", 200),
+        (b"origin", b"https://elsewhere.example", 403),
+        (b"origin", b"http://localhost.elsewhere.example", 403),
+        (b"origin", b"http://127.0.0.1.elsewhere.example", 403),
+        (b"origin", b"null", 403),
+        (b"origin", b"http://[", 403),
+        (b"origin", b"\xff", 403),
+        # DNS rebinding: the page is then of the same origin, and says none.
+        (b"host", b"localhost", 200),
+        (b"host", b"127.0.0.1:8000", 200),
+        (b"host", b"[::1]:8000", 200),
+        (b"host", b"elsewhere.example:8000", 403),
+        (b"host", b"", 403),
     ],
 )
-async def test_without_keys_pages_from_elsewhere_are_refused(open_site, origin, status):
-    assert (await open_site.ask("POST", COMPLETIONS, GOOD, [(b"origin", origin)])).status == status
+async def test_without_keys_pages_from_elsewhere_are_refused(open_site, name, value, status):
+    assert (await open_site.ask("POST", COMPLETIONS, GOOD, [(name, value)])).status == status
 
 
 async def test_without_keys_no_second_origin_hides_a_first(open_site):
     origins = [(b"origin", b"https://elsewhere.example"), (b"origin", b"http://localhost")]
     for headers in (origins, origins[::-1]):
         assert (await open_site.ask("POST", COMPLETIONS, GOOD, headers)).status == 403
-
-
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        (b"localhost", 200),
-        (b"127.0.0.1:8000", 200),
-        (b"[::1]:8000", 200),
-        (b"elsewhere.example:8000", 403),
-        (b"", 403),
-    ],
-)
-async def test_without_keys_a_name_from_elsewhere_that_leads_here_is_refused(open_site, host, status):
-    """DNS rebinding: the page is then of the same origin, and says none."""
-    assert (await open_site.ask("POST", COMPLETIONS, GOOD, [(b"host", host)])).status == status
 
 
 @pytest.mark.parametrize("name", HEADERS)
