@@ -117,6 +117,12 @@ class EngineConfig(_Strict):
     max_model_len: int = Field(ge=16, description="Prompt plus output, tokens.")
     max_num_seqs: int = Field(default=64, ge=1, description="Running requests, all microbatches together.")
     max_num_batched_tokens: int = Field(default=2048, ge=16, description="Tokens of one engine step.")
+    long_prefill_token_threshold: int | None = Field(
+        default=None,
+        ge=16,
+        description="Of one prompt in a step: a longer one is computed in several, beside others. None: as "
+        "much as the step has left.",
+    )
     # The promise is at most 85 % of a GPU's memory.
     gpu_memory_utilization: float = Field(default=0.85, gt=0.0, le=MOST_GPU_MEMORY)
     # On a CPU the KV cache is a plain allocation.
@@ -165,6 +171,13 @@ class EngineConfig(_Strict):
         if self.max_num_batched_tokens < self.max_num_seqs:
             reason = f"below max_num_seqs ({self.max_num_seqs}): each running request takes a token of a step"
             yield Problem(("max_num_batched_tokens",), self.max_num_batched_tokens, reason)
+        share = self.long_prefill_token_threshold
+        if share is not None and share > min(self.max_num_batched_tokens, self.max_model_len):
+            reason = (
+                f"no prompt gets so much of a step: max_num_batched_tokens is {self.max_num_batched_tokens}, "
+                f"max_model_len {self.max_model_len}"
+            )
+            yield Problem(("long_prefill_token_threshold",), share, reason)
         # vLLM 0.29, v1/attention/backends/cpu_attn.py, `supported_kv_cache_dtypes`.
         if self.device == "cpu" and self.kv_cache_dtype == "bfloat16":
             reason = "vLLM's CPU attention stores `auto` (the model's own) or an fp8 kind"

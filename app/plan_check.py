@@ -33,6 +33,7 @@ def plan_of(config: ApplicationConfig) -> ParallelPlan:
         weight_dtype=_weight_dtype(config),
         kv_dtype=_kv_dtype(config),
         max_batched_tokens=engine.max_num_batched_tokens,
+        prompt_step_tokens=engine.long_prefill_token_threshold,
         max_running=engine.max_num_seqs,
         memory_utilization=engine.gpu_memory_utilization,
         layer_partition=tuple(parallel.layer_partition) if parallel.layer_partition else None,

@@ -23,8 +23,11 @@ from placement.serving import (
 from placement.step_time import StepModel
 from placement.workload import WorkloadSpec
 
-# vLLM's small and its H100 default token budget, and one small enough that pipeline stages stay busy.
-CHUNKS = (512, 2048, 8192)
+# Token budgets, and what of them is for one prompt: vLLM's small one, its H100 default, and one small enough
+# that pipeline stages stay busy.
+CHUNKS: tuple[tuple[int, int | None], ...] = ((512, None), (2048, None), (8192, None))
+# In a pipeline a chunk is in the way of all batches, stage after stage.
+PIPELINE_CHUNKS = (*CHUNKS, (2048, 256))
 # A simulated run holds this many times the requests in flight, to be past its start; bounded, so that a plan
 # takes a fraction of a second.
 TURNOVERS, FEWEST_SIMULATED, MOST_SIMULATED = 4, 120, 800
@@ -100,14 +103,15 @@ def possible_plans(
     """Every grid, dtype and chunk; the best layer partition where the even split is not."""
     for tensor, stages in grids(cluster):
         for weights, cache in served_dtypes(model, cluster.gpu):
-            for chunk in CHUNKS:
+            for budget, of_a_prompt in CHUNKS if stages == 1 else PIPELINE_CHUNKS:
                 plan = ParallelPlan(
                     tensor,
                     stages,
                     max(1, replicas_that_fit(cluster, tensor, stages)),
                     weights,
                     cache,
-                    chunk,
+                    budget,
+                    of_a_prompt,
                     memory_utilization=memory_utilization,
                 )
                 yield _best_split(model, cluster, plan)

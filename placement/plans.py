@@ -23,6 +23,7 @@ class ParallelPlan:
     weight_dtype: str = "bfloat16"
     kv_dtype: str = "bfloat16"
     max_batched_tokens: int = 8192  # vLLM's server default on an H100
+    prompt_step_tokens: int | None = None  # of one prompt in a step (vLLM's long_prefill_token_threshold)
     max_running: int = 256  # vLLM's max_num_seqs, all microbatches together
     memory_utilization: float = 0.85
     layer_partition: tuple[int, ...] | None = None
@@ -43,6 +44,11 @@ class ParallelPlan:
     def async_scheduling(self) -> bool:
         """vLLM's default, which the application switches off where it would fill no pipeline."""
         return self.pipeline_parallel == 1 or self.sequence_parallel_min_tokens is None
+
+    @property
+    def longest_chunk(self) -> int:
+        """Most tokens of one prompt in a step."""
+        return min(self.max_batched_tokens, self.prompt_step_tokens or self.max_batched_tokens)
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -68,7 +74,8 @@ class ParallelPlan:
         weights = {"bfloat16": "bf16"}.get(self.weight_dtype, self.weight_dtype)
         grid = f"TP{self.tensor_parallel} x PP{self.pipeline_parallel} x DP{self.replicas}"
         sequence = " SP" if self.sequence_parallel_min_tokens is not None else ""
-        return f"{grid} {weights} kv:{kv} chunk {self.max_batched_tokens}{sequence}"
+        share = "" if self.prompt_step_tokens is None else f" of {self.prompt_step_tokens} a prompt"
+        return f"{grid} {weights} kv:{kv} chunk {self.max_batched_tokens}{share}{sequence}"
 
 
 def served_dtypes(model: LanguageModel, gpu: Gpu) -> list[tuple[str, str]]:

@@ -72,11 +72,12 @@ def cycle_us(steps: StepModel, running: int, prompt_tokens: int, output_tokens: 
     average = steady_batch(share, prompt_tokens, output_tokens)
     if stages == 1:
         return steps.step_us(average)
-    batches, chunks = min(stages, running), -(-prompt_tokens // budget)
+    batches, chunks = min(stages, running), -(-prompt_tokens // steps.plan.longest_chunk)
     # Whose chunks are among the batches that follow each other through the stages.
     prompts = running / stages / output_tokens * (batches + chunks - 1)
     some = 1 - exp(-prompts)
-    together = min(max(1, (budget - share) // prompt_tokens), prompts / some)
+    beside = (budget - share) // min(prompt_tokens, steps.plan.longest_chunk)
+    together = min(max(1, beside), prompts / some)
     plain = decode(share, prompt_tokens + output_tokens / 2)
     chunk = round(together * prompt_tokens / chunks)
     loaded = replace(
@@ -152,7 +153,9 @@ def simulate(
     else:
         arrivals = Arrivals(times_s=poisson_times_s(sent, requests_per_s, seed=seed))
     plan = steps.plan
-    simulation = Simulation(steps, kv_tokens, plan.max_batched_tokens, plan.max_running)
+    simulation = Simulation(
+        steps, kv_tokens, plan.max_batched_tokens, plan.max_running, plan.prompt_step_tokens
+    )
     served = simulation.run(Workload(asks, arrivals), first=requests)
     by_sending = sorted(served, key=lambda request: request.sent_s)
     counted = by_sending[requests // 3 : requests]

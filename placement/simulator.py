@@ -2,7 +2,7 @@
 
 The rules are those of vLLM 0.29's V1 scheduler (v1/core/sched/scheduler.py):
 1. A step has a budget of `max_batched_tokens`. Running requests take from it first: one token each when
-   decoding, else the next chunk of the prompt.
+   decoding, else the next chunk of the prompt, of at most `prompt_step_tokens`.
 2. Then waiting requests are admitted in order while the budget, `max_running` and the KV cache allow; the
    whole prompt must fit into free blocks, even if only a chunk of it is computed now.
 3. When a running request needs a block and none is free, the last by (priority, arrival) is preempted: it
@@ -81,6 +81,8 @@ class Simulation:
     kv_tokens: int
     max_batched_tokens: int
     max_running: int
+    # Of one prompt in a step; None: no bound.
+    prompt_step_tokens: int | None = None
     # A decoding run is priced anew at least this often, tokens: its context grows meanwhile. 0: every step.
     longest_jump: int = 256
     now_s: float = 0.0
@@ -154,10 +156,11 @@ class Simulation:
 
     def _schedule(self) -> list[tuple[_Request, int]]:
         budget = self.max_batched_tokens
+        longest = self.prompt_step_tokens or budget
         parts: list[tuple[_Request, int]] = []
         preempted = False
         for request in list(self._running):
-            need = request.known_tokens - request.scheduled
+            need = min(request.known_tokens - request.scheduled, longest)
             if need <= 0 or not request.running:
                 continue
             if need > budget:
@@ -185,7 +188,7 @@ class Simulation:
                 return
             self._waiting.pop(0)
             self._grow(request, min(request.ask.cached_tokens, request.known_tokens - 1))
-            need = min(request.known_tokens - request.scheduled, budget)
+            need = min(request.known_tokens - request.scheduled, self.prompt_step_tokens or budget, budget)
             self._grow(request, need)
             self._running.append(request)
             request.running = True

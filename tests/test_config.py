@@ -164,6 +164,11 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "each running request takes a token of a step",
     ),
     (
+        {"engine": {"max_num_batched_tokens": 512, "long_prefill_token_threshold": 513}},
+        "engine.long_prefill_token_threshold: 513: no prompt gets so much of a step: "
+        "max_num_batched_tokens is 512, max_model_len 128",
+    ),
+    (
         {"flow": {"tenants": {"blue": {"requests_per_minute": 0}}}},
         "flow: {'tenants': {'blue': {'requests_per_minute': 0}}}: "
         "Value error, tenants['blue'].requests_per_minute: 0 must be above 0",
@@ -355,6 +360,7 @@ def test_without_keys_no_other_address_is(tmp_path, host):
         (None, "/", "http://127.0.0.1:8000"),
         ("10.1.2.3", "/b/", "http://10.1.2.3:8000/b"),
         ("::", "/a", "http://127.0.0.1:8000/a"),
+        ("::1", "/a", "http://[::1]:8000/a"),
         ("::", None, None),
     ],
 )

@@ -39,10 +39,16 @@ def vllm_arguments(config: ApplicationConfig, model_path: str) -> list[str]:
         # Left to itself vLLM takes for all what the first structured output needs, and fails on the others.
         "structured-outputs-config": json.dumps({"backend": "xgrammar"}),
     }
+    if engine.long_prefill_token_threshold is not None:
+        arguments["long-prefill-token-threshold"] = engine.long_prefill_token_threshold
     if engine.quantization is not None:
         arguments["quantization"] = engine.quantization
     # The gateway refuses more already (app/limits.py); here is the second door.
     arguments["max-logprobs"] = config.limits.max_logprobs
+    if config.limits.max_output_tokens is not None:
+        # And the only one for a request that sends no bound.
+        most = {"max_new_tokens": config.limits.max_output_tokens}
+        arguments["override-generation-config"] = json.dumps(most)
     if config.tracing.otlp_traces_endpoint is not None:
         arguments["otlp-traces-endpoint"] = config.tracing.otlp_traces_endpoint
     flags = [

@@ -1,13 +1,14 @@
 """When does an engine give a first token? Its steps, followed from outside.
 
-One step decodes a token for each running sequence and spends what is left of its token budget on prompts,
-first come first served (vLLM's chunked prefill). A first token and an end are seen when a step ends: they
-set the clock, in between it runs on by the learnt length of a step.
+One step decodes a token for each running sequence and spends what is left of its token budget on prompts
+(`prompts.py`). A first token and an end are seen when a step ends: they set the clock, in between it runs on
+by the learnt length of a step.
 """
 
 from __future__ import annotations
 
 from app.flow.pace import StepPace
+from app.flow.prompts import PromptLine, shared_steps
 from app.flow.ticket import EngineMetrics
 
 # Two times that are this close are one.
@@ -34,25 +35,27 @@ class EngineClock:
 
     __slots__ = (
         "_batched_tokens",
-        "_before",
         "_bounds_s",
-        "_chunk",
         "_counted",
         "_ended_s",
         "_follow",
-        "_given",
         "_pace",
+        "_prompts",
+        "_share",
         "_slowness",
         "_started_s",
         "_step_s",
     )
 
-    def __init__(self, pace: StepPace, batched_tokens: int, *, follow: bool = True) -> None:
+    def __init__(
+        self, pace: StepPace, batched_tokens: int, share: int | None = None, *, follow: bool = True
+    ) -> None:
+        """`share`: most tokens of one prompt in a step."""
         self._pace = pace
         self._batched_tokens = batched_tokens
+        self._share = share
         self._follow = follow
-        # Prompt tokens given so far, computed before the present step, and in it.
-        self._given = self._before = self._chunk = 0
+        self._prompts = PromptLine(share)
         self._started_s = 0.0
         # How many times as long as the pace says its steps take: processors are shared, and clocks differ.
         self._slowness = 1.0
@@ -69,29 +72,28 @@ class EngineClock:
     def give(self, tokens: int, running: int, now_s: float) -> int:
         """A prompt for the engine; the mark by which its first token is known again."""
         if running == 0:
-            self._given = self._before
-            self._chunk, self._counted, self._bounds_s = 0, None, None
+            self._prompts.clear()
+            self._counted = self._bounds_s = None
             self._started_s = now_s
         self._run(running, now_s)
         self._ended_s = None
-        self._given += tokens
+        mark = self._prompts.add(tokens)
         if now_s - self._started_s < SAME_S:
-            self._begin(self._before, running, now_s)
-        return self._given
+            self._begin(running, now_s)
+        return mark
 
-    def take_back(self, mark: int, tokens: int) -> None:
+    def take_back(self, mark: int) -> None:
         """A prompt was aborted before its first token: what is not begun of it is dropped."""
-        begun = self._before + self._chunk
-        self._given -= max(0, min(tokens, mark - begun, self._given - begun))
+        self._prompts.drop(mark)
 
     def first_token(self, mark: int, running: int, now_s: float) -> None:
-        """A step has ended, and all up to the mark is computed."""
+        """A step has ended, and the prompt of that mark is computed."""
         self._run(running, now_s)
-        before = self._before
-        if mark > before:
-            just_begun = now_s - self._started_s < SAME_S
-            before = min(self._given, max(mark, before if just_begun else before + self._chunk))
-        self._begin(before, running, now_s)
+        if not self._prompts.computed(mark):
+            if now_s - self._started_s >= SAME_S:
+                self._prompts.end()
+            self._prompts.reached(mark)
+        self._begin(running, now_s)
 
     def ended(self, running: int, at_s: float, *, told: bool = True) -> None:
         """A step has ended: the present one or, if that is nearer, the one before it. Word of it may be late:
@@ -100,56 +102,54 @@ class EngineClock:
         self._run(running, at_s)
         if not told:
             self._ended_s = None
-        elif self._bounds_s is not None and self._given == self._before:
+        elif self._bounds_s is not None and not self._prompts.left:
             self._time(running, at_s, self._bounds_s)
         since_s = at_s - self._started_s
         # Else the clock was set back.
         if -MAX_LATE_S < since_s < -0.5 * self._step_s:
             return
         if since_s > self._length_s() - since_s:
-            self._before += self._chunk
-        self._begin(self._before, running, at_s)
+            self._prompts.end()
+        self._begin(running, at_s)
 
     @property
     def waiting(self) -> bool:
         """Whether it has prompts that the present step does not complete."""
-        return self._given > self._before + self._chunk
+        return self._prompts.waiting
 
     def computed(self, mark: int) -> bool:
         """Whether the prompt of that mark is computed."""
-        return self._before >= mark
+        return self._prompts.computed(mark)
 
-    def ahead_s(self, running: int, now_s: float) -> float:
-        """Until the prompts that it has are computed."""
+    def delay_s(self, tokens: int, running: int, now_s: float) -> float:
+        """By how much its prompts delay whoever comes next, one of so many `tokens` added to them."""
         if running == 0:
             return 0.0
         self._run(running, now_s)
-        ahead = self._given - self._before
-        if ahead == 0:
+        if not self._prompts.left:
             return 0.0
-        if not self._follow:
-            return self._slowness * self._pace.prefill_s(ahead, self._budget(running), running)
-        left_s = self._started_s + self._length_s() - now_s
-        later = ahead - self._chunk
-        if not later:
+        left_s = self._started_s + self._length_s() - now_s if self._follow else 0.0
+        steps, others = self._prompts.before(tokens, self._budget(running), later=self._follow)
+        if not others:
             return left_s
-        return left_s + self._slowness * self._pace.prefill_s(later, self._budget(running), running)
+        return left_s + self._slowness * self._pace.prefill_s(others, steps, running)
 
     def ttft_s(self, tokens: int, running: int, now_s: float) -> float:
         """Until the first token of a prompt of so many tokens, were it given now."""
-        budget = self._budget(running)
+        slowness, budget = self._slowness, self._budget(running)
         if running == 0:
-            return self._slowness * self._pace.prefill_s(tokens, budget, running)
+            steps = shared_steps(tokens, 0, budget, self._share)
+            return slowness * self._pace.prefill_s(tokens, steps, running)
         self._run(running, now_s)
-        ahead = self._given - self._before
-        left_s = 0.0
+        begun = self._follow and now_s - self._started_s >= SAME_S
+        steps, others = self._prompts.beside(tokens, budget, later=begun)
+        total = others + tokens
         if not self._follow:
-            return self._slowness * self._pace.prefill_s(ahead + tokens, budget, running)
-        if now_s - self._started_s >= SAME_S:
-            ahead -= self._chunk
-            left_s = self._started_s + self._length_s() - now_s
-        slowness, ahead = self._slowness, ahead + tokens
-        return left_s + slowness * self._pace.shared_prefill_s(ahead, budget, running, left_s / slowness)
+            return slowness * self._pace.prefill_s(total, steps, running)
+        left_s = self._started_s + self._length_s() - now_s if begun else 0.0
+        return left_s + slowness * self._pace.shared_prefill_s(
+            total, steps, budget, running, left_s / slowness
+        )
 
     def count(self, metrics: EngineMetrics, now_s: float) -> None:
         """The engine's counters teach the pace, as long as it is never idle."""
@@ -184,26 +184,23 @@ class EngineClock:
         return budget if budget > 1 else 1
 
     def _length_s(self) -> float:
-        return self._step_s + self._slowness * self._pace.token_s * self._chunk
+        return self._step_s + self._slowness * self._pace.token_s * self._prompts.chunk
 
-    def _begin(self, before: int, running: int, now_s: float) -> None:
-        self._before, self._started_s = before, now_s
-        chunk = self._given - before
-        if chunk:
-            budget = self._budget(running)
-            chunk = chunk if chunk < budget else budget
-        self._chunk = chunk
+    def _begin(self, running: int, now_s: float) -> None:
+        self._started_s = now_s
+        self._prompts.begin(self._budget(running))
 
     def _run(self, running: int, now_s: float) -> None:
         """Let the steps pass that have ended by now."""
         step_s = self._step_s = self._slowness * self._pace.length_s(running)
         if now_s - self._started_s < step_s:
             return
-        while self._chunk or self._given > self._before:
+        while self._prompts.left:
             ends_s = self._started_s + self._length_s()
             if ends_s > now_s:
                 return
-            self._begin(self._before + self._chunk, running, ends_s)
+            self._prompts.end()
+            self._begin(running, ends_s)
         passed_s = now_s - self._started_s
         if passed_s > step_s:
             self._started_s += passed_s // step_s * step_s

@@ -26,8 +26,9 @@ class Limits:
     max_queued_without_engine: int | None = None
     # Bodies of all tenants that wait or run; gateways keep each until its request has ended.
     max_bytes: int = 1024 * 1024 * 1024
-    # One engine step's token budget: how far prompts get in a step.
+    # One engine step's token budget: how far prompts get in a step, and how far one of them does at most.
     batched_tokens: int = 2048
+    prompt_step_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -407,7 +407,8 @@ class FlowController:
                 self._pool.keep_roomiest(now_s)
                 aside = entry.rank
                 continue
-            engines = self._pool.with_room(fitting, self._queue.classes[entry.rank].room_s(), now_s)
+            room_s, tokens = self._queue.classes[entry.rank].room_s(), entry.ticket.prompt_tokens
+            engines = self._pool.with_room(fitting, tokens, room_s, now_s)
             if engines:
                 actions.append(self._grant(entry, engines, expected, now_s))
             else:

@@ -121,7 +121,8 @@ class Doors:
             return None
         expected = self._predictor.expected_output(entry)
         fitting = self._pool.fitting(entry.ticket.prompt_tokens + expected, now_s)
-        engines = self._pool.with_room(fitting, self._queue.classes[entry.rank].room_s(), now_s)
+        room_s, tokens = self._queue.classes[entry.rank].room_s(), entry.ticket.prompt_tokens
+        engines = self._pool.with_room(fitting, tokens, room_s, now_s)
         return self._pool.choose(engines, entry.ticket, within_s, now_s) if engines else None
 
     def wait_s(self, rank: int, budget_s: float) -> float:

@@ -156,7 +156,7 @@ class LeaseTable:
         ticket_id = held.lease.ticket_id
         del self._held[ticket_id]
         if held.first_token_s is None:
-            held.replica.clock.take_back(held.mark, held.prefill_tokens)
+            held.replica.clock.take_back(held.mark)
             self._prefilled(held)
         self._pool.release(held.replica, ticket_id, held.answers, held.tokens)
         if held.entry is not None:

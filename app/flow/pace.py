@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 
+from app.flow.prompts import fewest_steps
+
 # A step that takes no time would never end.
 MIN_STEP_S = 1e-4
 # What initial values may be wrong by, in times themselves.
@@ -126,14 +128,19 @@ class StepPace:
         self._learn((float(steps), float(steps * running), 0.0), span_s, END_NOISE_SHARE * step_s)
         return True
 
-    def prefill_s(self, tokens: float, budget: int, running: float) -> float:
-        """Time to compute so many prompt tokens, `budget` in a step."""
-        return _steps(tokens, budget) * self.length_s(running) + self.token_s * tokens
+    def prefill_s(self, tokens: float, steps: int, running: float) -> float:
+        """Time to compute so many prompt tokens in so many steps."""
+        return steps * self.length_s(running) + self.token_s * tokens
 
-    def shared_prefill_s(self, tokens: float, budget: int, running: float, left_s: float) -> float:
-        """The same, when prompts that come before the last step, in `left_s` and later, fill it up."""
-        steps, step_s = _steps(tokens, budget), self.length_s(running)
-        before_last_s = left_s + (steps - 1) * (step_s + self.token_s * budget)
+    def shared_prefill_s(
+        self, tokens: float, steps: int, budget: int, running: float, left_s: float
+    ) -> float:
+        """The same, when prompts that come before the last step, in `left_s` and later, fill up what is left
+        of the steps' budgets."""
+        step_s = self.length_s(running)
+        full = steps == fewest_steps(tokens, budget)
+        each = budget if full else tokens / steps
+        before_last_s = left_s + (steps - 1) * (step_s + self.token_s * each)
         joining = JOINING_SHARE * self.tokens_per_s * before_last_s
         room = steps * budget - tokens
         return steps * step_s + self.token_s * (tokens + (joining if joining < room else room))
@@ -167,8 +174,3 @@ class StepPace:
 
 def _product(one: Vector | list[float], other: Vector) -> float:
     return one[0] * other[0] + one[1] * other[1] + one[2] * other[2]
-
-
-def _steps(tokens: float, budget: int) -> int:
-    """Steps that prompts of so many tokens take, `budget` tokens each; at least one."""
-    return math.ceil(tokens / budget) if tokens > budget else 1

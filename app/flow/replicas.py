@@ -12,6 +12,7 @@ from app.flow.config import FlowConfig, Limits
 from app.flow.limit import AdaptiveLimit
 from app.flow.pace import StepPace
 from app.flow.prefix import PrefixIndex
+from app.flow.prompts import shared_steps
 from app.flow.ticket import ReplicaReport, Ticket
 
 # Longer than a request runs: a lease that has ended here is not named again after such a silence.
@@ -169,7 +170,8 @@ class ReplicaPool:
         if replica is None:
             step_tokens = self._limits.batched_tokens
             limit = AdaptiveLimit(self._config.limit, self._limits.requests_per_replica, step_tokens)
-            clock = EngineClock(self.pace, step_tokens, follow=self._config.route.follow_steps)
+            share, follow = self._limits.prompt_step_tokens, self._config.route.follow_steps
+            clock = EngineClock(self.pace, step_tokens, share, follow=follow)
             replica = self.replicas[report.replica_id] = Replica(report, limit, clock, now_s)
             self.starting.pop(report.replica_id, None)
         replica.report, replica.seen_s = report, now_s
@@ -265,12 +267,13 @@ class ReplicaPool:
                 self._sessions.popitem(last=False)
 
     def engine_ttft_s(self, prompt_tokens: float) -> float:
-        """Time to first token in an engine that works on the mean of what all have before them."""
-        return self.prefill_s(self.prefill_tokens / (self.ready or 1) + prompt_tokens)
+        """Time to first token in an engine that works on the mean of what all have to compute."""
+        return self.prefill_s(prompt_tokens, self.prefill_tokens / (self.ready or 1))
 
-    def prefill_s(self, tokens: float) -> float:
-        """Time to compute so many prompt tokens in an engine that has nothing before them."""
-        return self.pace.prefill_s(tokens, self._limits.batched_tokens, self.pace.running)
+    def prefill_s(self, tokens: float, others: float = 0.0) -> float:
+        """Time to compute a prompt of so many tokens beside so many of others."""
+        count = shared_steps(tokens, others, self._limits.batched_tokens, self._limits.prompt_step_tokens)
+        return self.pace.prefill_s(tokens + others, count, self.pace.running)
 
     def choice(self, replica: Replica, ticket: Ticket, now_s: float) -> Choice:
         """This replica, as if it had nothing of the ticket cached."""
@@ -290,11 +293,11 @@ class ReplicaPool:
         open_ = [one for one in self.open.values() if self.reachable(one, now_s)]
         self.kept = max(open_, key=lambda one: one.limit.tokens - one.tokens, default=None)
 
-    def with_room(self, replicas: list[Replica], room_s: float, now_s: float) -> list[Replica]:
-        """Those of them whose prompts are computed within `room_s`."""
+    def with_room(self, replicas: list[Replica], tokens: int, room_s: float, now_s: float) -> list[Replica]:
+        """Those whose prompts, with one of so many tokens, delay who comes next by at most `room_s`."""
         if room_s == math.inf:
             return replicas
-        return [one for one in replicas if one.clock.ahead_s(one.running, now_s) <= room_s]
+        return [one for one in replicas if one.clock.delay_s(tokens, one.running, now_s) <= room_s]
 
     def choose(self, replicas: list[Replica], ticket: Ticket, within_s: float, now_s: float) -> Choice:
         """One of these for a ticket, if possible one with the first token `within_s`. There must be one.

@@ -369,5 +369,6 @@ def limits(config: ApplicationConfig) -> Limits:
         replica_ttl_s=config.scheduler.replica_ttl_s,
         max_bytes=config.scheduler.max_bytes,
         batched_tokens=config.engine.max_num_batched_tokens,
+        prompt_step_tokens=config.engine.long_prefill_token_threshold,
         max_queued_without_engine=config.scheduler.max_queued_without_engine,
     )

@@ -1,8 +1,8 @@
 """A model of one vLLM engine: continuous batching, chunked prefill, a KV cache that can run out.
 
 One step decodes a token for every sequence that has its first one, and spends what is left of the token
-budget on prompts, first come first served. Sequences finish by step number, so a step costs a constant
-time here whatever the batch.
+budget on prompts, first come first served, on each as much as it needs or its share. Sequences finish by step
+number, so a step costs a constant time here whatever the batch.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class EngineShape:
     step: StepTime
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 2048
+    # Most tokens of one prompt in a step; None: no bound.
+    prompt_step_tokens: int | None = None
     kv_capacity_tokens: int = 400_000
 
 
@@ -179,7 +181,7 @@ class SimulatedEngine:
         return Done(first, finished)
 
     def _schedule(self, sequence: Sequence, budget: int) -> int:
-        tokens = min(budget, sequence.todo)
+        tokens = min(budget, sequence.todo, self.shape.prompt_step_tokens or budget)
         if tokens > 0:
             self._chunk.append((sequence, tokens))
         return budget - tokens

@@ -58,6 +58,7 @@ def flow_controller(
         lease_ttl_s=60.0,
         replica_ttl_s=5.0,
         batched_tokens=engine.max_num_batched_tokens,
+        prompt_step_tokens=engine.prompt_step_tokens,
     )
     return FlowController(limits, change(FlowConfig()), random.Random(f"flow {seed}").random)
 

@@ -51,9 +51,17 @@ def test_every_configuration_serves_its_model_by_priority_in_chunks_and_token_by
     assert given["--max-model-len"] == str(config.engine.max_model_len)
     assert given["--max-num-seqs"] == str(config.engine.max_num_seqs)
     assert given["--max-num-batched-tokens"] == str(config.engine.max_num_batched_tokens)
+    share = config.engine.long_prefill_token_threshold
+    assert given.get("--long-prefill-token-threshold") == (None if share is None else str(share))
     assert {"--enable-chunked-prefill", "--enable-prefix-caching"} <= given.keys()
     assert "--quantization" not in given
     assert json.loads(given["--structured-outputs-config"]) == {"backend": "xgrammar"}
+
+
+def test_an_answer_without_a_bound_of_its_own_has_that_of_the_limits():
+    limited = arguments(changed("smollm2-cpu.yaml", limits={"max_output_tokens": 100}))
+    assert json.loads(limited["--override-generation-config"]) == {"max_new_tokens": 100}
+    assert "--override-generation-config" not in arguments(load("smollm2-cpu.yaml"))
 
 
 @pytest.mark.parametrize("name", NAMES)

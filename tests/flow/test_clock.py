@@ -53,20 +53,54 @@ def test_prompts_that_are_ahead_are_computed_first():
 
 def test_what_is_ahead_runs_out_with_the_steps():
     one = busy()
-    assert one.ahead_s(RUNNING, 0.0) == clock().ahead_s(0, 0.0) == 0.0
+    assert one.delay_s(0, RUNNING, 0.0) == clock().delay_s(0, 0, 0.0) == 0.0
     one.give(150, RUNNING, 0.01)
     # The present step, then two: 100 tokens and 50.
-    assert one.ahead_s(RUNNING, 0.01) == pytest.approx(0.01 + 2 * STEP_S + 150 * TOKEN_S)
-    assert one.ahead_s(RUNNING, 0.03) == pytest.approx(0.02 + STEP_S + 50 * TOKEN_S)
-    assert one.ahead_s(RUNNING, 0.06) == pytest.approx(0.015)
-    assert one.ahead_s(RUNNING, 0.08) == 0.0
+    assert one.delay_s(0, RUNNING, 0.01) == pytest.approx(0.01 + 2 * STEP_S + 150 * TOKEN_S)
+    assert one.delay_s(0, RUNNING, 0.03) == pytest.approx(0.02 + STEP_S + 50 * TOKEN_S)
+    assert one.delay_s(0, RUNNING, 0.06) == pytest.approx(0.015)
+    assert one.delay_s(0, RUNNING, 0.08) == 0.0
+
+
+def sharing() -> EngineClock:
+    """At most thirty tokens of one prompt in a step."""
+    one = EngineClock(pace(), BUDGET + RUNNING, 30)
+    one.give(0, 0, 0.0)
+    return one
+
+
+def test_short_prompts_are_computed_beside_long_ones():
+    one = sharing()
+    assert one.ttft_s(60, RUNNING, 0.0) == pytest.approx(2 * STEP_S + 60 * TOKEN_S)
+    one.give(300, RUNNING, 0.01)
+    assert one.ttft_s(20, RUNNING, 0.01) == pytest.approx(0.01 + STEP_S + 50 * TOKEN_S)
+    assert one.ttft_s(60, RUNNING, 0.01) == pytest.approx(0.01 + 2 * STEP_S + 120 * TOKEN_S)
+    # Who comes next has a step of its own before a token is computed, and a part of it is for others.
+    assert one.delay_s(0, RUNNING, 0.01) == pytest.approx(0.01 + STEP_S + 30 * TOKEN_S)
+    assert one.delay_s(300, RUNNING, 0.01) == pytest.approx(0.01 + STEP_S + 60 * TOKEN_S)
+
+
+def test_an_idle_engine_takes_a_step_for_each_share():
+    one = EngineClock(pace(), BUDGET + RUNNING, 30)
+    assert one.ttft_s(60, 0, 3.0) == pytest.approx(2 * STEP_S + 60 * TOKEN_S)
+
+
+def test_the_first_token_of_a_short_prompt_does_not_complete_a_long_one():
+    one = sharing()
+    long = one.give(300, RUNNING, 0.01)
+    short = one.give(20, RUNNING, 0.01)
+    one.first_token(short, RUNNING, 0.05)
+    assert one.computed(short)
+    assert not one.computed(long)
+    one.first_token(long, RUNNING, 0.3)
+    assert one.computed(long)
 
 
 def test_without_steps_what_is_ahead_is_the_backlog():
     one = clock(follow=False)
     one.give(0, 0, 0.0)
     one.give(150, RUNNING, 0.01)
-    assert one.ahead_s(RUNNING, 0.012) == pytest.approx(2 * STEP_S + 150 * TOKEN_S)
+    assert one.delay_s(0, RUNNING, 0.012) == pytest.approx(2 * STEP_S + 150 * TOKEN_S)
 
 
 def test_a_first_token_sets_the_clock():
@@ -163,7 +197,7 @@ def test_times_of_an_engine_that_is_slower_than_the_others_are_known_by_its_own_
 def test_what_is_taken_back_is_ahead_of_nobody():
     one = busy()
     mark = one.give(80, RUNNING, 0.01)
-    one.take_back(mark, 80)
+    one.take_back(mark)
     assert not one.waiting
     assert one.ttft_s(50, RUNNING, 0.01) == pytest.approx(0.01 + STEP_S + 50 * TOKEN_S)
 
@@ -173,14 +207,14 @@ def test_what_is_taken_back_is_no_more_than_is_left():
     # A hundred tokens a step beside ten that run: half of the first is begun.
     first = one.give(200, RUNNING, 0.0)
     second = one.give(200, RUNNING, 0.0)
-    one.take_back(first, 200)
+    one.take_back(first)
     # All that was left is computed, and the second is behind none of it any more.
     later_s = 10 * STEP_S
-    assert one.ahead_s(RUNNING, later_s) == 0.0
-    one.take_back(second, 200)
-    assert one.ahead_s(RUNNING, later_s) == 0.0
+    assert one.delay_s(0, RUNNING, later_s) == 0.0
+    one.take_back(second)
+    assert one.delay_s(0, RUNNING, later_s) == 0.0
     one.give(50, RUNNING, later_s)
-    assert one.ahead_s(RUNNING, later_s) > 50 * TOKEN_S
+    assert one.delay_s(0, RUNNING, later_s) > 50 * TOKEN_S
 
 
 def test_without_following_steps_only_the_backlog_counts():

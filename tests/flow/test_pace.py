@@ -148,14 +148,25 @@ def test_no_coefficient_is_below_zero():
 def test_prompts_that_come_meanwhile_fill_up_the_last_step():
     one = StepPace(BASE_S, TOKEN_S, 0.02)
     one.sequence_s = SEQUENCE_S
-    assert one.shared_prefill_s(50, 100, 10, 0.01) == pytest.approx(length_s(10, 50))
+    assert one.shared_prefill_s(50, 1, 100, 10, 0.01) == pytest.approx(length_s(10, 50))
     one.tokens_per_s = 1e9
-    assert one.shared_prefill_s(50, 100, 10, 0.01) == pytest.approx(length_s(10, 100))
-    assert one.shared_prefill_s(250, 100, 10, 0.01) == pytest.approx(3 * length_s(10, 100))
+    assert one.shared_prefill_s(50, 1, 100, 10, 0.01) == pytest.approx(length_s(10, 100))
+    assert one.shared_prefill_s(250, 3, 100, 10, 0.01) == pytest.approx(3 * length_s(10, 100))
 
 
-def test_a_prompt_takes_a_step_for_each_budget():
+def test_steps_that_are_not_full_have_less_time_for_others_to_come():
+    """Ten steps with 25 tokens each: a prompt that gets so much of each. Of those who come half join."""
+    one = StepPace(BASE_S, TOKEN_S, 0.02)
+    one.tokens_per_s = 100.0
+    before_last_s = 0.01 + 9 * (BASE_S + 25 * TOKEN_S)
+    joining = 0.5 * 100.0 * before_last_s
+    assert one.shared_prefill_s(250, 10, 100, 0, 0.01) == pytest.approx(
+        10 * BASE_S + (250 + joining) * TOKEN_S
+    )
+
+
+def test_a_prompt_takes_its_steps_and_its_tokens():
     one = StepPace(BASE_S, TOKEN_S, 0.02)
     one.sequence_s = SEQUENCE_S
-    assert one.prefill_s(0, 100, 0) == pytest.approx(length_s(0))
-    assert one.prefill_s(250, 100, 20) == pytest.approx(3 * length_s(20) + 250 * TOKEN_S)
+    assert one.prefill_s(0, 1, 0) == pytest.approx(length_s(0))
+    assert one.prefill_s(250, 3, 20) == pytest.approx(3 * length_s(20) + 250 * TOKEN_S)

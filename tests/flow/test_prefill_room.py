@@ -122,7 +122,7 @@ def test_first_tokens_that_are_heard_together_are_learnt_before_anybody_is_sent(
     actions = one.flow.first_tokens([("a", 1.0), ("b", 1.0)], 1.5)
     assert [action.lease.ticket_id for action in actions] == ["first"]
     # The clock has not run twice from 1.0 to 1.5: of the second that the first one takes nothing is over.
-    assert one.flow._pool.replicas["r"].clock.ahead_s(3, 1.5) == pytest.approx(1.0, abs=0.05)
+    assert one.flow._pool.replicas["r"].clock.delay_s(0, 3, 1.5) == pytest.approx(1.0, abs=0.05)
 
 
 def test_an_engine_that_has_room_gets_it():

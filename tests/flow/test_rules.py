@@ -97,11 +97,13 @@ class ModelReplica:
 class FlowRules(RuleBasedStateMachine):
     """The model keeps every ticket in exactly one of three places, by what the controller said of it."""
 
-    @initialize(seed=st.integers(0, 3), long_prompts=st.booleans())
-    def start(self, seed: int, long_prompts: bool) -> None:
-        """`long_prompts`: interactive ones, which keep both engines busy for two seconds, and others wait."""
+    @initialize(seed=st.integers(0, 3), long_prompts=st.booleans(), share=st.none() | st.just(256))
+    def start(self, seed: int, long_prompts: bool, share: int | None) -> None:
+        """`long_prompts`: interactive ones, which keep both engines busy for two seconds, and others wait;
+        not where prompts share steps, `share` tokens of each."""
         self.now_s = 1000.0
-        self.flow = FlowController(LIMITS, CONFIG, random.Random(seed).random)
+        limits = replace(LIMITS, prompt_step_tokens=share)
+        self.flow = FlowController(limits, CONFIG, random.Random(seed).random)
         self.flow.tick(self.now_s)
         self.names = 0
         self.up_to_date = True
@@ -120,7 +122,7 @@ class FlowRules(RuleBasedStateMachine):
                 self.submit(long, 0.0)
             self.tick(0.0, heard=False)
             self.submit(long | {"class_name": "batch"}, 0.0)
-            assert self.flow._queue.held == {2}
+            assert self.flow._queue.held == ({2} if share is None else set())
 
     # What the outside does
 
@@ -341,7 +343,7 @@ class FlowRules(RuleBasedStateMachine):
         return [
             one.report.replica_id
             for one in flow._pool.fitting(tokens, self.now_s)
-            if one.clock.ahead_s(one.running, self.now_s) <= queue.room_s()
+            if one.clock.delay_s(entry.ticket.prompt_tokens, one.running, self.now_s) <= queue.room_s()
         ]
 
     def expired_unseen(self, in_flight: int) -> bool:

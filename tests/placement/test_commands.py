@@ -130,9 +130,19 @@ def test_check_warns_of_a_partition_that_costs_cache_and_says_a_better_one(capsy
     assert re.search(r"layer_partition: \[20, 20, 20, 20\] by 1\.\d %, and the cache holds", said)
 
 
-def test_check_says_what_the_shipped_70b_carries_of_its_promise(capsys):
-    """The figure that serve_configs/llama70b.yaml warns of."""
+def test_check_says_that_the_shipped_70b_keeps_its_promises(capsys):
+    """The figures of serve_configs/llama70b.yaml, README and docs/placement.md."""
     assert main(["check", "serve_configs/llama70b.yaml"]) == 0
+    text = capsys.readouterr().out
+    assert "warning" not in text
+    assert "10.3 requests/s at most; at 8.0: TTFT P50/P99 97/225 ms, TPOT P50/P99 39.1/41.4 ms" in text
+
+
+def test_check_warns_where_chunks_of_a_pipeline_are_large(capsys, tmp_path):
+    shipped = Path("serve_configs/llama70b.yaml").read_text()
+    changed = tmp_path / "whole.yaml"
+    changed.write_text(shipped.replace("long_prefill_token_threshold: 256", ""))
+    assert main(["check", str(changed)]) == 0
     text = capsys.readouterr().out
     assert "4.2 requests/s at most" in text
     assert "carries 3.8 requests/s (TPOT), 8 asked" in text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -38,10 +39,13 @@ def requests(burst: int, tokens: int, class_name: str) -> list[Request]:
     return sorted(found, key=lambda one: one.arrived_s)
 
 
-def served(burst: int, tokens: int, class_name: str, **route: float) -> tuple[list[Record], list[Record]]:
-    limits = Limits(1000, 60.0, SHAPE.max_num_seqs, 1e9, 1e9)
+def served(
+    burst: int, tokens: int, class_name: str, share: int | None = None, **route: float
+) -> tuple[list[Record], list[Record]]:
+    shape = replace(SHAPE, prompt_step_tokens=share)
+    limits = Limits(1000, 60.0, shape.max_num_seqs, 1e9, 1e9, prompt_step_tokens=share)
     policy = FlowController(limits, FlowConfig(route=RoutePolicy(**route)), random.Random(1).random)
-    records = Simulator(policy, Setup(SHAPE, 1)).run(requests(burst, tokens, class_name))
+    records = Simulator(policy, Setup(shape, 1)).run(requests(burst, tokens, class_name))
     short = [one for one in records if one.request.class_name == "interactive"]
     return short, [one for one in records if one.request.class_name == class_name]
 
@@ -60,6 +64,15 @@ def test_long_prompts_take_no_promise_of_short_ones(burst, tokens, class_name):
     short, long = served(burst, tokens, class_name)
     assert kept(short) == kept(long, 10.0) == 1.0
     assert p99_s(short) < 1.1
+
+
+@pytest.mark.parametrize(("burst", "tokens"), [(6, 8000), (12, 4000), (40, 1500), (3, 16_000)])
+def test_where_prompts_share_steps_short_ones_are_sooner_and_long_ones_hardly_later(burst, tokens):
+    short, long = served(burst, tokens, "batch", share=512)
+    before, long_before = served(burst, tokens, "batch")
+    assert kept(short) == kept(long, 60.0) == 1.0
+    assert p99_s(short) < min(0.6, p99_s(before))
+    assert p99_s(long) < 1.1 * p99_s(long_before)
 
 
 def test_without_room_for_prompts_they_do():

@@ -36,9 +36,11 @@ def refusal(hardware, **settings):
 
 
 def test_the_configured_grid_reaches_the_planner_unchanged():
-    plan = plan_of(config(max_num_batched_tokens=512, kv_cache_dtype="fp8_e4m3"))
+    plan = plan_of(
+        config(max_num_batched_tokens=512, long_prefill_token_threshold=128, kv_cache_dtype="fp8_e4m3")
+    )
     assert (plan.tensor_parallel, plan.pipeline_parallel, plan.kv_dtype) == (2, 4, "fp8")
-    assert (plan.max_batched_tokens, plan.one_node) == (512, True)
+    assert (plan.max_batched_tokens, plan.prompt_step_tokens, plan.one_node) == (512, 128, True)
 
 
 def test_the_layers_of_the_shipped_70b_are_predicted_to_keep_its_promise_of_balanced_memory():

@@ -15,8 +15,8 @@ MODEL, CLUSTER = find_model("llama70b"), parse_cluster("8xh100")
 WORKLOAD = parse_workload("1024/256@8")
 
 
-def priced(*grid, chunk, weights="bfloat16"):
-    plan = ParallelPlan(*grid, weight_dtype=weights, max_batched_tokens=chunk)
+def priced(*grid, chunk, weights="bfloat16", share=None):
+    plan = ParallelPlan(*grid, weight_dtype=weights, max_batched_tokens=chunk, prompt_step_tokens=share)
     steps = StepModel(MODEL, CLUSTER, plan, default_coefficients())
     return steps, plan_memory(MODEL, CLUSTER.gpu, plan).kv_tokens
 
@@ -49,19 +49,25 @@ def test_as_many_requests_of_a_pipeline_are_in_flight_as_expected(chunk):
 
 
 @pytest.mark.parametrize(
-    ("grid", "chunk", "weights"),
+    ("grid", "chunk", "weights", "share"),
     [
-        ((2, 4), 2048, "bfloat16"),
-        ((2, 4), 512, "bfloat16"),
-        ((4, 2), 2048, "bfloat16"),
-        ((1, 4), 2048, "fp8"),
-        ((2, 2), 8192, "fp8"),
-        ((8, 1), 2048, "bfloat16"),
-        ((2, 1), 2048, "fp8"),
+        ((2, 4), 2048, "bfloat16", None),
+        ((2, 4), 512, "bfloat16", None),
+        ((2, 4), 2048, "bfloat16", 512),
+        ((2, 4), 2048, "bfloat16", 256),
+        ((4, 2), 2048, "bfloat16", None),
+        ((4, 2), 2048, "bfloat16", 256),
+        ((1, 4), 2048, "fp8", None),
+        ((2, 2), 8192, "fp8", None),
+        ((8, 1), 2048, "bfloat16", None),
+        ((2, 1), 2048, "fp8", None),
+        ((2, 1), 2048, "fp8", 256),
     ],
 )
-def test_simulated_requests_begin_to_break_the_promise_within_a_fifth_of_the_capacity(grid, chunk, weights):
-    steps, kv_tokens = priced(*grid, chunk=chunk, weights=weights)
+def test_simulated_requests_begin_to_break_the_promise_within_a_fifth_of_the_capacity(
+    grid, chunk, weights, share
+):
+    steps, kv_tokens = priced(*grid, chunk=chunk, weights=weights, share=share)
     capacity = steady_capacity(steps, kv_tokens, WORKLOAD, Slo(tpot_p50_ms=50))
     assert capacity.limit == "TPOT"
     below, above = (

@@ -62,6 +62,13 @@ def test_long_prompts_are_computed_in_chunks():
     assert finish_all(engine) == {"a": (3.0, 4.0)}
 
 
+def test_with_shares_a_short_prompt_is_computed_beside_a_long_one():
+    engine = SimulatedEngine(EngineShape(STEP, max_num_batched_tokens=100, prompt_step_tokens=50))
+    engine.add(Request("a", 0.0, 250, 1))
+    engine.add(Request("b", 0.0, 40, 1))
+    assert finish_all(engine) == {"a": (5.0, 5.0), "b": (1.0, 1.0)}
+
+
 def test_the_batch_is_bounded_and_the_rest_waits():
     engine = SimulatedEngine(EngineShape(STEP, max_num_seqs=1))
     for name in "ab":

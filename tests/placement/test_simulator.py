@@ -20,8 +20,8 @@ def steps(tensor=2, stages=1):
     return StepModel(find_model("llama8b"), Cluster(find_gpu("h100"), 1), plan, COEFFICIENTS)
 
 
-def serve(workload, *, model=None, kv_tokens=200_000, budget=2048, running=64):
-    simulation = Simulation(model or steps(), kv_tokens, budget, running)
+def serve(workload, *, model=None, kv_tokens=200_000, budget=2048, running=64, share=None):
+    simulation = Simulation(model or steps(), kv_tokens, budget, running, share)
     return simulation.run(workload), simulation
 
 
@@ -46,6 +46,26 @@ def test_a_long_prompt_runs_in_chunks_of_the_budget():
     residual = COEFFICIENTS.residual
     edge_us = residual.request_fixed_ms * 1e3 + residual.request_per_token_us * 5000
     assert request.ttft_s * 1e6 == pytest.approx(sum(map(model.step_us, chunks)) + edge_us)
+
+
+def test_a_prompt_gets_no_more_of_a_step_than_its_share():
+    model = steps()
+    (request,), _ = serve(alone(600, 1), model=model, share=256)
+    chunks = [prefill(256, completes=False), prefill(256, before=256, completes=False)]
+    chunks.append(prefill(88, before=512))
+    residual = COEFFICIENTS.residual
+    edge_us = residual.request_fixed_ms * 1e3 + residual.request_per_token_us * 600
+    assert request.ttft_s * 1e6 == pytest.approx(sum(map(model.step_us, chunks)) + edge_us)
+
+
+def test_with_shares_a_short_prompt_is_computed_beside_a_long_one():
+    long, short = Ask(8000, 1), Ask(100, 1)
+    workload = Workload((long, short), Arrivals(times_s=(0.0, 0.05)))
+    behind, _ = serve(workload)
+    beside, _ = serve(workload, share=256)
+    assert [request.ask for request in behind] == [long, short]
+    assert [request.ask for request in beside] == [short, long]
+    assert beside[0].ttft_s < 0.3 * behind[1].ttft_s
 
 
 def test_chunks_of_one_prompt_follow_each_other_through_the_stages():
