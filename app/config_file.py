@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from app.config import ApplicationConfig, refuse
+from app.loopback import is_loopback
 from placement.topology import Problem
 
 
@@ -38,14 +38,6 @@ class HttpOptions(BaseModel):
     port: int = 8000
 
 
-def is_loopback(host: str) -> bool:
-    """True for an address that only this machine reaches."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class ServeFile(BaseModel):
     """A Serve file: what it serves, and where clients go."""
 
@@ -58,6 +50,8 @@ class ServeFile(BaseModel):
             return None
         host = self.http_options.host
         host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        # IPv6: its colons are not the port's.
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.http_options.port}{application.route_prefix.rstrip('/')}"
 
     @model_validator(mode="after")

@@ -123,8 +123,6 @@ class Metered:
     last_token_at_s: float | None = None
     # The stream has ended with an error in its midst.
     failed: bool = False
-    # The lease was taken back before the first token: the ticket waits again.
-    revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

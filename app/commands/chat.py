@@ -32,14 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises ConnectionError where nobody answers or the key is refused, ValueError for a bad address."""
-    import openai
     from rich.console import Console
 
     server = server_of(arguments)
-    # Who waits for an answer sees a refusal at once: no silent tries.
-    client = openai.OpenAI(
-        base_url=f"{server.url}/v1", api_key=server.key or "unused", max_retries=0, timeout=TIMEOUT_S
-    )
+    client = client_of(server)
     console = Console(highlight=False)
     talk = Talk(client, server, arguments.model or _served(client, server), arguments, console)
     console.print(f"{talk.model} at {server.url}. Ctrl-C stops an answer, Ctrl-D ends the talk.", style="dim")
@@ -48,6 +44,19 @@ def run(arguments: argparse.Namespace) -> int:
             talk.say(line)
     console.print()
     return 0
+
+
+def client_of(server: Server) -> openai.OpenAI:
+    """Who waits for an answer sees a refusal at once: no silent tries."""
+    import openai
+
+    return openai.OpenAI(
+        base_url=f"{server.url}/v1",
+        api_key=server.key or "unused",
+        max_retries=0,
+        timeout=TIMEOUT_S,
+        http_client=openai.DefaultHttpxClient(trust_env=server.obeys_proxies),
+    )
 
 
 class Talk:

@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from app.loopback import is_loopback
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 # Not an option: command lines are seen by everyone on the machine.
 KEY_VARIABLE = "PROMISESERVE_API_KEY"
@@ -22,6 +24,11 @@ class Server:
     @property
     def headers(self) -> dict[str, str]:
         return {} if self.key is None else {"authorization": f"Bearer {self.key}"}
+
+    @property
+    def obeys_proxies(self) -> bool:
+        """Whether a proxy of the environment's stands before it: not where it is this machine."""
+        return not is_loopback(urlsplit(self.url).hostname or "")
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:

@@ -51,7 +51,12 @@ def fetch(server: Server) -> StatusView:
     from app.status.view import from_json
 
     try:
-        answer = httpx.get(f"{server.url}/status.json", headers=server.headers, timeout=TIMEOUT_S)
+        answer = httpx.get(
+            f"{server.url}/status.json",
+            headers=server.headers,
+            timeout=TIMEOUT_S,
+            trust_env=server.obeys_proxies,
+        )
     except httpx.HTTPError as error:
         raise unreachable(server.url) from error
     if answer.status_code == HTTPStatus.NOT_FOUND:

@@ -121,7 +121,7 @@ class Guard:
         revocable = _Revocable(run, receive, send)
         try:
             # It may have been taken back before it came.
-            if not run.metered.revoked:
+            if not run.revoked.is_set():
                 await self._app(scope, revocable.receive, revocable.send)
         except Exception as error:
             # An application whose client leaves amid the body, or whose engine dies, fails in its own way.
@@ -132,7 +132,7 @@ class Guard:
             self._leases.end(lease_id)
             traceparent = headers.get(TRACEPARENT.encode(), b"").decode("latin-1")
             _record_run(traceparent, run.metered, arrived_s)
-        if run.metered.revoked:
+        if run.revoked.is_set():
             await _refuse(send, REVOKED_STATUS, "the lease was taken back")
         elif run.orphaned and not revocable.begun:
             await _refuse(send, ENGINE_DIED_STATUS, "the engine has died")

@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 class _Entry:
     metered: Metered = field(default_factory=Metered)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    # Set to end the request before it answers.
+    # Set where the lease was taken back before the first token: the request ends, its ticket waits again.
     revoked: asyncio.Event = field(default_factory=asyncio.Event)
     answering: bool = False
 
@@ -47,7 +47,7 @@ class Run:
     @property
     def withheld(self) -> bool:
         """Whatever is said now does not leave."""
-        return self.metered.revoked or self.orphaned
+        return self.revoked.is_set() or self.orphaned
 
     def answers(self) -> None:
         """Something of the answer is on its way: from now on the lease can't be taken back."""
@@ -55,7 +55,7 @@ class Run:
 
     def tokens(self) -> None:
         """The engine has made some: the first of the answer, or later ones."""
-        if self.metered.revoked:
+        if self.revoked.is_set():
             return  # Too late: the ticket waits again.
         self.answers()
         self.metered.last_token_at_s = time.time()
@@ -106,6 +106,8 @@ class LiveLeases:
         self.idle = asyncio.Event()
         self.idle.set()
         self._closed = False
+        # How many requests have begun, ever.
+        self._begun = 0
         # What requests used that have ended.
         self._ended: _Recent[Metered] = _Recent(kept_s)
         # Leases that were taken back before their requests came.
@@ -141,6 +143,7 @@ class LiveLeases:
             return None
         self._ended.pop(lease_id)
         entry = self._live[lease_id] = _Entry()
+        self._begun += 1
         self.idle.clear()
         if self._revoked.pop(lease_id):
             self.revoke(lease_id)
@@ -155,7 +158,6 @@ class LiveLeases:
             return True
         if entry is None or entry.answering:
             return False
-        entry.metered.revoked = True
         entry.revoked.set()
         return True
 
@@ -181,5 +183,7 @@ class LiveLeases:
         """Returns when nothing has run for so long; from then on nothing begins."""
         while not self._closed:
             await self.idle.wait()
+            begun = self._begun
             await asyncio.sleep(quiet_s)
-            self._closed = self.idle.is_set()
+            # One that came and went meanwhile may have others behind it.
+            self._closed = self.idle.is_set() and self._begun == begun

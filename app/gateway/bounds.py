@@ -5,10 +5,10 @@ Types are checked already (app/gateway/schemas.py); every refusal names the fiel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from app.gateway.errors import ApiError, exceeds, invalid
+from app.gateway.errors import MAX_SHOWN_KEY, ApiError, exceeds, invalid
 from app.gateway.grammars import check_grammars
 from app.gateway.media import check_media
 from app.gateway.schemas import Embedding, Fields
@@ -71,17 +71,12 @@ def check_bounds(fields: Fields, value: Mapping[str, Any], answers: int, limits:
     for key, label in (fields.metadata or {}).items():
         _check_chars(f"metadata.{key[:MAX_SHOWN_KEY]}", key + label, limits.max_label_chars)
     _check_stop(getattr(fields, "stop", None), limits)
-    for word in getattr(fields, "bad_words", None) or ():
-        _check_chars("bad_words", word, limits.max_stop_chars)
+    _check_words("bad_words", getattr(fields, "bad_words", None) or (), limits)
     _check_template(getattr(fields, "chat_template_kwargs", None))
     _check_answers(fields, answers, limits)
     _check_references(value.get("input"))
     check_grammars(value, limits)
     check_media(value, limits)
-
-
-# Of a name that the client has made up.
-MAX_SHOWN_KEY = 32
 
 
 def _check_count(name: str, items: Any, limit: int) -> None:
@@ -102,8 +97,15 @@ def _check_chars(name: str, text: str | None, limit: int) -> None:
 def _check_stop(stop: str | list[str] | None, limits: RequestLimits) -> None:
     strings = [stop] if isinstance(stop, str) else stop or []
     _check_count("stop", strings, limits.max_stop_strings)
-    for string in strings:
-        _check_chars("stop", string, limits.max_stop_chars)
+    _check_words("stop", strings, limits)
+
+
+def _check_words(name: str, words: Iterable[str], limits: RequestLimits) -> None:
+    """What is compared with the text: the engine refuses an empty one too."""
+    for word in words:
+        if not word:
+            raise invalid(name, word, "is empty")
+        _check_chars(name, word, limits.max_stop_chars)
 
 
 def _check_template(arguments: dict[str, Any] | None) -> None:

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from app.config_file import is_loopback
 from app.gateway.errors import ApiError
 from app.gateway.tenants import Tenants, bearer
 from app.limits import RequestLimits
+from app.loopback import is_loopback
 
 
 def check_head(scope: Scope, limits: RequestLimits) -> None:

@@ -11,9 +11,9 @@ import json
 import re
 from typing import Any
 
-from app.gateway.errors import ApiError, invalid, shorten
+from app.gateway.errors import ApiError, invalid, place, shorten, unknown_path
+from app.gateway.fitting import CONTEXT_EXCEEDED
 from app.gateway.redaction import without_paths
-from app.gateway.requests import CONTEXT_EXCEEDED
 from app.gateway.schemas import SCHEMAS
 
 # Longer texts of vLLM's are cut: they may quote the request.
@@ -30,6 +30,9 @@ def from_engine(status: int, body: bytes, path: str) -> ApiError:
     try:
         error: dict[str, Any] = dict(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
+        if status == 404:
+            # vLLM's application has only the paths that its model can answer.
+            return unknown_path(path)
         reason = without_paths(shorten(body))
         return ApiError(status, "engine_refused", f"The engine refused the request: {reason}")
     message = without_paths(str(error.get("message", "")))
@@ -43,7 +46,14 @@ def from_engine(status: int, body: bytes, path: str) -> ApiError:
     if str(param) in _LENGTHS or _TOO_LONG.search(message):
         field = SCHEMAS[path].prompt_field
         return ApiError(400, CONTEXT_EXCEEDED, f"{field}: {message}"[:SHOWN_MESSAGE_CHARS], field)
-    return ApiError(status, "invalid_value", message[:SHOWN_MESSAGE_CHARS], str(param) if param else None)
+    at_fault = str(param)[:SHOWN_MESSAGE_CHARS] if param else _first_field(message, path)
+    return ApiError(status, "invalid_value", message[:SHOWN_MESSAGE_CHARS], at_fault)
+
+
+def _first_field(message: str, path: str) -> str | None:
+    """The field of the request that a message begins with; most of vLLM's do, and say it nowhere else."""
+    word = message.partition(" ")[0].strip("`'")
+    return word if word in SCHEMAS[path].model_fields else None
 
 
 def _first_problem(message: str) -> dict[str, Any] | None:
@@ -60,7 +70,7 @@ def _first_problem(message: str) -> dict[str, Any] | None:
 
 def _field(location: tuple[Any, ...]) -> str:
     """The client's own path: names and indexes, without the branches of unions in between."""
-    return ".".join(str(part) for part in location[1:] if isinstance(part, int) or _is_name(part)) or "body"
+    return place(part for part in location[1:] if isinstance(part, int) or _is_name(part))
 
 
 def _is_name(part: str) -> bool:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+
 import aiohttp
 
-from app.contract import HEALTH_PATH, SECRET_HEADER, EnginePort
+from app import used
+from app.contract import HEALTH_PATH, LEASES_PATH, SECRET_HEADER, EnginePort, Metered
+
+logger = logging.getLogger("ray.serve")
+
+# How long an engine may take to end a request that was broken off, and to say what it used.
+SETTLE_TIMEOUT_S = 10.0
+# A machine that is there takes or refuses a connection within this.
+CONNECT_TIMEOUT_S = 1.0
 
 
 async def ask(http: aiohttp.ClientSession, engine: EnginePort, path: str, timeout_s: float) -> bytes | None:
@@ -24,6 +35,32 @@ async def is_lost(http: aiohttp.ClientSession, engine: EnginePort, timeout_s: fl
         return not isinstance(error.os_error, ConnectionRefusedError)
     except (aiohttp.ClientError, TimeoutError):
         return True
+
+
+async def used_under(http: aiohttp.ClientSession, engine: EnginePort, lease_id: str) -> Metered | None:
+    """Of a request that was broken off: waits until the engine has ended it. None where the engine knows
+    nothing of it, or says nothing in time. Raises aiohttp.ClientConnectionError where it is lost."""
+    try:
+        told = await _get(http, engine, LEASES_PATH + lease_id, SETTLE_TIMEOUT_S)
+    except aiohttp.ClientConnectionError:
+        raise
+    except (aiohttp.ClientError, TimeoutError):
+        logger.warning("No usage for %s: its engine did not answer.", lease_id)
+        return None
+    return None if told is None else used.from_text(told)
+
+
+async def has_ended(engine: EnginePort) -> bool:
+    """Its process. A port is one process's for as long as that lives: refused there, it has ended."""
+    try:
+        connecting = asyncio.open_connection(engine.host, engine.port)
+        _, writer = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)
+    except ConnectionRefusedError:
+        return True
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return False
 
 
 async def _get(http: aiohttp.ClientSession, engine: EnginePort, path: str, timeout_s: float) -> bytes | None:

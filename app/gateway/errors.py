@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from app.contract import RateLimits, Refusal
@@ -10,7 +11,12 @@ from app.gateway.headers import rate_limit_headers
 
 # When an engine was lost: another, or its successor, takes about this long.
 ENGINE_LOST_RETRY_AFTER_S = 5
+# A look costs little, and the next scheduler may be there at once.
+SCHEDULER_RETRY_AFTER_S = 1
 _COME_BACK = f"Try again in {ENGINE_LOST_RETRY_AFTER_S} s."
+
+# Of a name that the client has made up.
+MAX_SHOWN_KEY = 32
 
 _TYPE_BY_STATUS = {401: "authentication_error", 429: "rate_limit_error"}
 
@@ -94,6 +100,11 @@ def exceeds(param: str, size: str, limit: int) -> ApiError:
     return ApiError(400, "invalid_value", f"{param}: {size} exceed the limit of {limit}", param)
 
 
+def place(parts: Iterable[object]) -> str:
+    """A field by its path, with dots; of names that a client has made up only the beginning."""
+    return ".".join(str(part)[:MAX_SHOWN_KEY] for part in parts) or "body"
+
+
 def unknown_path(path: str) -> ApiError:
     return ApiError(404, "unknown_path", f"path: {shorten(path)} is not served here", "path")
 
@@ -131,6 +142,12 @@ def engine_busy() -> ApiError:
     """The engine has refused what it was sent, for its own queue is full."""
     message = f"The engine has too many answers to give. {_COME_BACK}"
     return ApiError(503, "engine_busy", message, retry_after_s=ENGINE_LOST_RETRY_AFTER_S)
+
+
+def scheduler_unreachable(retry_after_s: int = SCHEDULER_RETRY_AFTER_S) -> ApiError:
+    """It restarts, or has yet to come."""
+    message = f"The scheduler does not answer. Try again in {retry_after_s} s."
+    return ApiError(503, "scheduler_unreachable", message, retry_after_s=retry_after_s)
 
 
 # Enough to recognise a value by, too little to carry a prompt into a log.

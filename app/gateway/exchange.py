@@ -12,7 +12,7 @@ import contextvars
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,12 +25,10 @@ from app.contract import (
     ENGINE_DIED_STATUS,
     ENGINE_FAILED,
     LEASE_HEADER,
-    LEASES_PATH,
     PRIORITY_HEADER,
     REVOKED_STATUS,
     SECRET_HEADER,
     ControlPlane,
-    EnginePort,
     Grant,
     Metered,
     Refusal,
@@ -38,11 +36,19 @@ from app.contract import (
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
 from app.gateway.engine_errors import from_engine
-from app.gateway.errors import ENGINE_LOST_RETRY_AFTER_S, ApiError, engine_busy, engine_lost, refused
+from app.gateway.engines import has_ended, used_under
+from app.gateway.errors import (
+    ENGINE_LOST_RETRY_AFTER_S,
+    ApiError,
+    engine_busy,
+    engine_lost,
+    refused,
+    scheduler_unreachable,
+)
 from app.gateway.heartbeat import Heartbeats, Lifeline
 from app.gateway.requests import Request
 from app.gateway.spans import describe_grant
-from app.gateway.tiers import Tiers, with_tier
+from app.gateway.tiers import Tiers, events_with_tier, response_with_tier, with_tier
 from app.tracing import TRACEPARENT, child, traceparent_of
 
 logger = logging.getLogger("ray.serve")
@@ -53,12 +59,11 @@ ENGINE_ATTEMPTS = 3
 # A scheduler that restarts is back within seconds; each attempt waits a little longer.
 SCHEDULER_ATTEMPTS = 8
 SCHEDULER_RETRY_S = 0.25
-# Answers that tell the tier in their body, as OpenAI's do.
+# Answers that tell the tier where they begin, and those that tell it in each response that they hold.
 TIER_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
-# How long an engine may take to end a request that was broken off, and to say what it used.
-SETTLE_TIMEOUT_S = 10.0
-# A machine that is there takes or refuses a connection within this.
-CONNECT_TIMEOUT_S = 1.0
+RESPONSES_PATH = "/v1/responses"
+# A response is as long as its prompt's instructions: so much of it is rewritten in some milliseconds.
+REWRITTEN_AT_ONCE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +187,10 @@ class Exchange:
             if traceparent := traceparent_of(span):
                 ticket = replace(ticket, traceparent=traceparent)
             reply = await self._acquire(ticket)
+        except ConnectionError:
+            # It may have been granted and the answer lost.
+            self._in_background(self._control.close(ticket.ticket_id, Outcome.FAILED, None))
+            raise scheduler_unreachable(ENGINE_LOST_RETRY_AFTER_S) from None
         except BaseException:
             self._in_background(self._control.close(ticket.ticket_id, Outcome.CANCELLED, None))
             raise
@@ -192,15 +201,14 @@ class Exchange:
         return reply
 
     async def _acquire(self, ticket: Ticket) -> Grant | Refusal:
-        """Submits again while the scheduler restarts: the ticket keeps its id and its age."""
-        for attempt in range(SCHEDULER_ATTEMPTS):
+        """Submits again while the scheduler restarts: the ticket keeps its id and its age. Raises
+        ConnectionError where that takes too long."""
+        for attempt in range(1, SCHEDULER_ATTEMPTS):
             try:
                 return await self._control.acquire(ticket)
             except ConnectionError:
-                await asyncio.sleep(self._scheduler_retry_s * (attempt + 1))
-        # It may have been granted and the answer lost.
-        self._in_background(self._control.close(ticket.ticket_id, Outcome.FAILED, None))
-        return Refusal(Outcome.REJECTED_NO_ENGINE, ENGINE_LOST_RETRY_AFTER_S)
+                await asyncio.sleep(self._scheduler_retry_s * attempt)
+        return await self._control.acquire(ticket)
 
     async def _send(self, run: _Run, request: Request) -> None:
         engine = run.grant.engine
@@ -244,15 +252,19 @@ class Exchange:
         """The body. A stream whose engine dies ends with an error event, never silently."""
         assert run.response is not None
         tier = self._tiers.served(request.service_tier, run.grant.class_name)
-        says_tier = request.path in TIER_PATHS
+        says_tier, holds_responses = request.path in TIER_PATHS, request.path == RESPONSES_PATH
         if not request.stream:
             body = await run.response.read()
+            if holds_responses:
+                body = await _rewritten(response_with_tier, body, tier)
             yield with_tier(body, tier) if says_tier else body
         else:
             end = used.StreamEnd()
             try:
                 while chunk := await run.response.content.readany():
                     if events := end.events(chunk):
+                        if holds_responses:
+                            events = await _rewritten(events_with_tier, events, tier)
                         yield with_tier(events, tier) if says_tier else events
                         says_tier = False
             except (aiohttp.ClientError, TimeoutError):
@@ -280,39 +292,22 @@ class Exchange:
         return self._in_background(self._close(run))
 
     async def _close(self, run: _Run) -> None:
+        engine, ticket_id = run.grant.engine, run.ticket.ticket_id
         try:
             if run.metered is None and not run.lost:
-                run.metered = await self._ask_used(run)
+                try:
+                    run.metered = await used_under(self.http, engine, ticket_id)
+                except aiohttp.ClientConnectionError:
+                    run.lost = True
             if run.lost:
+                ended = await has_ended(engine)
+                tell = self._control.replica_gone if ended else self._control.replica_unroutable
                 # Advice only: a scheduler that restarts hears of its replicas anew.
                 with contextlib.suppress(ConnectionError):
-                    await self._tell_lost(run.grant.engine)
+                    await tell(engine.replica_id)
         finally:
             usage = None if run.metered is None else _usage(run.metered, run.ticket)
-            await self._control.close(run.ticket.ticket_id, run.outcome, usage)
-
-    async def _ask_used(self, run: _Run) -> Metered | None:
-        """Of a request that was broken off: waits until the engine has ended it."""
-        engine = run.grant.engine
-        try:
-            async with self.http.get(
-                engine.url(LEASES_PATH + run.ticket.ticket_id),
-                headers={SECRET_HEADER: engine.secret},
-                timeout=aiohttp.ClientTimeout(total=SETTLE_TIMEOUT_S),
-            ) as answer:
-                return used.from_text(await answer.read()) if answer.status == 200 else None
-        except aiohttp.ClientConnectionError:
-            run.lost = True
-        except (aiohttp.ClientError, TimeoutError):
-            logger.warning("No usage for %s: its engine did not answer.", run.ticket.ticket_id)
-        return None
-
-    async def _tell_lost(self, engine: EnginePort) -> None:
-        """Has the engine's process ended, or was it only not to be reached?"""
-        if await _nobody_listens(engine):
-            await self._control.replica_gone(engine.replica_id)
-        else:
-            await self._control.replica_unroutable(engine.replica_id)
+            await self._control.close(ticket_id, run.outcome, usage)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, context=self._context)
@@ -330,17 +325,11 @@ class Exchange:
             logger.error("A ticket was not closed.", exc_info=error)
 
 
-async def _nobody_listens(engine: EnginePort) -> bool:
-    """A port is one process's for as long as that lives: refused there, it has ended."""
-    try:
-        connecting = asyncio.open_connection(engine.host, engine.port)
-        _, writer = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)
-    except ConnectionRefusedError:
-        return True
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return False
+async def _rewritten(rewrite: Callable[[bytes, str], bytes], body: bytes, tier: str) -> bytes:
+    """Off the event loop where that would stand still for long."""
+    if len(body) > REWRITTEN_AT_ONCE_BYTES:
+        return await asyncio.to_thread(rewrite, body, tier)
+    return rewrite(body, tier)
 
 
 def _headers(run: _Run) -> dict[str, str]:

@@ -1,40 +1,33 @@
-"""The HTTP face: an ASGI application with a closed list of paths."""
+"""The HTTP face: an ASGI application with a closed list of paths, and the life of a request to the model."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from opentelemetry.trace import Span
 from starlette.types import Message, Receive, Scope, Send
 
-from app.contract import RANKS_PATH, ControlPlane, SchedulerView
-from app.gateway.door import announced_bytes, check_head, tenant_of
+from app.contract import ControlPlane
+from app.gateway.door import announced_bytes, check_head, only, tenant_of
 from app.gateway.errors import ApiError, shorten, unknown_path
 from app.gateway.exchange import Answer, Exchange
 from app.gateway.headers import Headers, grant_headers
-from app.gateway.metrics import engine_metrics
-from app.gateway.openapi import document
 from app.gateway.patience import Patience, ReaderStalledError
-from app.gateway.ranks import engine_ranks
+from app.gateway.reads import Reads
 from app.gateway.redaction import where
 from app.gateway.requests import Request, Window, body_too_large, read
 from app.gateway.schemas import SCHEMAS
-from app.gateway.shared import Shared
 from app.gateway.spans import describe, request_span
 from app.gateway.status import StatusFace
 from app.gateway.tenants import Tenants
 from app.limits import RequestLimits
 
 logger = logging.getLogger("ray.serve")
-
-
-_JSON: Headers = [(b"content-type", b"application/json")]
 
 
 class HttpFace:
@@ -48,30 +41,14 @@ class HttpFace:
         keys: Tenants,
         status: StatusFace,
         reader_stall_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._exchange = exchange
-        self._control = control
         self._window = window
         self._keys = keys
         self._reader_stall_s = reader_stall_s
         self._status = status
-        self._started_s = int(time.time())
-        # It needs no key: however many ask at a time, the engines are asked once.
-        self._figures = Shared(self._all_metrics, 0.0, time.monotonic)
-        self._reads: dict[str, Callable[[Send], Awaitable[None]]] = {
-            "/health": self._health,
-            "/ready": self._ready,
-            "/metrics": self._metrics,
-            "/openapi.json": self._document,
-        }
-        # Read with a key.
-        self._keyed_reads: dict[str, Callable[[Send], Awaitable[None]]] = {
-            RANKS_PATH: self._ranks,
-            "/v1/models": self._models,
-            f"/v1/models/{window.model}": self._model,
-        }
-        served = document(window, self._reads, {*self._keyed_reads, *status.paths})
-        self._openapi = json.dumps(served).encode()
+        self._reads = Reads(control, exchange.http, window, status.paths, clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -105,13 +82,13 @@ class HttpFace:
         if path in SCHEMAS:
             _allow(method, "POST")
             await self._infer(scope, receive, send)
-        elif path in self._reads:
+        elif (read_open := self._reads.open.get(path)) is not None:
             _allow(method, "GET")
-            await self._reads[path](send)
-        elif path in self._keyed_reads:
+            await (await read_open())(scope, receive, send)
+        elif (read_keyed := self._reads.keyed.get(path)) is not None:
             _allow(method, "GET")
             tenant_of(scope, self._keys)
-            await self._keyed_reads[path](send)
+            await (await read_keyed())(scope, receive, send)
         elif path in self._status.paths:
             _allow(method, "GET")
             await self._status(scope, receive, send)
@@ -122,7 +99,7 @@ class HttpFace:
             raise unknown_path(path)
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with request_span(scope["path"], _header(scope, b"traceparent")) as span:
+        with request_span(scope["path"], only(scope, b"traceparent")) as span:
             await self._infer_within(span, scope, receive, send)
 
     async def _infer_within(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
@@ -169,53 +146,6 @@ class HttpFace:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
-    async def _health(self, send: Send) -> None:
-        await _respond(send, 200, b'{"status": "ok"}', _JSON)
-
-    async def _ready(self, send: Send) -> None:
-        view = await self._view(metrics=False)
-        if view.replicas_ready == 0 and not view.wakes:
-            raise ApiError(503, "rejected_no_engine", "No engine is ready.", None, 1)
-        state = {"status": "ready", "replicas": view.replicas_ready, "queued": view.queued}
-        await _respond(send, 200, json.dumps(state).encode(), _JSON)
-
-    async def _metrics(self, send: Send) -> None:
-        page = await self._figures.get()
-        await _respond(send, 200, page, [(b"content-type", b"text/plain; version=0.0.4")])
-
-    async def _all_metrics(self) -> bytes:
-        view = await self._view()
-        return (view.metrics + await engine_metrics(self._exchange.http, view.engines)).encode()
-
-    async def _ranks(self, send: Send) -> None:
-        ranks = await engine_ranks(self._exchange.http, (await self._view(metrics=False)).engines)
-        await _respond(send, 200, json.dumps({"ranks": ranks}).encode(), _JSON)
-
-    async def _view(self, metrics: bool = True) -> SchedulerView:
-        try:
-            return await self._control.view(metrics)
-        except ConnectionError:
-            raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
-
-    async def _document(self, send: Send) -> None:
-        await _respond(send, 200, self._openapi, _JSON)
-
-    async def _models(self, send: Send) -> None:
-        body = {"object": "list", "data": [self._card()]}
-        await _respond(send, 200, json.dumps(body).encode(), _JSON)
-
-    async def _model(self, send: Send) -> None:
-        await _respond(send, 200, json.dumps(self._card()).encode(), _JSON)
-
-    def _card(self) -> dict[str, object]:
-        return {
-            "id": self._window.model,
-            "object": "model",
-            "created": self._started_s,
-            "owned_by": "promiseserve",
-            "max_model_len": self._window.max_model_len,
-        }
-
 
 def _below_root(scope: Scope) -> Scope:
     """Where Serve has a `route_prefix`, the path begins with it: ASGI's root. Raises ApiError 404."""
@@ -234,11 +164,6 @@ def _allow(method: str, allowed: str) -> None:
     if method != allowed:
         reason = f"method: {method} is not allowed here, {allowed} is"
         raise ApiError(405, "method_not_allowed", reason, "method", allow=allowed)
-
-
-def _header(scope: Scope, name: bytes) -> str | None:
-    """The first of that name."""
-    return next((value.decode("latin-1") for given, value in scope["headers"] if given == name), None)
 
 
 def _answer_headers(answer: Answer) -> Headers:

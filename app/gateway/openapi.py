@@ -88,10 +88,14 @@ def _bound(schema: dict[str, Any], window: Window) -> None:
             _kind(properties[name], "integer")["maximum"] = window.max_model_len if bound is None else bound
     for name in LABELS:
         _kind(properties[name], "string")["maxLength"] = limits.max_label_chars
+    words = {"minLength": 1, "maxLength": limits.max_stop_chars}
     if "stop" in properties:
-        _kind(properties["stop"], "string")["maxLength"] = limits.max_stop_chars
+        _kind(properties["stop"], "string").update(words)
         strings = _kind(properties["stop"], "array")
-        strings["maxItems"], strings["items"]["maxLength"] = limits.max_stop_strings, limits.max_stop_chars
+        strings["maxItems"] = limits.max_stop_strings
+        strings["items"].update(words)
+    if "bad_words" in properties:
+        _kind(properties["bad_words"], "array")["items"].update(words)
     _kind(properties["n"], "integer")["maximum"] = limits.max_choices
     if window.counter is not None:
         for name in _PROMPTS & properties.keys():

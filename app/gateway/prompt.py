@@ -70,11 +70,17 @@ def asked(fields: Fields, value: Mapping[str, Any]) -> Asked:
         messages = [message.model_extra or {} for message in fields.messages]
         texts: list[Text] = [text for message in messages for text in _texts(message.get("content"))]
         calls = [call.get("function") for message in messages for call in _objects(message.get("tool_calls"))]
-        around = _guessed("tools", [value.get("tools")]) + _guessed("messages", calls)
+        thoughts = [message.get("reasoning") or message.get("reasoning_content") for message in messages]
+        around = _guessed("tools", [value.get("tools")]) + _guessed("messages", calls + thoughts)
+        around += _guessed("documents", [value.get("documents")])
         return Asked([texts], fields.n or 1, TOKENS_A_MESSAGE * len(messages) + around)
     if isinstance(fields, Responses):
-        calls = [item.get(name) for item in _objects(fields.input) for name in ("arguments", "output")]
-        around = _guessed("tools", [value.get("tools")]) + _guessed("input", [fields.instructions, *calls])
+        items = _objects(fields.input)
+        calls = [item.get(name) for item in items for name in ("arguments", "output")]
+        # What the engine reads of thoughts that are not told themselves.
+        summaries = [item.get("summary") for item in items if not item.get("content")]
+        around = _guessed("tools", [value.get("tools")])
+        around += _guessed("input", [fields.instructions, *calls, *summaries])
         return Asked([[*_texts(fields.input)]], 1, around)
     # Counts a text's tokens, or reads them back: no prompt. `n` means nothing there.
     return Asked([], 1)

@@ -16,28 +16,17 @@ from pydantic import ValidationError
 
 from app.flow.ticket import Ticket
 from app.gateway.bounds import check_bounds, check_depth, check_forbidden
-from app.gateway.errors import ApiError, exceeds, invalid, shorten, unknown_path
-from app.gateway.prompt import Asked, Prompt, asked, check_texts, count, prompt_of
-from app.gateway.schemas import (
-    SALTED_PATHS,
-    SCHEMAS,
-    Chat,
-    Completion,
-    Detokenize,
-    Fields,
-    Responses,
-    Tokenize,
-)
+from app.gateway.errors import ApiError, invalid, place, shorten, unknown_path
+from app.gateway.fitting import fit
+from app.gateway.prompt import Prompt, asked, prompt_of
+from app.gateway.sampling import check_sampling, most_output
+from app.gateway.schemas import SALTED_PATHS, SCHEMAS, Chat, Completion, Fields, Responses
 from app.gateway.tiers import Tiers
-from app.gateway.tokens import COUNTED_BYTES_PER_TOKEN, TokenCounter
+from app.gateway.tokens import TokenCounter
 from app.limits import DEFAULT_LIMITS, RequestLimits
 
-# OpenAI's own code for it.
-CONTEXT_EXCEEDED = "context_length_exceeded"
 # vLLM's own default; lower is more urgent.
 DEFAULT_PRIORITY = 0
-# OpenAI's default for completions.
-COMPLETION_TOKENS = 16
 # A body of so many bytes is read and its tokens are counted in about five milliseconds.
 READ_AT_ONCE_BYTES = 8 * 1024
 
@@ -71,14 +60,6 @@ class Window:
     tools: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """How many tokens an answer may have, and the field that says so."""
-
-    field: str
-    tokens: int
-
-
 async def read(path: str, body: bytes, window: Window, tenant: str) -> Request:
     """`parse`, off the event loop where that would stand still for long."""
     if len(body) > READ_AT_ONCE_BYTES:
@@ -96,13 +77,16 @@ def parse(path: str, body: bytes, window: Window, tenant: str) -> Request:
     fields = _validated(schema, value)
     reads = asked(fields, value)
     check_bounds(fields, value, reads.answers, window.limits)
+    check_sampling(fields, value, window.limits)
     _check_tools(fields, value, window)
     if fields.model != window.model:
         reason = f"is not served; {window.model!r} is"
         raise ApiError(404, "model_not_found", f"model: {shorten(fields.model)} {reason}", "model")
     class_name = _class_asked(fields, window.tiers)
-    prompt = _prompt(fields, reads, window, tenant)
-    ticket = _ticket(fields, reads.answers, prompt, body, tenant, class_name)
+    fitted = fit(fields, reads, window.counter, window.max_model_len)
+    prompt = prompt_of(fitted.prompts, reads.overhead, fitted.most, tenant, window.tokens_per_block)
+    most_tokens = _output_bound(fields, reads.answers, window.limits)
+    ticket = _ticket(fields, reads.answers, most_tokens, prompt, body, tenant, class_name)
     if None in value.values():
         body = _without_nulls(value)
     if path in SALTED_PATHS:
@@ -118,7 +102,7 @@ def _without_nulls(value: dict[str, Any]) -> bytes:
 
 def _check_tools(fields: Fields, value: dict[str, Any], window: Window) -> None:
     """vLLM would refuse them too, after a lease, and with the advice to start it otherwise."""
-    asks = isinstance(fields, Chat) and fields.tools and value.get("tool_choice") != "none"
+    asks = isinstance(fields, Chat | Responses) and fields.tools and value.get("tool_choice") != "none"
     if asks and not window.tools:
         reason = "tools: are not served here: engine.tool_call_parser is not configured"
         raise ApiError(400, "unsupported_field", reason, "tools")
@@ -147,7 +131,13 @@ def _class_asked(fields: Fields, tiers: Tiers) -> str:
 
 
 def _ticket(
-    fields: Fields, answers: int, prompt: Prompt, body: bytes, tenant: str, class_name: str
+    fields: Fields,
+    answers: int,
+    most_tokens: int,
+    prompt: Prompt,
+    body: bytes,
+    tenant: str,
+    class_name: str,
 ) -> Ticket:
     session = fields.prompt_cache_key
     return Ticket(
@@ -157,7 +147,7 @@ def _ticket(
         tenant=tenant,
         class_name=class_name,
         prompt_tokens=prompt.tokens,
-        max_output_tokens=_output_bound(fields, answers),
+        max_output_tokens=most_tokens,
         answers=answers,
         prefix_blocks=prompt.blocks,
         # A key of one tenant's says nothing of another's.
@@ -171,17 +161,12 @@ def _ticket(
     )
 
 
-def _output_bound(fields: Fields, answers: int) -> int:
-    """Tokens of all answers together; 0 when neither the client nor the API bounds them."""
-    if isinstance(fields, Chat):
-        return answers * (fields.max_completion_tokens or fields.max_tokens or 0)
-    if isinstance(fields, Completion):
-        bound = COMPLETION_TOKENS if fields.max_tokens is None else fields.max_tokens
-        return answers * max(1, bound)
-    if isinstance(fields, Responses):
-        return fields.max_output_tokens or 0
-    # Embeddings and token counts: one step.
-    return 1
+def _output_bound(fields: Fields, answers: int, limits: RequestLimits) -> int:
+    """Tokens of all answers together; 0 where nothing bounds them."""
+    if not isinstance(fields, Chat | Completion | Responses):
+        # Embeddings and token counts: one step.
+        return 1
+    return answers * (most_output(fields, limits) or 0)
 
 
 def _decoded(body: bytes, limits: RequestLimits) -> dict[str, Any]:
@@ -218,62 +203,7 @@ def _validated(schema: type[Fields], value: dict[str, Any]) -> Fields:
 def _as_api_error(error: ValidationError) -> ApiError:
     """The first problem that the model found."""
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "body"
+    field = place(first["loc"])
     if first["type"] == "missing":
         return ApiError(400, "missing_field", f"{field}: the field is required", field)
     return invalid(field, first["input"], f"is refused: {first['msg']}")
-
-
-def _prompt(fields: Fields, reads: Asked, window: Window, tenant: str) -> Prompt:
-    """Counted. Refuses what can't fit, as far as that is known without the chat template."""
-    check_texts(fields.prompt_field, reads.prompts, window.counter)
-    _check_counted(fields, window)
-    output = _output(fields)
-    most = _cut(fields, window.max_model_len - output.tokens)
-    prompts = []
-    for texts in reads.prompts:
-        prompts.append(count(texts, window.counter, window.max_model_len))
-        # The engine cuts what is too long, where it is asked to.
-        at_least = 0 if most is not None else sum(part.at_least for part in prompts[-1])
-        _check_fits(fields.prompt_field, at_least, output, window)
-    return prompt_of(prompts, reads.overhead, most, salt=tenant, block=window.tokens_per_block)
-
-
-def _output(fields: Fields) -> _Output:
-    """What an answer takes of the window at least."""
-    if isinstance(fields, Chat):
-        named = "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens"
-        return _Output(named, fields.max_completion_tokens or fields.max_tokens or 1)
-    if isinstance(fields, Completion):
-        return _Output("max_tokens", fields.max_tokens or 1)
-    if isinstance(fields, Responses):
-        return _Output("max_output_tokens", fields.max_output_tokens or 1)
-    return _Output(fields.prompt_field, 0)
-
-
-def _cut(fields: Fields, room: int) -> int | None:
-    """How many tokens of a prompt the engine keeps; None where it is not to cut."""
-    if isinstance(fields, Responses):
-        return room if fields.truncation == "auto" else None
-    most: int | None = getattr(fields, "truncate_prompt_tokens", None)
-    return room if most == -1 else most
-
-
-def _check_counted(fields: Fields, window: Window) -> None:
-    """Of what is only counted, or read back."""
-    if isinstance(fields, Detokenize):
-        _check_fits("tokens", len(fields.tokens), _output(fields), window)
-    if isinstance(fields, Tokenize) and fields.prompt is not None:
-        limit_chars = window.max_model_len * COUNTED_BYTES_PER_TOKEN
-        if len(fields.prompt) > limit_chars:
-            raise exceeds("prompt", f"{len(fields.prompt)} characters", limit_chars)
-
-
-def _check_fits(field: str, prompt_tokens: int, output: _Output, window: Window) -> None:
-    if prompt_tokens + output.tokens <= window.max_model_len:
-        return
-    limit = f"the model's window of {window.max_model_len} tokens"
-    if output.tokens > window.max_model_len:
-        raise invalid(output.field, output.tokens, f"exceeds {limit}", CONTEXT_EXCEEDED)
-    reason = f"{field}: {prompt_tokens} tokens or more, and {output.tokens} of output, exceed {limit}"
-    raise ApiError(400, CONTEXT_EXCEEDED, reason, field)

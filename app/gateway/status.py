@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from app.config import StatusConfig
 from app.contract import ControlPlane
 from app.gateway.door import is_local, only
-from app.gateway.errors import ApiError, unknown_path
+from app.gateway.errors import ApiError, scheduler_unreachable, unknown_path
 from app.gateway.ranks import engine_ranks
 from app.gateway.shared import Shared
 from app.gateway.tenants import Tenants, bearer
@@ -138,7 +138,7 @@ class StatusFace:
         try:
             return await self._frames.get()
         except ConnectionError:
-            raise ApiError(503, "scheduler_unreachable", "The scheduler does not answer.", None, 1) from None
+            raise scheduler_unreachable() from None
 
     async def _frame(self) -> Frame:
         # Ranks of a busy engine answer late: the rest does not wait for them.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from app.flow.config import FlowConfig
 
 # How vLLM writes the field in a whole answer, and how each of its answers and events begins.
-_EMPTY = b'"service_tier":null'
+_FIELD = b'"service_tier":'
+_EMPTY = _FIELD + b"null"
 _FIRST = b'{"id":'
+_DATA = b"\ndata: "
+_EVENT_END = b"\n\n"
 
 
 class Tiers:
@@ -50,7 +54,34 @@ def with_tier(head: bytes, tier: str) -> bytes:
 
     Inside a JSON string the quotes of the pattern would be escaped, so it is only found as a field.
     """
-    field = b'"service_tier":' + json.dumps(tier).encode()
+    field = _FIELD + json.dumps(tier).encode()
     if _EMPTY in head:
         return head.replace(_EMPTY, field, 1)
     return head.replace(_FIRST, b"{" + field + b"," + _FIRST[1:], 1)
+
+
+def response_with_tier(body: bytes, tier: str) -> bytes:
+    """A whole answer of /v1/responses. It is read: what it repeats of the client's (`metadata`, `tools`) may
+    have a field of that name before its own."""
+    return _written({**json.loads(body), "service_tier": tier})
+
+
+def events_with_tier(events: bytes, tier: str) -> bytes:
+    """Whole events of such an answer's stream: the first two and the last hold the response."""
+    if _FIELD not in events:
+        return events
+    return _EVENT_END.join(_event_with_tier(event, tier) for event in events.split(_EVENT_END))
+
+
+def _event_with_tier(event: bytes, tier: str) -> bytes:
+    name, data, payload = event.partition(_DATA)
+    value = json.loads(payload) if _FIELD in payload else {}
+    response = value.get("response")
+    if not isinstance(response, dict):
+        return event
+    return name + data + _written({**value, "response": {**response, "service_tier": tier}})
+
+
+def _written(value: dict[str, Any]) -> bytes:
+    """As vLLM writes it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

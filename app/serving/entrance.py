@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ray.serve.context import _get_global_client
 
-from app.config_file import is_loopback
+from app.loopback import is_loopback
 
 
 async def require_loopback() -> None:

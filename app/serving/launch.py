@@ -295,12 +295,13 @@ def _read(file: Path) -> ServeFile:
 
 
 def _require_free(http: HttpOptions) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((http.host, http.port))
-        except OSError as error:
-            raise LaunchError(f"http_options.port: {http.port}: {error.strerror} ({http.host})") from error
+    except OSError as error:
+        raise LaunchError(f"http_options.port: {http.port}: {error.strerror} ({http.host})") from error
 
 
 def _answers(url: str) -> bool:

@@ -11,7 +11,7 @@ import openai
 import pytest
 from rich.console import Console
 
-from app.commands.chat import Talk, pace
+from app.commands.chat import Talk, client_of, pace
 from app.commands.server import Server
 from app.printable import printable
 from tests.fakes import FakeEngine, soon
@@ -38,7 +38,7 @@ class Room:
 
     def __init__(self, engine: FakeEngine, **options: object) -> None:
         url = engine.port.url("")
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=10)
+        client = client_of(Server(url, None))
         arguments = argparse.Namespace(**{"max_tokens": 9, "tier": None, "system": None} | options)
         self._engine = engine
         self._screen = io.StringIO()
@@ -114,6 +114,27 @@ async def test_a_question_that_is_too_long_by_itself_is_refused_once(engine):
     room = Room(engine)
     await room.say("x", (400, refusal("context_length_exceeded", "messages: 70 tokens, the model takes 64")))
     assert "It refused the request (400): messages: 70 tokens" in room.screen
+
+
+async def test_no_proxy_stands_between_it_and_this_machine(engine, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    room = Room(engine)
+    await room.say("Hi", (200, event("Hello") + usage(1)))
+    assert "tiny Hello" in room.screen
+
+
+@pytest.mark.parametrize(
+    ("url", "obeys"),
+    [
+        ("http://127.0.0.1:8000", False),
+        ("http://[::1]:8000/llm", False),
+        ("http://localhost", False),
+        ("http://10.0.0.1:8000", True),
+        ("https://llm.example.com", True),
+    ],
+)
+def test_a_proxy_of_the_environments_is_for_other_machines(url, obeys):
+    assert Server(url, None).obeys_proxies == obeys
 
 
 async def test_where_nobody_listens_the_way_out_is_named(engine):

@@ -45,6 +45,12 @@ async def test_it_asks_with_the_key_and_prints_the_state(capsys, monkeypatch):
     assert "llama-3-70b-instruct" in capsys.readouterr().out
 
 
+async def test_no_proxy_stands_between_it_and_this_machine(capsys, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    code, _ = await top(200, to_json(busy()))
+    assert code == 0
+
+
 def error(message: str) -> bytes:
     return json.dumps({"error": {"message": message, "code": "x", "param": None, "type": "x"}}).encode()
 

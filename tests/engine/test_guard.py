@@ -348,7 +348,7 @@ async def test_a_lease_is_not_taken_back_once_the_answer_has_begun(door):
     run.tokens()
     taken = await door.knock("DELETE", LEASES_PATH + "a", **KEY)
     assert (taken.status_code, taken.json()) == (404, {"revoked": False})
-    assert not run.metered.revoked
+    assert not run.revoked.is_set()
 
 
 async def test_nobody_takes_a_lease_back_without_the_secret(door):

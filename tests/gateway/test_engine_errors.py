@@ -8,7 +8,7 @@ import pytest
 
 from app.gateway.engine_errors import SHOWN_MESSAGE_CHARS
 from app.gateway.engine_errors import from_engine as from_engine_of
-from app.gateway.errors import ApiError
+from app.gateway.errors import ApiError, unknown_path
 
 
 def from_engine(status: int, body: bytes) -> ApiError:
@@ -81,6 +81,42 @@ def test_a_plain_message_keeps_its_status_and_its_field():
     error = from_engine(404, vllm("The model `x` does not exist.", "model", 404))
     assert (error.status, error.code, error.param) == (404, "invalid_value", "model")
     assert error.message == "The model `x` does not exist."
+
+
+# As vLLM 0.29 writes them: sampling_params.py, entrypoints/openai/completion/protocol.py.
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ("n must be 1 when using greedy sampling, got 2.", "n"),
+        ("min_tokens must be less than or equal to max_tokens=16, got 20.", "min_tokens"),
+        ("stop cannot contain an empty string.", "stop"),
+        ("bad_words cannot contain an empty string. Got bad_words=['']", "bad_words"),
+        ("`logprob_token_ids` is not supported with beam search.", "logprob_token_ids"),
+        ("Stream options can only be defined when `stream=True`.", None),
+        ("dimensions must be positive.", None),
+        ("", None),
+    ],
+)
+def test_a_message_that_begins_with_a_field_of_the_path_names_it(message, param):
+    error = from_engine(400, vllm(message))
+    assert (error.status, error.code, error.param) == (400, "invalid_value", param)
+    assert error.message == message
+
+
+def test_what_the_engine_names_itself_stands():
+    assert from_engine(400, vllm("n must be 1", "temperature")).param == "temperature"
+
+
+def test_a_key_of_the_clients_is_shown_by_its_beginning():
+    entry = {"type": "t", "loc": ("body", "metadata", "k" * 10_000), "msg": "no", "input": 1}
+    assert from_engine(400, problems(entry)).param == "metadata." + "k" * 32
+    assert len(from_engine(400, vllm("no", "k" * 10_000)).param) == SHOWN_MESSAGE_CHARS
+
+
+def test_a_path_that_the_model_does_not_have_is_as_unknown_as_any_other():
+    error = from_engine_of(404, b'{"detail":"Not Found"}', "/v1/embeddings")
+    assert (error.status, error.code, error.param) == (404, "unknown_path", "path")
+    assert error.message == unknown_path("/v1/embeddings").message
 
 
 # As vLLM 0.29 writes them: renderers/params.py, entrypoints/serve/utils/api_utils.py,

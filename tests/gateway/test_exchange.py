@@ -445,7 +445,7 @@ async def test_an_answer_that_ends_without_what_it_used_is_asked_for_it(engine, 
 
 
 async def test_an_engine_that_does_not_say_what_was_used_is_waited_for_within_a_bound(engine, monkeypatch):
-    monkeypatch.setattr("app.gateway.exchange.SETTLE_TIMEOUT_S", BRIEF_S)
+    monkeypatch.setattr("app.gateway.engines.SETTLE_TIMEOUT_S", BRIEF_S)
     control = FakeControlPlane(engine.grant)
     engine.freezes = True
     async with exchange_over(control) as exchange:
@@ -529,14 +529,28 @@ async def test_while_the_scheduler_restarts_the_same_ticket_is_submitted_again(e
     assert len(set(control.tickets)) == 1
 
 
-async def test_a_scheduler_that_stays_away_is_asked_a_bounded_number_of_times():
+async def test_a_scheduler_that_stays_away_is_asked_a_bounded_number_of_times(monkeypatch):
+    """And not waited for once more when it has been asked for the last time."""
+    pauses, sleep = [], asyncio.sleep
+
+    async def noting(delay_s: float) -> None:
+        pauses.append(delay_s)
+        await sleep(0)
+
+    monkeypatch.setattr("asyncio.sleep", noting)
     control = FakeControlPlane(*[ConnectionError("gone")] * (SCHEDULER_ATTEMPTS + 1))
     async with exchange_over(control) as exchange:
         with pytest.raises(ApiError) as caught:
             await soon(drained(exchange, WHOLE))
-    assert (caught.value.status, caught.value.code) == (503, "rejected_no_engine")
-    assert caught.value.retry_after_s
+        closed = await control.next_close()
+    assert (caught.value.status, caught.value.code) == (503, "scheduler_unreachable")
+    assert caught.value.message == "The scheduler does not answer. Try again in 5 s."
+    assert caught.value.retry_after_s == 5
     assert len(control.tickets) == SCHEDULER_ATTEMPTS
+    assert pauses == [pytest.approx(0.001 * number) for number in range(1, SCHEDULER_ATTEMPTS)]
+    # It may have been granted and the answer lost.
+    assert closed == Closed(control.tickets[0].ticket_id, Outcome.FAILED, None)
+    assert control.all_closes_seen
 
 
 async def test_a_lease_that_is_taken_back_is_waited_for_again_by_the_same_ticket(engine):
@@ -577,3 +591,31 @@ async def test_the_tier_that_is_served_is_echoed_in_the_words_of_the_client(engi
         (await engine.next_request()).answer(200, b'data: {"id":"x"}\n\ndata: {"id":"x"}\n\n')
         first = b'data: {"service_tier":"' + echoed + b'","id":"x"}\n\n'
         assert await soon(stream) == first + b'data: {"id":"x"}\n\n'
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["short", "long"])
+async def test_each_response_tells_the_tier_that_is_served_and_what_it_repeats_stays(
+    engine, at_once, monkeypatch
+):
+    if not at_once:
+        monkeypatch.setattr("app.gateway.exchange.REWRITTEN_AT_ONCE_BYTES", 0)
+    path = "/v1/responses"
+    repeated = b'"id":"x","metadata":{"service_tier":"auto"},'
+    asked, served = (
+        repeated + b'"service_tier":"%s","user":"\xc3\xa9"' % tier for tier in (b"auto", b"default")
+    )
+    delta = b'event: response.output_text.delta\ndata: {"delta":"\\"service_tier\\":"}\n\n'
+    stream = b'event: response.created\ndata: {"response":{%s},"type":"response.created"}\n\n'
+    last = b'event: response.completed\ndata: {"response":{%s},"type":"response.completed"}\n\n'
+    control = FakeControlPlane(*[engine.grant] * 2)
+    async with exchange_over(control) as exchange:
+        whole = asyncio.create_task(drained(exchange, replace(WHOLE, path=path)))
+        (await engine.next_request()).answer(200, b"{%s}" % asked)
+        assert await soon(whole) == b"{%s}" % served
+        streaming = asyncio.create_task(drained(exchange, replace(STREAM, path=path)))
+        request = await engine.next_request()
+        request.begin()
+        request.send(stream % asked + delta)
+        request.send(last % asked)
+        request.end()
+        assert await soon(streaming) == stream % served + delta + last % served

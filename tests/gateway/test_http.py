@@ -16,6 +16,8 @@ from app.flow.outcome import Outcome
 from app.flow.ticket import RateLimit
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
+from app.gateway.ranks import engine_ranks
+from app.gateway.reads import VIEW_KEEP_S
 from app.gateway.schemas import SCHEMAS
 from app.gateway.status import STATUS_PATHS, StatusFace
 from app.gateway.tenants import ApiKeys
@@ -114,12 +116,19 @@ class Site:
         **keys: list[str],
     ) -> None:
         self.control = FakeControlPlane()
+        self.now_s = 0.0
         exchange = Exchange(self.control, http, TIERS, 60.0, 60.0, scheduler_retry_s=0.001)
         keyed = ApiKeys(keys, open_without_keys=not keys)
         page = StatusFace(self.control, http, status or StatusConfig(), keyed)
         limits = RequestLimits(max_body_bytes=MAX_BODY_BYTES)
         self.face = HttpFace(
-            exchange, self.control, replace(window(), limits=limits), keyed, page, reader_stall_s
+            exchange,
+            self.control,
+            replace(window(), limits=limits),
+            keyed,
+            page,
+            reader_stall_s,
+            lambda: self.now_s,
         )
 
     def visit(
@@ -375,6 +384,7 @@ async def test_it_is_ready_once_an_engine_is(site):
         "1",
     )
     site.control.state = READY
+    site.now_s += VIEW_KEEP_S
     after = await site.visit("GET", "/ready").done()
     assert after.status == 200
     assert json.loads(after.body) == {"status": "ready", "replicas": 2, "queued": 3}
@@ -396,23 +406,55 @@ async def test_the_metrics_are_the_schedulers_and_the_engines(site, engine):
     assert b'vllm:running{replica="engine-1"} 2.0' in visit.body
 
 
-async def test_whoever_asks_for_metrics_at_a_time_gets_one_look(site, engine):
-    engine.metrics = "# TYPE vllm:running gauge\nvllm:running 2.0\n"
-    site.control.state = SchedulerView(1, 0, 0, READY.metrics, (engine.port,))
-    looks = 0
-    view = site.control.view
+def looks_at(site: Site) -> list[bool]:
+    """Each time that the scheduler is asked from now on: whether for its metrics too."""
+    looks, view = list[bool](), site.control.view
 
     async def looking(metrics: bool = True) -> SchedulerView:
-        nonlocal looks
-        looks += 1
+        looks.append(metrics)
         return await view(metrics)
 
     site.control.view = looking
+    return looks
+
+
+async def test_whoever_asks_for_metrics_at_a_time_gets_one_look(site, engine):
+    engine.metrics = "# TYPE vllm:running gauge\nvllm:running 2.0\n"
+    site.control.state = SchedulerView(1, 0, 0, READY.metrics, (engine.port,))
+    looks = looks_at(site)
     together = [site.visit("GET", "/metrics") for _ in range(3)]
     bodies = {(await visit.done()).body for visit in together}
-    assert (len(bodies), looks) == (1, 1)
+    assert (len(bodies), looks) == (1, [True])
     engine.metrics = engine.metrics.replace("2.0", "3.0")
     assert b" 3.0" in (await site.visit("GET", "/metrics").done()).body
+
+
+async def test_whoever_asks_whether_it_is_ready_gets_a_look_that_is_a_moment_old(site):
+    site.control.state = READY
+    looks = looks_at(site)
+    together = [site.visit("GET", "/ready") for _ in range(3)]
+    assert {(await visit.done()).status for visit in together} == {200}
+    site.now_s += 0.99 * VIEW_KEEP_S
+    assert (await site.visit("GET", "/ready").done()).status == 200
+    assert looks == [False]
+    site.now_s += VIEW_KEEP_S
+    assert (await site.visit("GET", "/ready").done()).status == 200
+    assert looks == [False] * 2
+
+
+async def test_the_ranks_are_asked_once_for_all_who_ask_at_a_time(site, engine, monkeypatch):
+    asked = []
+
+    async def asking(http, engines):
+        asked.append(engines)
+        return await engine_ranks(http, engines)
+
+    monkeypatch.setattr("app.gateway.reads.engine_ranks", asking)
+    site.control.state = SchedulerView(1, 0, 0, "", (engine.port,))
+    for times in (1, 2):
+        together = [site.visit("GET", "/ranks") for _ in range(3)]
+        assert {(await visit.done()).body for visit in together} == {b'{"ranks": []}'}
+        assert len(asked) == times
 
 
 async def test_the_ranks_are_those_of_every_engine_that_answers(site, engine):

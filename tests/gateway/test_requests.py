@@ -18,6 +18,7 @@ from app.gateway.requests import READ_AT_ONCE_BYTES, Request, Window, read
 from app.gateway.requests import parse as parse_for
 from app.gateway.schemas import SALTED_PATHS, SCHEMAS
 from app.gateway.tokens import TokenCounter
+from app.limits import RequestLimits
 from tests.fakes import window
 
 CHAT = "/v1/chat/completions"
@@ -94,6 +95,14 @@ def test_tools_are_served_where_the_engine_can_tell_a_call_of_one():
     assert parse(CHAT, encoded(CHAT, tools=[FUNCTION]), replace(WINDOW, tools=True))
 
 
+def test_nor_are_they_in_a_response_where_it_can_not():
+    refused = refusal(RESPONSES, encoded(RESPONSES, tools=[RESPONSES_TOOL]))
+    assert (refused.status, refused.code, refused.param) == (400, "unsupported_field", "tools")
+    for fields in ({"tools": []}, {"tools": [RESPONSES_TOOL], "tool_choice": "none"}):
+        assert parse(RESPONSES, encoded(RESPONSES, **fields), WINDOW)
+    assert parse(RESPONSES, encoded(RESPONSES, tools=[RESPONSES_TOOL]), replace(WINDOW, tools=True))
+
+
 def salt_of(tenant: str, **fields: object) -> str:
     return json.loads(parse_for(CHAT, encoded(CHAT, **fields), WINDOW, tenant).body)["cache_salt"]
 
@@ -164,6 +173,61 @@ def test_a_bad_value_is_refused_with_its_field_the_value_and_the_reason(path, fi
     error = refusal(path, encoded(path, **{field: value}))
     assert (error.status, error.code, error.param) == (400, "invalid_value", field)
     assert error.message.startswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        (CHAT, {"n": 2, "temperature": 0}, "n: 2 answers would be the same at temperature 0"),
+        (COMPLETIONS, {"n": 3, "temperature": 1e-6}, "n: 3 answers would be the same at temperature 1e-06"),
+        (
+            CHAT,
+            {"min_tokens": 6, "max_tokens": 5},
+            "min_tokens: 6 is more than the 5 that an answer may have",
+        ),
+        (
+            CHAT,
+            {"min_tokens": 6, "max_completion_tokens": 5, "max_tokens": 9},
+            "min_tokens: 6 is more than the 5 that an answer may have",
+        ),
+        (COMPLETIONS, {"min_tokens": 17}, "min_tokens: 17 is more than the 16 that an answer may have"),
+        (CHAT, {"stop": ""}, "stop: '' is empty"),
+        (COMPLETIONS, {"stop": ["a", ""]}, "stop: '' is empty"),
+        (RESPONSES, {"stop": [""]}, "stop: '' is empty"),
+        (CHAT, {"bad_words": ["a", ""]}, "bad_words: '' is empty"),
+    ],
+)
+def test_what_the_sampler_would_refuse_takes_no_place_in_the_queue(path, fields, message):
+    error = refusal(path, encoded(path, **fields))
+    assert (error.status, error.code, error.message) == (400, "invalid_value", message)
+    assert error.param == message.partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"n": 2}),
+        (CHAT, {"n": 2, "temperature": 0.1}),
+        (CHAT, {"n": 1, "temperature": 0}),
+        (RESPONSES, {"n": 2, "temperature": 0}),
+        (CHAT, {"min_tokens": 5, "max_tokens": 5}),
+        (CHAT, {"min_tokens": 20}),
+        (COMPLETIONS, {"min_tokens": 16}),
+        (CHAT, {"stop": [], "bad_words": []}),
+    ],
+)
+def test_what_the_sampler_takes_is_let_through(path, fields):
+    assert parse(path, encoded(path, **fields), WINDOW)
+
+
+def test_a_beam_search_samples_nothing():
+    allowed = replace(WINDOW, limits=RequestLimits(allowed_fields=("use_beam_search",)))
+    assert parse(CHAT, encoded(CHAT, use_beam_search=True, n=2, temperature=0), allowed)
+
+
+def test_without_another_bound_the_least_output_has_to_fit_into_the_window():
+    error = refusal(CHAT, encoded(CHAT, min_tokens=65))
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "min_tokens")
 
 
 @pytest.mark.parametrize("value", [[-1], [[0], [5, -1]]])
@@ -290,6 +354,13 @@ def test_a_path_that_is_not_served_is_not_found():
     assert (error.status, error.code, error.param) == (404, "unknown_path", "path")
 
 
+@pytest.mark.parametrize(("field", "value"), [("metadata", 1), ("logit_bias", "x")])
+def test_a_key_of_the_clients_is_shown_by_its_beginning(field, value):
+    error = refusal(CHAT, encoded(CHAT, **{field: {"k" * 100_000: value}}))
+    assert error.param == f"{field}." + "k" * 32
+    assert len(error.body()) < 300
+
+
 def test_a_long_value_is_shortened():
     error = refusal(CHAT, encoded(CHAT, messages="secret " * 1000))
     assert len(error.message) < 150
@@ -406,6 +477,29 @@ def test_the_bound_of_the_output_is_that_of_all_choices(path, fields, tokens):
     assert ticket_of(path, **fields).max_output_tokens == tokens
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "tokens"),
+    [
+        (CHAT, {}, 12),
+        (CHAT, {"n": 2}, 24),
+        (CHAT, {"max_tokens": 5}, 5),
+        (COMPLETIONS, {}, 12),
+        (RESPONSES, {}, 12),
+        (RESPONSES, {"max_output_tokens": 9}, 9),
+        (EMBEDDINGS, {}, 1),
+    ],
+)
+def test_where_no_bound_is_sent_the_output_is_bounded_by_the_limit(path, fields, tokens):
+    limited = replace(COUNTING, limits=RequestLimits(max_output_tokens=12))
+    assert ticket_of(path, limited, **fields).max_output_tokens == tokens
+
+
+def test_nor_may_the_least_output_exceed_the_limit():
+    limited = replace(WINDOW, limits=RequestLimits(max_output_tokens=12))
+    assert refusal(CHAT, encoded(CHAT, min_tokens=13), limited).param == "min_tokens"
+    assert parse(CHAT, encoded(CHAT, min_tokens=12), limited)
+
+
 # What a tool or a call of one costs is guessed, at four bytes a token.
 TOOL = {"type": "function", "function": {"name": "f", "description": "x" * 400}}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "x" * 400}}
@@ -421,6 +515,11 @@ RESPONSES_TOOL = {"type": "function", "name": "f", "description": "x" * 400}
         (RESPONSES, {"instructions": "x" * 400}, 100, 103),
         (RESPONSES, {"input": [{"type": "function_call_output", "output": "x" * 400}]}, 100, 103),
         (RESPONSES, {"input": [{"type": "function_call", "arguments": "x" * 400}]}, 100, 103),
+        (CHAT, {"documents": [{"title": "a", "text": "x" * 400}]}, 105, 115),
+        (CHAT, {"messages": [{"role": "assistant", "reasoning": "x" * 400}]}, 100, 106),
+        (CHAT, {"messages": [{"role": "assistant", "reasoning_content": "x" * 400}]}, 100, 106),
+        (RESPONSES, {"input": [{"type": "reasoning", "summary": [{"text": "x" * 400}]}]}, 100, 110),
+        (RESPONSES, {"input": [{"content": [{"text": "a"}], "summary": [{"text": "x" * 400}]}]}, 1, 1),
     ],
 )
 def test_what_a_template_writes_beside_the_texts_is_guessed_and_refuses_nothing(path, fields, least, most):

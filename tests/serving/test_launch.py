@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.config_file import HttpOptions
 from app.serving import launch
 
 
@@ -41,6 +42,23 @@ def answering() -> Iterator[str]:
 def test_no_proxy_stands_between_it_and_what_it_has_started(answering, monkeypatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     assert launch._answers(answering)
+
+
+@pytest.mark.parametrize(
+    ("family", "host"),
+    [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "localhost"), (socket.AF_INET6, "::1")],
+)
+def test_a_port_is_looked_at_on_the_address_that_is_configured(family, host) -> None:
+    with socket.socket(family) as server:
+        try:
+            server.bind((host, 0))
+        except OSError as error:
+            pytest.skip(f"{host}: {error}")
+        port = server.getsockname()[1]
+        server.listen()
+        with pytest.raises(launch.LaunchError, match=rf"^http_options\.port: {port}: .* \({host}\)$"):
+            launch._require_free(HttpOptions(host=host, port=port))
+    launch._require_free(HttpOptions(host=host, port=port))
 
 
 def test_what_speaks_no_http_does_not_answer() -> None:
