@@ -45,6 +45,13 @@ class Lengths:
     # Of the logarithm. Chat traces have 1.0 and 0.85; less, so that short runs differ less.
     sigma: float = 0.7
 
+    @classmethod
+    def about(cls, prompt_median: int, output_median: int) -> Lengths:
+        """Of these medians. The maxima go with them: at those of others they would cut another part."""
+        prompt_max = prompt_median * cls().prompt_max // cls().prompt_median
+        output_max = output_median * cls().output_max // cls().output_median
+        return cls(prompt_median, prompt_max, output_median, output_max)
+
     def check(self, max_model_len: int) -> None:
         """ValueError where the longest request does not fit."""
         longest = self.prompt_max + self.output_max + TEMPLATE_TOKENS

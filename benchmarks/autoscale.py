@@ -26,7 +26,7 @@ from placement.simulation import fluid
 from placement.simulation.engine import ENGINES
 from placement.simulation.experiment import WARM_UP_SHARE, flow_controller
 from placement.simulation.fluid import Fleet
-from placement.simulation.scaling import Fixed, Ours, ScaledSimulator, Scaler, Scaling
+from placement.simulation.scaling import OSCILLATION_S, Fixed, Ours, ScaledSimulator, Scaler, Scaling
 from placement.simulation.simulator import capacity_per_s
 from placement.simulation.summary import promise_of
 from placement.simulation.workload import Mix, Request, read_azure_trace, spread
@@ -107,12 +107,17 @@ def fleet(trace: Path, policy: str, replicas: int, seed: int) -> dict[str, float
     outcome = fluid.run(
         arrivals, Fleet(per_s, PLACES, seed=seed), POLICIES[policy](), ceil(replicas / FIRST_USE), warm_up_s
     )
-    changes = [b - a for a, b in pairwise(outcome.targets[warm_up_s:]) if a != b]
     return {
         "attainment": outcome.kept / outcome.offered,
         "replica_hours": outcome.replica_s / 3600,
-        "oscillations": float(sum(a * b < 0 for a, b in pairwise(changes))),
+        "oscillations": float(oscillations(outcome.targets[warm_up_s:])),
     }
+
+
+def oscillations(targets: Sequence[int]) -> int:
+    """Of each second's target: changes of direction that come as soon as ScaledSimulator counts them."""
+    steps = [(second, b - a) for second, (a, b) in enumerate(pairwise(targets)) if a != b]
+    return sum(a[1] * b[1] < 0 and b[0] - a[0] <= OSCILLATION_S for a, b in pairwise(steps))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

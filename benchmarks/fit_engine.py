@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 PROMPT_WORDS = (32, 128, 512)
 OUTPUT_TOKENS = 64
 TIMEOUT_S = 600.0
+# Of this process: the server's prefix cache has what another one sent. Short, so that what all prompts begin
+# with is no whole block of the cache.
+NONCE = secrets.token_hex(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +38,15 @@ class Stream:
         return cls(chunks_s[0] - started_s, (chunks_s[-1] - chunks_s[0]) / (OUTPUT_TOKENS - 1))
 
 
+def prompt(words: int, salt: int) -> str:
+    """The salt is this prompt's own: nothing of it is found in the prefix cache."""
+    return f"{NONCE} {salt} " + "word " * words
+
+
 def stream(url: str, model: str, words: int, salt: int) -> Stream:
-    """One streamed completion; the salt keeps it out of the prefix cache."""
-    prompt = f"{salt} " + "word " * words
-    body = {"model": model, "prompt": prompt, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True, "stream": True}
+    """One streamed completion."""
+    body = {"model": model, "prompt": prompt(words, salt), "max_tokens": OUTPUT_TOKENS}
+    body |= {"ignore_eos": True, "stream": True}
     request = urllib.request.Request(
         f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )

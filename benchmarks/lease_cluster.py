@@ -22,6 +22,7 @@ NAME = "leases"
 # What scripts/serve sets that concerns a call over Serve's handle.
 SETTINGS = (
     "RAY_SERVE_THROUGHPUT_OPTIMIZED",
+    "grpc_proxy",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",
     "RAY_worker_niceness",
     "RAY_USAGE_STATS_ENABLED",

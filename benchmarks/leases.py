@@ -79,6 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Json:
+    for gateways, streams in left_out(options.gateways, options.streams):
+        print(
+            f"not measured: {streams} streams of {gateways} gateways, a stream each at least", file=sys.stderr
+        )
     runs = []
     with lease_cluster.cluster():
         for name in options.targets:
@@ -91,6 +95,16 @@ def run(options: argparse.Namespace) -> Json:
     return {"runs": [asdict(one) for one in runs], "computed": computed} | {
         name: getattr(options, name) for name in ("engines", "seconds", "rounds", "requests_per_s", "gpus")
     }
+
+
+def left_out(gateways: Sequence[int], streams: Sequence[int]) -> list[tuple[int, int]]:
+    """Gateways and streams of which some gateways would have none. ValueError where nothing else is left of a
+    number that was asked for."""
+    if max(gateways) > max(streams):
+        raise ValueError(f"gateways: {max(gateways)} need as many streams, and the most are {max(streams)}")
+    if min(streams) < min(gateways):
+        raise ValueError(f"streams: {min(streams)} are too few for {min(gateways)} gateways")
+    return [(some, few) for some in gateways for few in streams if few < some]
 
 
 def _of_target(name: str, options: argparse.Namespace) -> list[Run]:

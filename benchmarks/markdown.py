@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 
-def table(first: str, rows: Mapping[str, Mapping[str, float]], form: str = "g") -> str:
-    """A line for each row, its name first, under `first`. The first row says which figures there are."""
+def table(first: str, rows: Mapping[str, Mapping[str, float | None]], form: str = "g") -> str:
+    """A line for each row, its name first, under `first`. The first row says which figures there are; None is
+    what was not measured."""
     names = list(next(iter(rows.values())))
     return "\n".join(
-        lines({first: name} | {each: format(row[each], form) for each in names} for name, row in rows.items())
+        lines(
+            {first: name} | {each: _figure(row[each], form) for each in names} for name, row in rows.items()
+        )
     )
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def lines(rows: Iterable[Mapping[str, str]]) -> list[str]:

@@ -97,15 +97,12 @@ def run(options: argparse.Namespace) -> Json:
                 for streams, sample in samples.items():
                     pairs[name][streams].append((bare[streams], sample))
     pairs = {name: by_streams for name, by_streams in pairs.items() if all(by_streams.values())}
-    figures = _figures(pairs) | {
+    return _figures(pairs) | {
         "systems": {name: every[name].settings for name in [BARE, *pairs]},
         "missing": {name: why for name, why in absent.items() if why},
         "pairs": options.pairs,
         "engine_threads": options.engine_threads,
     }
-    if options.picture and pairs:
-        options.picture.write_text(picture(figures))
-    return figures
 
 
 def _config(options: argparse.Namespace, folder: Path) -> Path:

@@ -115,8 +115,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--endpoint", choices=list(PATHS), default="completions")
     parser.add_argument("--returns", action="store_true", help="refused clients return once, as told")
-    parser.add_argument("--prompt-tokens", type=int, default=LENGTHS.prompt_median, help="median")
-    parser.add_argument("--output-tokens", type=int, default=LENGTHS.output_median, help="median")
+    parser.add_argument(
+        "--prompt-tokens", type=int, default=LENGTHS.prompt_median, help="median; the maximum goes with it"
+    )
+    parser.add_argument(
+        "--output-tokens", type=int, default=LENGTHS.output_median, help="median; the maximum goes with it"
+    )
     parser.add_argument(
         "--without-flow", action="store_true", help="ours without its sections `flow` and `api_keys`"
     )
@@ -137,7 +141,7 @@ class _Overload:
         (application,) = load_applications(options.config)
         self._model = application.args.model.name
         self._streams = application.args.engine.max_num_seqs * options.replicas
-        self._lengths = Lengths(prompt_median=options.prompt_tokens, output_median=options.output_tokens)
+        self._lengths = Lengths.about(options.prompt_tokens, options.output_tokens)
         self._lengths.check(application.args.engine.max_model_len)
         self._mix = Mix(options.tenants, options.zipf, CLASSES, SHARES)
         self._budgets_s = dict(zip(CLASSES, options.ttft_budgets_s, strict=True))

@@ -41,6 +41,13 @@ class Run:
             returned=answer.returned,
         )
 
+    def thrown_away(self, answer: Answer) -> int:
+        """Tokens of an answer that was not completed: what came of it, and its prompt where anything came."""
+        if answer.outcome == COMPLETED:
+            return 0
+        prompt = 0 if answer.ttft_s is None else self.requests[answer.request_id].prompt_tokens
+        return prompt + answer.output_tokens
+
     def first_tries(self) -> list[Answer]:
         """The answers that count: after the warm-up, without the returns of refused clients."""
         return [
@@ -53,7 +60,7 @@ class Run:
 def score(run: Run, promise: Promise) -> Json:
     """All shares are of OFFERED requests, but for `kept_of_admitted`. Admitted is what was not refused at
     once, whatever became of it later; `failed` is what a server did not answer that should have."""
-    wasted_tokens = sum(one.output_tokens for one in run.answers if one.outcome != COMPLETED)
+    wasted_tokens = sum(map(run.thrown_away, run.answers))
     records = [run.record(answer) for answer in run.answers]
     figures: Json = dict(summarise(records, promise, run.warm_up_s, wasted_tokens))
     first = run.first_tries()

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -30,6 +31,7 @@ START_TIMEOUT_S = 600.0
 # for a processor while servers of another session were busy: such figures are about the kernel.
 AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 STOP_TIMEOUT_S = 90.0
+KILL_ROUNDS, KILL_TIMEOUT_S = 3, 10.0
 POLL_S = 0.05
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -127,6 +129,11 @@ def _started(
     command: list[str], variables: Mapping[str, str], url: str, ready: Callable[[], bool]
 ) -> Iterator[Server]:
     _warn_of_autogroups()
+    # Of what outlives the server's first process this one becomes the parent.
+    _adopt_orphans()
+    # Else multiprocessing starts its tracker later, and it would look like the server's.
+    resource_tracker.ensure_running()
+    others = set(_descendants())
     started_s = time.monotonic()
     with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(
@@ -136,11 +143,13 @@ def _started(
             while not ready():
                 if process.poll() is not None or time.monotonic() - started_s > START_TIMEOUT_S:
                     log.seek(0)
-                    raise StartError(f"{command[2]} did not start:\n{log.read()[-4000:].decode()}")
+                    raise StartError(
+                        f"{command[2]} did not start:\n{log.read()[-4000:].decode(errors='replace')}"
+                    )
                 time.sleep(POLL_S)
             yield Server(url, time.monotonic() - started_s, process.pid, Path(log.name))
         finally:
-            _end(process)
+            _end(process, others)
 
 
 @functools.cache
@@ -151,7 +160,7 @@ def _warn_of_autogroups() -> None:
 
 
 def _adopt_orphans() -> None:
-    """In the server's first process: daemons whose parents are gone stay in its tree. It survives exec."""
+    """In a server's first process too: daemons whose parents are gone stay in its tree. It survives exec."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -163,11 +172,20 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+def _end(process: subprocess.Popen[bytes], others: set[psutil.Process]) -> None:
+    """In order, then whatever is left of it: what was not among `others` before is its, or a second node's
+    that had joined it."""
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
-    for one in [*family, process]:
-        with contextlib.suppress(psutil.Error):
-            one.kill()
+    # A process may start another while it is ended.
+    for _ in range(KILL_ROUNDS):
+        left = [one for one in _descendants() if one not in others]
+        for one in left:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        psutil.wait_procs(left, timeout=KILL_TIMEOUT_S)
+
+
+def _descendants() -> list[psutil.Process]:
+    return list(psutil.Process().children(recursive=True))

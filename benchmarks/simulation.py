@@ -17,12 +17,16 @@ from placement.simulation.experiment import POLICIES, Experiment
 from placement.simulation.experiment import run as simulate
 from placement.simulation.workload import Request, read_azure_trace
 
-# How each figure is drawn from a result, and how several seeds are joined.
 CLASSES = [policy.name for policy in default_classes()]
+# None: there was nothing that it could be measured of.
+Figures = dict[str, float | None]
 
 
-def figures(result: dict[str, Any]) -> dict[str, float]:
+def figures(result: dict[str, Any]) -> Figures:
+    """Of one result. Peers predict nothing, and a client that does not return was promised nothing."""
     classes, jain = result["classes"], result["jain"]
+    prediction, returned = result["prediction"], result["returned"]
+    predicted, promised = prediction["predicted"] > 0, returned["promised"] > 0
     return {
         "goodput": result["goodput_share"],
         **{f"{name} kept": classes[name]["attainment"] for name in CLASSES},
@@ -30,30 +34,34 @@ def figures(result: dict[str, Any]) -> dict[str, float]:
         "min Jain": min(jain.values()),
         "min Jain of due": min(result["jain_of_entitled"].values()),
         **{f"{name} max wait s": classes[name]["queue_wait_max_s"] for name in CLASSES},
-        "TTFT within 25 %": result["prediction"]["within_25_percent"],
-        "within 25 % or 250 ms": result["prediction"]["within_25_percent_or_250_ms"],
-        "promises kept": result["returned"]["promised_admitted_share"],
+        "TTFT within 25 %": prediction["within_25_percent"] if predicted else None,
+        "within 25 % or 250 ms": prediction["within_25_percent_or_250_ms"] if predicted else None,
+        "promises kept": returned["promised_admitted_share"] if promised else None,
     }
 
 
-def join(name: str, values: Sequence[float]) -> float:
+def join(name: str, values: Sequence[float | None]) -> float | None:
+    """Several seeds as one figure, of those that have it."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
     if name.startswith("min "):
-        return min(values)
-    return max(values) if "max" in name else sum(values) / len(values)
+        return round(min(known), 4)
+    return round(max(known) if "max" in name else sum(known) / len(known), 4)
 
 
 def measure(
     requests: Sequence[Request], policies: Sequence[str], seeds: int, **setup: Any
-) -> dict[str, dict[str, float]]:
-    rows: dict[str, dict[str, float]] = {}
+) -> dict[str, Figures]:
+    rows: dict[str, Figures] = {}
     for policy in policies:
         tries = [Experiment(policy=policy, seed=seed, **setup) for seed in range(seeds)]
         runs = [figures(simulate(experiment, requests)) for experiment in tries]
-        rows[policy] = {name: round(join(name, [one[name] for one in runs]), 4) for name in runs[0]}
+        rows[policy] = {name: join(name, [one[name] for one in runs]) for name in runs[0]}
     return rows
 
 
-def table(figures: dict[str, dict[str, float]]) -> str:
+def table(figures: dict[str, Figures]) -> str:
     """Markdown."""
     return markdown.table("policy", figures, ".3g")
 
@@ -69,6 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noisy", action="store_true", help="engines that drift, stop and hear late")
 
 
-def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+def run(options: argparse.Namespace) -> dict[str, Figures]:
     setup = {name: getattr(options, name) for name in ("replicas", "schedulers", "load", "returns", "noisy")}
     return measure(read_azure_trace(options.trace), options.policies, options.seeds, **setup)

@@ -31,8 +31,9 @@ from benchmarks.servers import Server, bare_vllm, ours
 from benchmarks.start_phases import phases_s
 
 Json = dict[str, Any]
-# Under scripts/serve replicas keep a thousand lines of their log back; on stderr they come at once.
-AT_ONCE = {"RAY_SERVE_LOG_TO_STDERR": "1"}
+# Under scripts/serve (RAY_SERVE_THROUGHPUT_OPTIMIZED) replicas log to files of Ray's session only. From
+# stderr the engine's line comes to the file where it is looked for.
+ON_STDERR = {"RAY_SERVE_LOG_TO_STDERR": "1"}
 # Ray forwards what replicas write to its driver's log within a second or so.
 LINE_TIMEOUT_S = 20.0
 POLL_S = 0.1
@@ -84,7 +85,7 @@ def _round(config: Path, number: int, cold: Sequence[Path]) -> Round:
             with bare_vllm(config) as bare:
                 bare_s = bare.start_s
         else:
-            with ours(config, AT_ONCE) as own:
+            with ours(config, ON_STDERR) as own:
                 own_s, phases = own.start_s, _phases_s(own, time.time())
     print(f"{'cold' if cold else 'warm'}: bare {bare_s:.1f} s, ours {own_s:.1f} s", file=sys.stderr)
     return Round(bare_s, own_s, phases)

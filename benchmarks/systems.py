@@ -1,8 +1,10 @@
 """The systems that are compared, with the settings of each in words.
 
-All get the same model, engine arguments and number of engines. Environment variables that are not stated are
-the system's own defaults, but for two that would favour one of them: Ray lowers its workers' priority
-(`RAY_worker_niceness`), and gives the threads of an engine by its own count (`OMP_NUM_THREADS`).
+All get the same model, engine arguments and number of engines, and the variables that the application gives
+its engine (`environment` of app/engine/arguments.py). Other variables that are not stated are the system's
+own defaults, but for three that would favour one of them: Ray lowers its workers' priority
+(`RAY_worker_niceness`), gives the threads of an engine by its own count (`OMP_NUM_THREADS`), and lets
+replicas call each other through the environment's proxy (`grpc_proxy`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ MP = "its engine's worker in a process of its own (executor mp)"
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """`settings` in words; `variables` beside those that all get."""
+    """`settings` in words; `variables` beside those that all get, or instead of them."""
 
     settings: str
     server: Start
@@ -37,7 +39,7 @@ class System:
     missing: Callable[[], str | None] = lambda: None
 
     def start(self, config: Path, threads: int) -> AbstractContextManager[Server]:
-        common = {"OMP_NUM_THREADS": str(threads), "RAY_worker_niceness": "0"}
+        common = {"OMP_NUM_THREADS": str(threads), "RAY_worker_niceness": "0", "grpc_proxy": ""}
         return self.server(config, common | dict(self.variables))
 
 
@@ -77,7 +79,8 @@ def systems(vllm_max_queued: int, engines: int = 1) -> dict[str, System]:
         ),
         "ray-serve-llm": _ray_serve_llm("build_openai_app, its defaults: Python proxy, 2 ingress replicas"),
         "ray-serve-llm-as-is": _ray_serve_llm(
-            "the same, without the application's VLLM_USE_AOT_COMPILE=0, which no documentation names",
+            "the same, of the application's variables for its engine all but VLLM_USE_AOT_COMPILE=0, "
+            "which no documentation names",
             VLLM_USE_AOT_COMPILE="1",
         ),
         "ray-serve-llm-throughput": _ray_serve_llm(

@@ -38,6 +38,8 @@ class Account:
     restored_s: float | None = None
     longest_s: float = 0.0
     orphans: list[str] = field(default_factory=list)
+    # Why it was not measured; then nothing above says anything.
+    error: str = ""
 
     @property
     def clean(self) -> bool:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import httpx
 import openai
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.chaos.account import Account, count
 from benchmarks.chaos.client import Ask, Attempt, Known, client_of
-from benchmarks.chaos.parts import TITLES, Fault, Processes, named, title
+from benchmarks.chaos.parts import TITLES, Fault, Processes, named, title, title_of_parent
 
 PHASES = ("queued", "before-first-token", "mid-stream")
 # Tokens of an answer that is in mid-stream for seconds, of one that waits, and of a prompt of many steps.
@@ -119,7 +120,7 @@ class Run:
         self._attempts: list[Attempt] = []
 
     async def run(self) -> Account:
-        """Raises TimeoutError when the wanted phase does not come."""
+        """Raises TimeoutError when the wanted phase does not come, LookupError when there is no such part."""
         application, cell = self._application, self._cell
         async with client_of(application.url) as client, httpx.AsyncClient(timeout=5.0) as http:
             asks = load(cell.phase, application.places)
@@ -201,8 +202,13 @@ class Run:
         except TimeoutError:
             pass
         cores = named(self._application.processes(), "engine-core")
-        strays = [core for core in cores if TITLES["engine-replica"] not in title(core.parent())]
-        self.account.orphans += [f"{core.pid} {title(core)}, no replica's" for core in strays]
+        self.account.orphans += [f"{core.pid} {title(core)}, no replica's" for core in strays(cores)]
+
+
+def strays(cores: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that live and are no replica's."""
+    replica = TITLES["engine-replica"]
+    return [core for core in cores if replica not in title_of_parent(core) and title(core)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """`python -m benchmarks chaos`: kills and freezes each part of a real application under load, and accounts.
 
 A cell is PART:kill|freeze:PHASE. One cluster of one node or two serves all runs: Ray, HAProxy, two gateways,
-a scheduler and its spare, two engines of the tiny Llama. Every run starts from a whole application, sends
+a scheduler and its spare, two engines of the tiny Llama. Every run starts from a whole application (a new one
+where the run before has left another, or could not be measured), sends
 streams and whole greedy requests whose answers are known, applies one signal to one process, waits for the
 outcome of each request, for all leases to be back, for orphans, and for the application to be whole again.
 """
@@ -13,23 +14,28 @@ import asyncio
 import contextlib
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from app.flow.estimate import nearest_rank
 from benchmarks import markdown
 from benchmarks.chaos.account import Account
 from benchmarks.chaos.cell import Application, Cell, Run, every_ask
 from benchmarks.chaos.client import Known, learn
-from benchmarks.chaos.ending import end_under_load
+from benchmarks.chaos.ending import NAME, end_under_load
 from benchmarks.chaos.parts import Processes, tree
 from benchmarks.chaos.second_node import SecondNode
 from benchmarks.configs import changed
-from benchmarks.servers import Server, ours
+from benchmarks.servers import Server, StartError, ours
 
 Json = dict[str, Any]
+# A run of an application whose launcher's process is stated.
+Measure = Callable[[Application, Known, int], Account]
 MODEL = "tiny-llama"
 # Few places, so that a queue is easy to make.
 ENGINES, GATEWAYS, PLACES_OF_ENGINE = 2, 2, 4
@@ -76,20 +82,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Json:
+    check(options.cells, options.workers, options.nodes)
+    # Round by round, so that what a run has left behind meets another cell.
+    seeds = range(options.seed, options.seed + options.runs)
+    left: deque[Measure] = deque(partial(one_run, cell, seed) for seed in seeds for cell in options.cells)
+    if options.end:
+        left.append(the_end)
     accounts: list[Account] = []
     with tempfile.TemporaryDirectory() as folder:
         sections = SECTIONS | {"parallel": workers(options.workers)}
         config = changed(options.config, Path(folder), "chaos", sections)
-        with started(config, options) as (application, pid):
-            known = asyncio.run(learn(application.url, MODEL, every_ask(application.places)))
-            # Round by round, so that what a run has left behind meets another cell.
-            for number in range(options.runs):
-                for cell in options.cells:
-                    accounts.append(one_run(application, cell, known, options.seed + number))
-            if options.end:
-                accounts.append(asyncio.run(end_under_load(application, known, pid)))
-                print(accounts[-1].as_json(), file=sys.stderr, flush=True)
+        while left:
+            try:
+                with started(config, options) as (application, pid):
+                    known = asyncio.run(learn(application.url, MODEL, every_ask(application.places)))
+                    accounts += measured_on(application, known, pid, left)
+            except StartError as error:
+                # What was measured is worth more than an early end.
+                if not accounts:
+                    raise
+                print(f"{error}\n{len(left)} runs are left out", file=sys.stderr)
+                break
     return summary(accounts)
+
+
+def check(cells: Sequence[Cell], workers: int, nodes: int) -> None:
+    """Raises ValueError for a cell whose part this application does not have."""
+    for cell in cells:
+        if cell.part == "raylet" and nodes < 2:
+            raise ValueError(f"cells: {cell} needs --nodes 2: the head's raylet is the cluster's life")
+        if cell.part == "engine-worker" and workers < 2:
+            raise ValueError(f"cells: {cell} needs --workers 2: a single worker lives in the engine core")
+
+
+def measured_on(application: Application, known: Known, pid: int, left: deque[Measure]) -> list[Account]:
+    """Of `left`, from which they are taken, as many as leave it whole: one more would measure two faults."""
+    accounts: list[Account] = []
+    while left and (not accounts or accounts[-1].restored_s is not None):
+        accounts.append(left.popleft()(application, known, pid))
+        print(accounts[-1].as_json(), file=sys.stderr, flush=True)
+    return accounts
 
 
 def workers(count: int) -> Json:
@@ -120,21 +152,32 @@ def application_at(server: Server, processes: Processes) -> Application:
     return Application(server.url, MODEL, ENGINES, GATEWAYS, places, processes)
 
 
-def one_run(application: Application, cell: Cell, known: Known, seed: int) -> Account:
-    account = asyncio.run(Run(application, cell, known, seed).run())
-    print(f"{cell} seed {seed}: {account.as_json()}", file=sys.stderr, flush=True)
-    return account
+def one_run(cell: Cell, seed: int, application: Application, known: Known, pid: int) -> Account:
+    return accounted(Run(application, cell, known, seed).run(), str(cell), seed)
+
+
+def the_end(application: Application, known: Known, pid: int) -> Account:
+    return accounted(end_under_load(application, known, pid), NAME, 0)
+
+
+def accounted(measure: Coroutine[Any, Any, Account], cell: str, seed: int) -> Account:
+    """A run that can't be measured is one, and the others go on."""
+    try:
+        return asyncio.run(measure)
+    except (LookupError, TimeoutError, psutil.NoSuchProcess) as error:
+        return Account(cell, seed, error=f"{type(error).__name__}: {error}")
 
 
 def summary(accounts: list[Account]) -> Json:
     """Sums by cell; durations are the worst of its runs and the 99th percentile, which they are for few."""
     cells: dict[str, Json] = {}
     for name in dict.fromkeys(account.cell for account in accounts):
-        runs = [account for account in accounts if account.cell == name]
+        of_cell = [account for account in accounts if account.cell == name]
+        runs = [account for account in of_cell if not account.error]
         fates = sum((Counter(account.fates) for account in runs), Counter())
-        recoveries = [one.recovery_s for one in runs if one.recovery_s is not None]
         cells[name] = {
             "runs": len(runs),
+            "not_measured": len(of_cell) - len(runs),
             "requests": sum(one.requests for one in runs),
             **dict(fates),
             "lost": sum(one.lost for one in runs),
@@ -143,32 +186,35 @@ def summary(accounts: list[Account]) -> Json:
             "failed_without_token": sum(one.failed_without_token for one in runs),
             "leaked": sum(one.leaked for one in runs),
             "orphans": sum(len(one.orphans) for one in runs),
-            "not_recovered": len(runs) - len(recoveries),
-            "recovery_s_p99": nearest_rank(recoveries, 0.99) if recoveries else None,
-            "settled_s_max": _worst([one.settled_s for one in runs]),
-            "restored_s_max": _worst([one.restored_s for one in runs]),
+            "not_recovered": sum(one.recovery_s is None for one in runs),
+            "recovery_s_p99": _of([one.recovery_s for one in runs], lambda came: nearest_rank(came, 0.99)),
+            "settled_s_max": _of([one.settled_s for one in runs], max),
+            "restored_s_max": _of([one.restored_s for one in runs], max),
         }
     return {"cells": cells, "runs": [account.as_json() for account in accounts]}
 
 
-def _worst(values: list[float | None]) -> float | None:
-    """None where one never came."""
-    return None if None in values else max(value for value in values if value is not None)
+def _of(values: list[float | None], figure: Callable[[list[float]], float]) -> float | None:
+    """None where one never came, and of nothing."""
+    came = [value for value in values if value is not None]
+    return figure(came) if came and len(came) == len(values) else None
 
 
 def table(figures: Json) -> str:
-    columns = ("runs", "requests", "completed", "error", "broken", "lost", "truncated_silently", "duplicated")
-    columns += ("failed_without_token", "leaked", "orphans", "recovery_s_p99", "settled_s_max")
-    columns += ("restored_s_max",)
+    columns = (
+        *("runs", "not_measured", "requests", "completed", "error", "broken", "lost", "truncated_silently"),
+        *("duplicated", "failed_without_token", "leaked", "orphans"),
+        *("recovery_s_p99", "settled_s_max", "restored_s_max"),
+    )
     return "\n".join(
         markdown.lines(
-            {"cell": name} | {column: _shown(cell.get(column, 0)) for column in columns}
+            {"cell": name} | {column: _shown(cell.get(column, 0), cell["runs"]) for column in columns}
             for name, cell in figures["cells"].items()
         )
     )
 
 
-def _shown(value: float | None) -> str:
+def _shown(value: float | None, runs: int) -> str:
     if value is None:
-        return "never"
+        return "never" if runs else "-"
     return f"{value:.1f}" if isinstance(value, float) else str(value)

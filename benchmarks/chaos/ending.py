@@ -11,7 +11,7 @@ import psutil
 from benchmarks.chaos.account import Account, count
 from benchmarks.chaos.cell import PHASE_TIMEOUT_S, Application, load, read, until
 from benchmarks.chaos.client import Attempt, Known, client_of
-from benchmarks.chaos.parts import title
+from benchmarks.chaos.parts import title, tree
 
 NAME = "application:term:queued"
 # Streams, then Serve's own end, then what is left by its id (app/serving/launch.py).
@@ -32,7 +32,8 @@ async def end_under_load(application: Application, known: Known, pid: int) -> Ac
             return (await read(http, application.url)).queued >= application.places / 2
 
         await until(queued, PHASE_TIMEOUT_S, "a queue")
-        family = application.processes()
+        # Not a second node's, which outlives it by right.
+        family = tree(pid)()
         launcher = psutil.Process(pid)
         launcher.terminate()
         at_s = time.monotonic()

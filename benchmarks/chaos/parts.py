@@ -40,6 +40,14 @@ def title(process: psutil.Process) -> str:
     return ""
 
 
+def title_of_parent(process: psutil.Process) -> str:
+    """Empty where it has none, or either has ended."""
+    with contextlib.suppress(psutil.Error):
+        parent = process.parent()
+        return title(parent) if parent is not None else ""
+    return ""
+
+
 def _cpu_s(process: psutil.Process) -> float:
     with contextlib.suppress(psutil.Error):
         times = process.cpu_times()

@@ -58,6 +58,14 @@ def test_lengths_that_do_not_fit_the_window_are_refused():
         LENGTHS.check(max_model_len=512)
 
 
+def test_the_maxima_go_with_the_medians():
+    assert Lengths.about(LENGTHS.prompt_median, LENGTHS.output_median) == LENGTHS
+    double = Lengths.about(2 * LENGTHS.prompt_median, 2 * LENGTHS.output_median)
+    assert (double.prompt_max, double.output_max) == (2 * LENGTHS.prompt_max, 2 * LENGTHS.output_max)
+    with pytest.raises(ValueError, match="do not fit max_model_len"):
+        double.check(max_model_len=2 * LENGTHS.prompt_max)
+
+
 def test_no_two_prompts_begin_alike():
     requests = arrivals(rate_per_s=5.0) + arrivals("1", rate_per_s=5.0)
     beginnings = {tuple(prompt(one).split()[:16]) for one in requests if one.prompt_tokens >= 16}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.autoscale import FIXED, POLICIES, TRACES, add_arguments, run, table
+from benchmarks.autoscale import FIXED, POLICIES, TRACES, add_arguments, oscillations, run, table
+from placement.simulation.scaling import OSCILLATION_S
 
 
 def options(folder: Path, *more: str) -> argparse.Namespace:
@@ -34,3 +35,10 @@ def test_a_fixed_number_is_its_own(tmp_path: Path):
     figures = run(options(trace(tmp_path), "--policies", "fixed-4", "fixed-6"))["code"]
     assert set(FIXED) <= set(POLICIES)
     assert figures["fixed-6"]["replica_hours"] > 1.4 * figures["fixed-4"]["replica_hours"]
+
+
+def test_a_fleet_oscillates_where_it_turns_before_the_load_could():
+    soon, late = int(OSCILLATION_S), int(OSCILLATION_S) + 1
+    assert oscillations([4, *[5] * soon, 4]) == 1
+    assert oscillations([4, *[5] * late, 4]) == 0
+    assert oscillations([4, 5, 6, 7]) == 0

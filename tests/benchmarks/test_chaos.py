@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from benchmarks.chaos.account import Account, count
-from benchmarks.chaos.cell import PHASES, Cell, every_ask, load, recovery_s
+from benchmarks.chaos.cell import PHASES, Application, Cell, every_ask, load, recovery_s, strays
 from benchmarks.chaos.client import Ask, Attempt, Fate
-from benchmarks.chaos.command import summary
+from benchmarks.chaos.command import accounted, check, measured_on, summary, table
+from benchmarks.chaos.parts import TITLES
 from benchmarks.soak import Sample, growth
 
+APPLICATION = Application("http://x", "m", 2, 2, 8, list)
 ASK = Ask("hello", 4, stream=True)
 KNOWN = {("hello", 4): "one two three four"}
 
@@ -129,11 +133,80 @@ def test_what_was_sent_before_the_fault_shows_no_recovery():
     assert recovery_s([untouched, unanswered, sent(10.2, 14.0), sent(10.3, 13.0)], 10.0) == 3.0
 
 
-def test_the_recovery_of_few_runs_is_their_worst_and_of_none_is_not_known():
-    runs = [Account("a", seed, recovery_s=seconds) for seed, seconds in enumerate((3.0, 1.0, None))]
-    cells = summary([*runs, Account("b", 0)])["cells"]
-    assert (cells["a"]["recovery_s_p99"], cells["a"]["not_recovered"]) == (3.0, 1)
-    assert cells["b"]["recovery_s_p99"] is None
+def test_the_recovery_of_few_runs_is_their_worst_and_never_where_one_has_not_recovered():
+    runs = [Account("a", seed, recovery_s=seconds) for seed, seconds in enumerate((3.0, 1.0))]
+    figures = summary([*runs, Account("b", 0, recovery_s=1.0), Account("b", 1)])
+    cells = figures["cells"]
+    assert (cells["a"]["recovery_s_p99"], cells["a"]["not_recovered"]) == (3.0, 0)
+    assert (cells["b"]["recovery_s_p99"], cells["b"]["not_recovered"]) == (None, 1)
+    assert "never" in table(figures).splitlines()[-1]
+
+
+def test_a_run_that_could_not_be_measured_is_counted_apart():
+    figures = summary(
+        [Account("a", 0, recovery_s=1.0), Account("a", 1, error="x"), Account("b", 0, error="x")]
+    )
+    a, b = figures["cells"]["a"], figures["cells"]["b"]
+    assert (a["runs"], a["not_measured"], a["recovery_s_p99"]) == (1, 1, 1.0)
+    assert (b["runs"], b["not_measured"]) == (0, 1)
+    assert "never" not in table(figures).splitlines()[-1]
+
+
+@pytest.mark.parametrize("error", [LookupError("part: none"), TimeoutError("phase"), psutil.NoSuchProcess(1)])
+def test_what_a_run_fails_of_is_recorded(error: Exception):
+    async def fails() -> Account:
+        raise error
+
+    account = accounted(fails(), "a", 7)
+    assert (account.cell, account.seed) == ("a", 7)
+    assert type(error).__name__ in account.error
+
+
+@pytest.mark.parametrize(
+    ("cell", "needed"), [("raylet:kill:queued", "--nodes 2"), ("engine-worker:kill:queued", "--workers 2")]
+)
+def test_a_cell_whose_part_is_not_there_is_refused(cell: str, needed: str):
+    with pytest.raises(ValueError, match=needed):
+        check([Cell.parse(cell)], workers=1, nodes=1)
+    check([Cell.parse(cell)], workers=2, nodes=2)
+
+
+def test_no_run_begins_on_an_application_that_another_has_left_broken():
+    whole, broken = Account("a", 0, restored_s=1.0), Account("a", 1)
+    left = deque(lambda *_, one=one: one for one in (whole, broken, whole))
+    assert measured_on(APPLICATION, KNOWN, 1, left) == [whole, broken]
+    assert measured_on(APPLICATION, KNOWN, 1, left) == [whole]
+    assert not left
+
+
+class FakeProcess:
+    """A process of a title; `parent` None: it has none, or an error of asking for it."""
+
+    def __init__(self, title: str, parent: FakeProcess | psutil.Error | None = None) -> None:
+        self._title, self._parent = title, parent
+
+    def status(self) -> str:
+        if not self._title:
+            raise psutil.NoSuchProcess(1)
+        return psutil.STATUS_RUNNING
+
+    def cmdline(self) -> list[str]:
+        return [self._title]
+
+    def parent(self) -> FakeProcess | None:
+        if isinstance(self._parent, psutil.Error):
+            raise self._parent
+        return self._parent
+
+
+def test_a_core_without_a_replica_is_a_stray_whatever_became_of_its_parent():
+    core, replica = TITLES["engine-core"], FakeProcess(TITLES["engine-replica"])
+    lost = [
+        FakeProcess(core),
+        FakeProcess(core, psutil.NoSuchProcess(1)),
+        FakeProcess(core, FakeProcess("init")),
+    ]
+    assert strays([FakeProcess(core, replica), *lost, FakeProcess("")]) == lost
 
 
 def test_what_grows_for_the_whole_time_is_a_leak_and_what_fills_at_first_is_not():

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from benchmarks.lease_parts import Asked
-from benchmarks.leases import Run, capacity, measured, middle, table, with_more
+from benchmarks.leases import Run, capacity, left_out, measured, middle, table, with_more
 from benchmarks.processes import ThreadsCpu, spent_in, threads_cpu
 
 RUN = Run("scheduler", 1, 8, 1000.0, 3.0, 9.0, 900.0, 500.0, 800.0)
@@ -66,6 +66,15 @@ def test_more_gateways_are_computed_along_the_logarithm():
 def test_of_one_number_of_gateways_nothing_more_is_computed():
     assert with_more("scheduler", [RUN], [100]) == [RUN]
     assert with_more("scheduler", [], [100]) == []
+
+
+def test_what_can_not_be_measured_is_told_or_refused():
+    assert left_out([1, 10, 30], [8, 32]) == [(10, 8), (30, 8)]
+    assert left_out([1, 10], [32]) == []
+    with pytest.raises(ValueError, match="gateways: 30"):
+        left_out([1, 30], [8, 16])
+    with pytest.raises(ValueError, match="streams: 8"):
+        left_out([10], [8, 16])
 
 
 def test_the_table_has_what_was_measured_and_what_is_computed():

@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import random
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.lease_cluster import SETTINGS
 from benchmarks.overhead import Sample, _figures, add_arguments, picture, table
 from benchmarks.processes import cpu_outside_engine_s, spent_between_s
 from benchmarks.ray_serve_llm import engine_kwargs
 from benchmarks.resampling import median_with_interval
+from benchmarks.servers import Server
 from benchmarks.systems import MP, systems, turned
 
 BARE = Sample(tokens_per_s=1000.0, ttft_ms=20.0, gap_ms=5.0, cpu_s_per_1k_tokens=0.2)
@@ -77,6 +83,19 @@ def test_the_peers_executor_is_said_and_can_be_measured_alone():
     add_arguments(parser)
     assert parser.parse_args(["--systems", "vllm-mp"]).systems == ["vllm-mp"]
     assert "vllm-mp" not in parser.parse_args([]).systems
+
+
+def test_no_systems_replicas_call_each_other_through_a_proxy():
+    given: list[Mapping[str, str]] = []
+
+    def start(config: Path, variables: Mapping[str, str]) -> AbstractContextManager[Server]:
+        given.append(variables)
+        return nullcontext(Server("", 0.0, 0, config))
+
+    for system in systems(1).values():
+        replace(system, server=start).start(Path(), threads=1)
+    assert {variables["grpc_proxy"] for variables in given} == {""}
+    assert "grpc_proxy" in SETTINGS
 
 
 def test_cpu_time_is_of_the_whole_tree():

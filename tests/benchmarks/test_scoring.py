@@ -66,6 +66,14 @@ def test_a_server_that_died_is_told_from_one_that_keeps_nothing():
     assert scored(completed(0), refused(1))["failed"]["count"] == 0
 
 
+def test_the_prompt_of_an_answer_that_began_and_broke_was_computed_for_nothing():
+    """Prompts of 10 tokens, answers of 11."""
+    begun = answer(1, outcome=BROKEN, ttft_s=0.5, output_tokens=4)
+    assert scored(completed(0), begun)["wasted_share"] == pytest.approx(14 / 35, abs=1e-4)
+    # Nothing of these was computed, as far as their clients know.
+    assert scored(completed(0), refused(1), answer(2, outcome=GAVE_UP))["wasted_share"] == 0.0
+
+
 def test_what_arrived_in_the_warm_up_does_not_count():
     assert scored(completed(0), arrived_s=4.0)["offered"] == 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import runpy
 import shlex
@@ -146,6 +147,33 @@ def test_a_hook_is_a_shell_script_that_does_not_wait_for_itself(name: str):
 def test_a_worker_waits_for_engines_and_for_haproxy():
     [_, worker] = pods("nodes.yaml")
     assert re.search(r"pgrep -f '\[E\]ngineCore' \|\| pgrep -x haproxy", hook(worker))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    ("pages", "asked"),
+    [
+        (["promiseserve_leases 2.0", "", "promiseserve_leases 1.0", "promiseserve_leases 0.0"], 4),
+        (["promiseserve_leases 2.0"], 31),
+        (["promiseserve_leases_held 0.0", "promiseserve_leases 10.0", "promiseserve_leases 0"], 3),
+    ],
+    ids=["a failed look is none", "nobody is there any more", "other figures are none"],
+)
+def test_a_head_ends_when_no_lease_is_held(name: str, pages: list[str], asked: int, tmp_path: Path):
+    """curl answers with one page after the other, and then with none."""
+    for number, page in enumerate(pages, 1):
+        if page:
+            (tmp_path / f"page{number}").write_text(f"promiseserve_queue_depth 0.0\n{page}\n")
+    curl = (
+        f'#!/bin/sh\necho asked >> {tmp_path}/asked\nexec cat "{tmp_path}/page$(wc -l < {tmp_path}/asked)"\n'
+    )
+    for program, text in (("curl", curl), ("sleep", "#!/bin/sh\n")):
+        (tmp_path / program).write_text(text)
+        (tmp_path / program).chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["sh", "-c", hook(pods(name)[0])]
+    subprocess.run(command, env=variables, check=True, timeout=30, stderr=subprocess.DEVNULL)
+    assert (tmp_path / "asked").read_text().count("asked") == asked
 
 
 def hook(template: dict[str, Any]) -> str:
