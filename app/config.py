@@ -240,10 +240,10 @@ class SchedulerConfig(_Strict):
     requests_per_replica: int | None = Field(
         default=None, ge=1, description="Leases a replica; `engine.max_num_seqs` when absent."
     )
-    # A lease that no engine's report names for this long has expired.
-    lease_ttl_s: float = Field(default=15.0, gt=0)
+    # A lease that no engine's report names for this long has expired. Engines report once a second.
+    lease_ttl_s: float = Field(default=15.0, ge=3)
     # An engine that has not been heard of for this long gets no more leases.
-    replica_ttl_s: float = Field(default=5.0, gt=0)
+    replica_ttl_s: float = Field(default=5.0, ge=3)
     # A process of 150 MB that waits; without it a dead scheduler's successor has to start first.
     spares: int = Field(default=1, ge=0, le=2, description="Schedulers that wait for the death of the first.")
     # For one that is frozen or cut off: a death ends the connection at once. What it has in the queue must

@@ -88,7 +88,8 @@ class FlowController:
         """A new ticket, or one that is submitted again after this controller restarted."""
         held = self._leases.get(ticket.ticket_id)
         if held is not None:
-            return [Granted(held.lease, held.granted_s - ticket.arrived_s, self._class_of(held))]
+            wait_s = held.granted_s - ticket.arrived_s
+            return [Granted(held.lease, wait_s, self._class_of(held), again=True)]
         if ticket.ticket_id in self._queue:
             return []
         account = self._tenants.get(ticket.tenant, now_s)
@@ -446,7 +447,8 @@ class FlowController:
         self._queue.remove(entry)
         held = self._leases.grant(entry, choice, expected, now_s)
         self._predictor.dispatched(entry.rank, held.cost, now_s)
-        return Granted(held.lease, now_s - entry.ticket.arrived_s, self._names[entry.rank])
+        wait_s, name = now_s - entry.ticket.arrived_s, self._names[entry.rank]
+        return Granted(held.lease, wait_s, name, again=entry.revokes > 0)
 
     def _class_of(self, held: Held) -> str:
         return "" if held.entry is None else self._names[held.entry.rank]
@@ -492,8 +494,9 @@ class FlowController:
             self._predictor.first_token(entry.rank, entry.raw_ttft_s, waited_s)
 
     def _learn_end(self, held: Held, outcome: Outcome, usage: Usage | None, now_s: float) -> None:
-        """Only what completed teaches: a client that goes away says nothing of the engine."""
-        if outcome is not Outcome.COMPLETED:
+        """Only what was computed to its end teaches: a client that goes away says nothing of the engine, and
+        neither does a question that it answers without its model."""
+        if outcome is not Outcome.COMPLETED or (usage is not None and usage.nothing):
             return
         self._leases.completed(held, usage, now_s)
         if held.entry is None:

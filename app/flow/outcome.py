@@ -31,6 +31,7 @@ class Outcome(Enum):
 
     COMPLETED = ("completed", None, "The request was answered.")
     CANCELLED = ("cancelled", None, "The client went away.")
+    ENGINE_REFUSED = ("engine_refused", None, "The engine refused the request.")
     FAILED = ("failed", None, "The engine failed while it answered.")
     LEASE_EXPIRED = ("lease_expired", None, "Nobody used the lease in time.")
     REJECTED_REQUEST_RATE = ("rejected_request_rate", 429, "The tenant's requests a minute are used up.")

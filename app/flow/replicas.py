@@ -17,6 +17,8 @@ from app.flow.ticket import ReplicaReport, Ticket
 
 # Longer than a request runs: a lease that has ended here is not named again after such a silence.
 REPLICA_MEMORY_S = 3600.0
+# A report may have been under way for so long when its engine ended; a later one is of an engine that lives.
+LATE_REPORT_S = 10.0
 # A start that is this late is not coming: tickets must not wait for it.
 START_PATIENCE_S = 120.0
 # No start is known more exactly than this.
@@ -40,6 +42,7 @@ class Replica:
         "clock",
         "free",
         "gone",
+        "gone_s",
         "in_flight",
         "limit",
         "reached",
@@ -57,7 +60,7 @@ class Replica:
         self.in_flight: set[str] = set()
         self.barred_until_s = -math.inf
         self.bar_s = FIRST_BAR_S
-        # A report that was under way when the replica ended must not bring it back.
+        self.gone_s = -math.inf
         self.gone = False
         # Of its leases: answers that it gives at the same time, and prompt plus expected output in tokens.
         self.running = 0
@@ -161,9 +164,10 @@ class ReplicaPool:
         self.places = sum(replica.limit.requests for replica in usable)
 
     def report(self, report: ReplicaReport, now_s: float) -> tuple[Replica, bool]:
-        """Register or refresh; also says whether it is new.
+        """Register or refresh; also says whether it is new, or known again.
 
-        Ids of replicas are never used again: a report of one that is gone came late and revives nothing.
+        Ids of replicas are never used again: a report of one that has just gone was under way and revives
+        nothing. Later ones do: a gateway could not reach it, and others can.
         """
         replica = self.replicas.get(report.replica_id)
         new = replica is None
@@ -174,6 +178,8 @@ class ReplicaPool:
             clock = EngineClock(self.pace, step_tokens, share, follow=follow)
             replica = self.replicas[report.replica_id] = Replica(report, limit, clock, now_s)
             self.starting.pop(report.replica_id, None)
+        elif replica.gone and now_s - replica.gone_s > LATE_REPORT_S:
+            replica.gone, new = False, True
         replica.report, replica.seen_s = report, now_s
         replica.limit.observe(report.metrics, replica.running, now_s)
         if report.metrics is not None:
@@ -204,7 +210,7 @@ class ReplicaPool:
         self.starting.pop(replica_id, None)
         replica = self.replicas.get(replica_id)
         if replica is not None:
-            replica.gone = True
+            replica.gone, replica.gone_s = True, now_s
             self._update(replica)
             self._prefix.drop(replica_id)
             self.count(now_s)
@@ -224,6 +230,7 @@ class ReplicaPool:
         back_s = min(0.0, span_s)
         for replica in self.replicas.values():
             replica.seen_s += span_s
+            replica.gone_s += span_s
             replica.barred_until_s += back_s
         for replica_id in self.starting:
             self.starting[replica_id] += back_s

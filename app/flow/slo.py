@@ -26,6 +26,7 @@ from app.flow.outcome import Outcome
 CLIENTS_OWN = frozenset(
     {
         Outcome.CANCELLED,
+        Outcome.ENGINE_REFUSED,
         Outcome.REJECTED_REQUEST_RATE,
         Outcome.REJECTED_TOKEN_RATE,
         Outcome.REJECTED_TENANT_QUEUED,

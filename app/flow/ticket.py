@@ -61,6 +61,11 @@ class Usage(NamedTuple):
     # From the first token to the last; None where there was none.
     decode_s: float | None = None
 
+    @property
+    def nothing(self) -> bool:
+        """The engine has answered without its model, as to count tokens."""
+        return not self.prompt_tokens and not self.output_tokens
+
     def tpot_s(self, answers: int) -> float | None:
         """Mean time per output token after the first; of several answers each made its part of them."""
         if self.decode_s is None or self.output_tokens < 2 * answers:
@@ -124,6 +129,8 @@ class Granted(NamedTuple):
     queue_wait_s: float
     # The class served, to be echoed; empty for a lease that was adopted after a restart.
     class_name: str = ""
+    # It had one before: that was taken back, or its gateway asks again.
+    again: bool = False
 
 
 class Refused(NamedTuple):

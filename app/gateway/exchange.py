@@ -245,7 +245,7 @@ class Exchange:
             run.outcome = Outcome.FAILED
             raise ApiError(500, "engine_error", ENGINE_FAILED)
         if run.response.status >= 400:
-            run.outcome = Outcome.COMPLETED
+            run.outcome = Outcome.ENGINE_REFUSED
             raise from_engine(run.response.status, await run.response.read(), request.path)
 
     async def _chunks(self, run: _Run, request: Request) -> AsyncIterator[bytes]:
@@ -284,7 +284,7 @@ class Exchange:
             run.span.set_attribute("error.type", run.outcome.label)
         run.span.end()
         if run.response is not None:
-            if run.outcome is Outcome.COMPLETED:
+            if run.outcome in (Outcome.COMPLETED, Outcome.ENGINE_REFUSED):
                 run.response.release()
             else:
                 # Breaking the connection is what makes the engine abort.

@@ -16,6 +16,7 @@ from app.serving.autoscaling import METRICS_INTERVAL_S
 from app.serving.engine import EngineReplica
 from app.serving.gateway import GatewayReplica, key_ring
 from app.serving.scheduler import SchedulerReplica
+from app.serving.serve_status import ENGINES
 from placement.hardware import parse_cluster
 
 # Calls between deployments are short and few: none waits in Serve's own queues.
@@ -100,7 +101,7 @@ def _engine(config: ApplicationConfig) -> serve.Deployment:
     replicas = config.replicas
     return serve.deployment(
         EngineReplica,
-        name="Engine",
+        name=ENGINES,
         max_ongoing_requests=UNBOUNDED_CALLS,
         autoscaling_config=_autoscaling(replicas.min, replicas.max, "EnginePolicy"),
         health_check_period_s=HEALTH_PERIOD_S,

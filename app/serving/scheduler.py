@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -29,15 +30,15 @@ from app.contract import (
 )
 from app.flow.autoscale import Load, Reason
 from app.flow.controller import FlowController, Limits
-from app.flow.estimate import RunningMean
 from app.flow.outcome import Outcome
 from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket
 from app.serving.autoscaling import DESIRED
-from app.serving.deletion import is_being_deleted
 from app.serving.engine_scaling import EngineScaling
+from app.serving.engine_starts import EngineStarts
 from app.serving.leader_router import STARTED_S
 from app.serving.scheduler_metrics import SchedulerMetrics
 from app.serving.scheduler_port import Inbox, SchedulerPort
+from app.serving.serve_status import engine_is_starting, is_being_deleted
 from app.status.history import History
 from app.status.view import MAX_TENANTS, StatusView, status_view
 
@@ -45,6 +46,10 @@ logger = logging.getLogger("ray.serve")
 
 # How late an expiry may be noticed.
 TICK_INTERVAL_S = 0.1
+# Of what a page draws.
+SAMPLE_INTERVAL_S = 1.0
+# Engines report every second to the scheduler that leads and to no other, and gateways are connected to it.
+UNHEARD_S = 10.0
 # Between two ticks: this process was frozen, or its machine's clock was set.
 LONG_PAUSE_S = 2.0
 # An engine that does not take a lease back within this answers its request instead.
@@ -53,14 +58,6 @@ REVOKE_TIMEOUT_S = 2.0
 FORGOTTEN_S = 3600.0
 # When a ticket could not be decided on.
 UNDECIDED_RETRY_AFTER_S = 5
-# Starts differ by what is in the machine's caches: the last few count.
-START_SMOOTHING = 0.3
-
-# A start that has taken this long has failed.
-MAX_START_S = 3600.0
-# The engine that Serve is about to start, for an application that wakes or has lost its last one: its replica
-# has no name yet.
-UNNAMED = "unnamed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +83,11 @@ class SchedulerReplica:
         self._port = SchedulerPort(self, ray.util.get_node_ip_address(), config.scheduler.gateway_ttl_s)
         # With when each was last heard of, by the clock that nobody sets.
         self._engine_ports: dict[str, tuple[EnginePort, float]] = {}
-        # When each began, by that clock too.
-        self._starts: dict[str, float] = {}
-        self._start_s = RunningMean(config.scheduler.engine_start_s, START_SMOOTHING)
-        self._revoking: set[asyncio.Task[None]] = set()
+        # When anybody was, by the same.
+        self._heard_s = -math.inf
         self._wakes = config.replicas.min == 0
-        # An engine was there or tried to start, and none has been waited for since.
-        self._served = False
+        self._starts = EngineStarts(self._flow, config.scheduler.engine_start_s, wakes=self._wakes)
+        self._revoking: set[asyncio.Task[None]] = set()
         self._started_s = time.time()
         self._scaling = EngineScaling(config, self._load)
         # Time begins with the first call: a spare that has waited for long is as new as any.
@@ -107,6 +102,7 @@ class SchedulerReplica:
             return
         loop = asyncio.get_running_loop()
         self._ticking = [loop.create_task(self._tick_for_ever()), loop.create_task(self._scaling.run())]
+        self._looking = loop.create_task(self._look_for_starts())
 
     async def address(self) -> SchedulerAddress:
         """Where gateways submit and close; Serve's router asks the one that leads."""
@@ -119,9 +115,9 @@ class SchedulerReplica:
         A ticket that is submitted again (its gateway has lost the connection, its lease was taken back) takes
         over the earlier wait.
         """
-        now_s = time.time()
+        now_s, self._heard_s = time.time(), time.monotonic()
         self._waiting[ticket.ticket_id] = _Waiting(ticket, inbox, now_s)
-        self._wake(now_s)
+        self._starts.asked(now_s)
         try:
             actions = self._flow.submit(ticket, now_s)
         except Exception:
@@ -149,36 +145,29 @@ class SchedulerReplica:
     async def starting(self, replica_id: str) -> None:
         """An engine has begun to start: requests may wait for it."""
         self._begin()
-        since_s = time.monotonic()
-        self._starts = {id_: at_s for id_, at_s in self._starts.items() if since_s - at_s < MAX_START_S}
-        self._starts[replica_id] = since_s
-        now_s = time.time()
-        self._flow.capacity_starting(replica_id, now_s + self._start_s.value, now_s)
-        self._perform(self._flow.replica_gone(UNNAMED, now_s))
+        self._heard_s = time.monotonic()
+        self._perform(self._starts.began(replica_id, time.time(), self._heard_s))
 
     async def report(self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]) -> None:
         """An engine's sign of life, and what its requests have made."""
         self._begin()
-        now_s = time.time()
-        started_s = self._starts.pop(report.replica_id, None)
-        if started_s is not None:
-            self._start_s.add(time.monotonic() - started_s)
+        now_s, self._heard_s = time.time(), time.monotonic()
+        self._starts.reports(report.replica_id, self._heard_s)
         self._note_port(port)
         self._perform(self._flow.report(report, now_s))
         for ticket_id, tokens in output_tokens.items():
             self._flow.progress(ticket_id, tokens)
-        snapshot = self._flow.snapshot(now_s)
-        if snapshot.replicas_ready:
-            self._served = True
-            self._perform(self._flow.replica_gone(UNNAMED, now_s))
-        self._history.add(snapshot.queued, snapshot.in_flight, now_s)
+        if self._flow.snapshot(now_s).replicas_ready:
+            self._perform(self._starts.ready(now_s))
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Serve's hook, for app/serving/autoscaling.py. Nothing while nothing is known."""
+        """Serve's hook, for app/serving/autoscaling.py. Nothing while nothing is known, or nobody says
+        anything to this scheduler: then another one leads."""
         decision = self._scaling.decision
-        return (
-            {} if decision is None or decision.reason is Reason.NO_DATA else {DESIRED: float(decision.target)}
-        )
+        heard = self._port.connected or time.monotonic() - self._heard_s < UNHEARD_S
+        if decision is None or decision.reason is Reason.NO_DATA or not heard:
+            return {}
+        return {DESIRED: float(decision.target)}
 
     async def first_tokens(self, first_tokens: Sequence[tuple[str, float]]) -> None:
         """Requests that have begun to answer, and when."""
@@ -187,9 +176,7 @@ class SchedulerReplica:
     async def replica_gone(self, replica_id: str) -> None:
         """An engine has died, is about to stop or has failed to start, which Serve tries again."""
         now_s = time.time()
-        if self._starts.pop(replica_id, None) is not None:
-            self._served = True
-        self._expect_successor(now_s, replica_id)
+        self._starts.gone(replica_id, now_s, waited_for=bool(self._waiting))
         self._perform(self._flow.replica_gone(replica_id, now_s))
 
     async def replica_unroutable(self, replica_id: str) -> None:
@@ -200,7 +187,7 @@ class SchedulerReplica:
         now_s = time.time()
         snapshot = self._flow.snapshot(now_s)
         if self._scaling.decision is not None:
-            self._metrics.observe_scaling(self._scaling.decision, self._start_s.value)
+            self._metrics.observe_scaling(self._scaling.decision, self._starts.start_s)
         return SchedulerView(
             replicas_ready=snapshot.replicas_ready,
             wakes=self._wakes,
@@ -248,26 +235,16 @@ class SchedulerReplica:
     def _load(self) -> Load | None:
         """None until there was time to hear of every engine."""
         now_s = time.time()
-        return None if self._flow.young(now_s) else self._flow.load(self._start_s.value, now_s)
+        return None if self._flow.young(now_s) else self._flow.load(self._starts.start_s, now_s)
 
-    def _wake(self, now_s: float) -> None:
-        """Who asks an application that sleeps waits for the engine that this brings about."""
-        if self._wakes and self._flow.asleep(now_s):
-            self._expect_start(now_s)
-
-    def _expect_successor(self, now_s: float, gone: str = "") -> None:
-        """Serve puts another engine in the place of the last one: `gone`, or one that is silent. It takes a
-        while until that says so itself; it is expected once."""
-        if self._served and self._flow.asleep(now_s, without=gone):
-            self._served = False
-            if self._waiting or not self._wakes:
-                self._expect_start(now_s)
-
-    def _expect_start(self, now_s: float) -> None:
-        self._flow.capacity_starting(UNNAMED, now_s + self._start_s.value, now_s)
+    async def _look_for_starts(self) -> None:
+        """An engine says that it starts once, and its scheduler may have died since."""
+        if await asyncio.to_thread(engine_is_starting):
+            self._starts.found(time.time())
 
     async def _tick_for_ever(self) -> None:
         last_s = time.time()
+        sampled_s = -math.inf
         while True:
             await asyncio.sleep(TICK_INTERVAL_S)
             now_s = time.time()
@@ -276,9 +253,13 @@ class SchedulerReplica:
                 self._flow.skip(now_s - last_s)
             last_s = now_s
             if self._waiting:
-                self._wake(now_s)
-            self._expect_successor(now_s)
+                self._starts.asked(now_s)
+            self._starts.follow(now_s, waited_for=bool(self._waiting))
             self._perform(self._flow.tick(now_s))
+            if (clock_s := time.monotonic()) - sampled_s >= SAMPLE_INTERVAL_S:
+                sampled_s = clock_s
+                snapshot = self._flow.snapshot(now_s)
+                self._history.add(snapshot.queued, snapshot.in_flight, now_s)
 
     def _perform(self, actions: Iterable[Action]) -> None:
         """One that fails is given up: the others' clients wait for theirs."""
@@ -314,7 +295,8 @@ class SchedulerReplica:
 
     def _grant(self, action: Granted) -> None:
         ticket_id = action.lease.ticket_id
-        self._metrics.observe_queue_wait(action.class_name, action.queue_wait_s)
+        if not action.again:
+            self._metrics.observe_queue_wait(action.class_name, action.queue_wait_s)
         grant = Grant(
             self._engine_ports[action.lease.replica_id][0],
             action.queue_wait_s,

@@ -87,6 +87,11 @@ class SchedulerPort:
         await web.SockSite(self._runner, listener).start()
         return SchedulerAddress(self._host, listener.getsockname()[1], self._secret)
 
+    @property
+    def connected(self) -> bool:
+        """Whether any gateway is."""
+        return bool(self._sockets)
+
     async def left(self) -> None:
         """Until no gateway is connected."""
         await self._empty.wait()

@@ -180,6 +180,26 @@ def test_caps_and_rates_refuse_before_the_deadline_is_asked_for():
     assert [one.limit for one in flow.rate_limits("a", 60.0)] == [2, None]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "usage"),
+    [
+        pytest.param(Outcome.ENGINE_REFUSED, Usage(0, 0), id="the engine refuses it"),
+        pytest.param(Outcome.COMPLETED, Usage(0, 0), id="tokens are counted"),
+    ],
+)
+def test_what_no_model_computed_says_nothing_of_the_engines(outcome, usage):
+    flow = controller()
+    for number in range(50):
+        submit(flow, f"good{number}", at_s=10.0 * number)
+        flow.close(f"good{number}", Outcome.COMPLETED, 10.0 * number + 5.0, Usage(100, 100, ttft_s=0.2))
+    rate_per_s, load = flow._predictor.total_rate_per_s(), flow.load(60.0, 600.0)
+    for number in range(50):
+        submit(flow, f"none{number}", at_s=600.0)
+        flow.close(f"none{number}", outcome, 600.01, usage)
+    assert flow._predictor.total_rate_per_s() == rate_per_s
+    assert flow.load(60.0, 600.0).service_s == load.service_s
+
+
 def test_tokens_a_minute_are_trued_up_at_the_end():
     config = replace(CONFIG, tenants={"a": TenantPolicy(tokens_per_minute=1000)})
     flow = controller(config)

@@ -10,7 +10,7 @@ from app.flow.config import ClassPolicy, FlowConfig, Limits, TenantPolicy
 from app.flow.controller import FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
-from app.flow.replicas import FIRST_BAR_S, REPLICA_MEMORY_S
+from app.flow.replicas import FIRST_BAR_S, LATE_REPORT_S, REPLICA_MEMORY_S
 from app.flow.ticket import EngineMetrics, Granted, Lease, Refused, ReplicaReport, Ticket, Usage
 
 LIMITS = Limits(
@@ -136,8 +136,8 @@ def test_a_queued_ticket_that_is_submitted_again_keeps_its_place():
 
 def test_a_running_ticket_that_is_submitted_again_gets_the_same_lease():
     flow = controller("r")
-    first = submit(flow, "a")
-    assert submit(flow, "a") == first
+    [first] = submit(flow, "a")
+    assert submit(flow, "a") == [first._replace(again=True)]
     assert flow.snapshot(0.0).in_flight == 1
 
 
@@ -313,6 +313,21 @@ def test_a_report_that_arrives_after_the_death_of_its_replica_does_not_revive_it
     assert report(flow, "r", "a", at_s=1.1) == []
     assert flow.snapshot(1.1).replicas_ready == 0
     assert flow.snapshot(1.1).in_flight == 0
+
+
+def test_a_replica_that_goes_on_reporting_long_after_it_was_taken_for_dead_lives():
+    """One gateway could not reach it. What it runs for others is taken over."""
+    flow = controller("r", limits=replace(LIMITS, requests_per_replica=2))
+    submit(flow, "a")
+    flow.replica_gone("r", 1.0)
+    report(flow, "r", "a", at_s=1.0 + LATE_REPORT_S)
+    assert flow.snapshot(11.0).replicas_ready == 0
+    report(flow, "r", "a", at_s=1.1 + LATE_REPORT_S)
+    assert flow.snapshot(11.2).in_flight_by_replica == {"r": 1}
+    assert submit(flow, "b", at_s=11.2) == [granted("b")]
+    flow.replica_gone("r", 12.0)
+    report(flow, "r", at_s=13.0)
+    assert flow.snapshot(13.0).replicas_ready == 0
 
 
 def test_a_silent_replica_gets_no_leases_and_keeps_its_own():

@@ -20,7 +20,7 @@ from app.flow.controller import FlowController
 from app.flow.gate import MAX_RETRY_AFTER_S
 from app.flow.outcome import Outcome
 from app.flow.queue import Entry
-from app.flow.replicas import FIRST_BAR_S, MAX_BAR_S
+from app.flow.replicas import FIRST_BAR_S, LATE_REPORT_S, MAX_BAR_S
 from app.flow.ticket import (
     Action,
     EngineMetrics,
@@ -54,7 +54,7 @@ CONFIG = FlowConfig(
     admission=AdmissionPolicy(initial_service_s=0.5),
 )
 REPLICAS = st.sampled_from(["r0", "r1", "r2"])
-# Dead replicas never come back: too few of them, and every run ends without an engine.
+# Dead replicas come back late if at all: too few of them, and every run ends without an engine.
 MORTALS = st.sampled_from(["r2", "r3", "r4", "r5"])
 CLOSING = st.sampled_from([Outcome.COMPLETED, Outcome.CANCELLED, Outcome.FAILED])
 METRICS = st.none() | st.builds(
@@ -91,6 +91,7 @@ class ModelReplica:
     seen_s: float
     draining: bool = False
     gone: bool = False
+    gone_s: float = -math.inf
     barred_until_s: float = -math.inf
 
 
@@ -211,6 +212,8 @@ class FlowRules(RuleBasedStateMachine):
                 name = f"{replica_id}-foreign-{number}"
                 live.add(name)
                 self.leases[name] = replica_id
+        if replica.gone and self.now_s - replica.gone_s > LATE_REPORT_S:
+            replica.gone = False
         if not replica.gone:
             replica.seen_s, replica.draining = self.now_s, draining
         said = ReplicaReport(replica_id, frozenset(live), draining, metrics)
@@ -219,7 +222,7 @@ class FlowRules(RuleBasedStateMachine):
     @rule(replica_id=MORTALS)
     def gone(self, replica_id: str) -> None:
         if replica_id in self.replicas:
-            self.replicas[replica_id].gone = True
+            self.replicas[replica_id].gone, self.replicas[replica_id].gone_s = True, self.now_s
             for name in [name for name, holder in self.leases.items() if holder == replica_id]:
                 self.end(name, Outcome.FAILED)
         self.apply(self.flow.replica_gone(replica_id, self.now_s))
@@ -253,6 +256,7 @@ class FlowRules(RuleBasedStateMachine):
         self.flow.skip(seconds)
         for replica in self.replicas.values():
             replica.seen_s += seconds
+            replica.gone_s += seconds
         self.up_to_date = False
 
     @rule(seconds=st.sampled_from([0.0, 0.25, 1.0, 4.0, 7.0]), heard=st.sampled_from([True, True, False]))

@@ -55,6 +55,10 @@ def test_an_answer_without_tokens_has_no_promise_for_the_first():
     assert verdicts(ttft_s=None, usage=None) == {"answered": True}
 
 
+def test_what_the_engine_refuses_is_its_clients_own():
+    assert list(judged(Ended(Outcome.ENGINE_REFUSED, 0.0), 0.1)) == []
+
+
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome.refuses])
 def test_a_refusal_counts_against_being_answered_alone_and_only_where_it_was_not_the_clients_own_doing(
     outcome,

@@ -486,7 +486,7 @@ async def test_a_lease_that_is_taken_back_at_the_last_attempt_leaves_no_ticket_b
     assert closes[-1] == Closed(control.tickets[-1].ticket_id, Outcome.FAILED, None)
 
 
-async def test_the_engines_refusal_is_retold_and_counts_as_an_answer(engine):
+async def test_the_engines_refusal_is_retold_and_counts_as_one(engine):
     control = FakeControlPlane(engine.grant)
     async with exchange_over(control) as exchange:
         answering = asyncio.create_task(drained(exchange, STREAM))
@@ -495,7 +495,7 @@ async def test_the_engines_refusal_is_retold_and_counts_as_an_answer(engine):
         with pytest.raises(ApiError) as caught:
             await soon(answering)
         assert (caught.value.status, caught.value.param) == (400, "stop")
-        assert (await control.next_close()).outcome is Outcome.COMPLETED
+        assert (await control.next_close()).outcome is Outcome.ENGINE_REFUSED
     assert len(control.tickets) == 1
 
 

@@ -35,12 +35,16 @@ def scheduler(
     flow: dict[str, object] | None = None, replicas: dict[str, object] | None = None, **settings: float
 ) -> SchedulerReplica:
     """One lease a replica and a queue of two, unless `settings` say otherwise."""
+    times = {name: settings.pop(name) for name in ("lease_ttl_s", "replica_ttl_s") if name in settings}
     bounds = {"requests_per_replica": 1, "max_queued": 2, **settings}
     model = {"name": "tiny", "source": "somebody/tiny"}
     engine = {"device": "cpu", "max_model_len": 64}
     sections = {"model": model, "engine": engine, "scheduler": bounds, "flow": flow or {}}
     sections |= {"replicas": replicas or {}, "open_without_keys": True}
-    return Plain(ApplicationConfig.model_validate(sections))
+    config = ApplicationConfig.model_validate(sections)
+    # Shorter than anybody may set them.
+    brief = config.scheduler.model_copy(update=times)
+    return Plain(config.model_copy(update={"scheduler": brief}))
 
 
 def ticket(ticket_id: str, priority: int = 0) -> Ticket:
@@ -618,6 +622,45 @@ async def test_one_that_stops_with_its_application_refuses_until_the_last_gatewa
         await soon(stopping)
 
 
+async def test_what_waits_is_seen_over_time_though_no_engine_says_anything():
+    replica = scheduler(engine_start_s=5.0)
+    await replica.starting("r1")
+    waiting(replica, ticket("a"), ticket("b"))
+    for _ in range(100):
+        history = (await replica.status()).history
+        if history:
+            break
+        await asyncio.sleep(0.02)
+    assert history[-1].queued == 2
+
+
+async def test_a_scheduler_to_which_nobody_speaks_decides_nothing(monkeypatch):
+    replica = scheduler(replica_ttl_s=BRIEF_S)
+    await report(replica)
+    await decided(replica, Reason.STEADY)
+    assert await replica.record_autoscaling_stats() == {"desired_replicas": 1.0}
+    monkeypatch.setattr("app.serving.scheduler.UNHEARD_S", 0.0)
+    assert await replica.record_autoscaling_stats() == {}
+
+
+@pytest.mark.parametrize("starts", [False, True])
+async def test_it_asks_serve_once_for_starts_that_it_was_not_told_of(monkeypatch, starts):
+    monkeypatch.setattr("app.serving.scheduler.engine_is_starting", lambda: starts)
+    replica = scheduler(engine_start_s=5.0)
+    await begin(replica)
+    await asyncio.wait([replica._looking], timeout=5.0)
+    assert f"promiseserve_replicas_starting {float(starts)}" in (await replica.view()).metrics
+
+
+async def test_a_place_that_is_given_again_is_no_second_wait():
+    replica = scheduler()
+    await report(replica)
+    first = ticket("a")
+    await soon(acquire(replica, first))
+    await soon(acquire(replica, first))
+    assert 'promiseserve_queue_wait_seconds_count{class="standard"} 1.0' in (await replica.view()).metrics
+
+
 async def test_the_status_crosses_process_borders_and_says_who_waits():
     replica = scheduler()
     await report(replica)
@@ -628,7 +671,6 @@ async def test_the_status_crosses_process_borders_and_says_who_waits():
     assert (view.model, view.queued, view.in_flight, view.places) == ("tiny", 1, 1, 1)
     assert [one.replica_id for one in view.detail.replicas] == [PORT.replica_id]
     assert [(one.name, sum(one.queued), one.running) for one in view.detail.tenants] == [("default", 1, 1)]
-    assert view.history[-1].in_flight == 1
     close(replica, "a", Outcome.COMPLETED, Usage(3, 2, 0.1))
     await soon(calls[0])
     ended = await replica.status()
