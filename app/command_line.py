@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -29,6 +30,10 @@ def run(package: str, description: str, commands: Mapping[str, str], argv: Seque
         status: int = arguments.run(arguments)
     except ConfigFileError as error:
         return _fail(BAD_INPUT, str(error))
+    except BrokenPipeError:
+        # Whoever reads has enough, as `head`. Python would say so once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ConnectionError as error:
         return _fail(NOBODY_ANSWERS, str(error))
     except KeyboardInterrupt:

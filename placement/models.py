@@ -226,8 +226,15 @@ def from_hugging_face(config: Mapping[str, object], name: str) -> LanguageModel:
         qkv_bias=bool(config.get("attention_bias")) or kind == "qwen2",
         weight_dtype=_stored_in(config.get("quantization_config")),
         # What stretches the positions stretches the context, by rules of its own.
-        context=None if config.get("rope_scaling") else count("max_position_embeddings", default=0) or None,
+        context=None if _is_stretched(config) else count("max_position_embeddings", default=0) or None,
     )
+
+
+def _is_stretched(config: Mapping[str, object]) -> bool:
+    """Transformers 5 has `rope_parameters` for what was `rope_scaling`, and always writes them."""
+    parameters = config.get("rope_parameters")
+    kind = parameters.get("rope_type", "default") if isinstance(parameters, dict) else "default"
+    return bool(config.get("rope_scaling")) or kind != "default"
 
 
 def _stored_in(quantization: object) -> str:

@@ -93,7 +93,8 @@ def _delivery(
     carried, asked = LOAD_SHARE * most, workload.requests_per_s
     if most == 0 or (asked is not None and asked > carried):
         rate = "" if asked is None else f", {asked:g} asked"
-        warnings.append(f"carries {carried:.1f} requests/s ({capacity.limit}){rate}")
+        alone = "" if most else f": one request alone takes {capacity.tpot_ms:.0f} ms a token"
+        warnings.append(f"carries {carried:.1f} requests/s ({capacity.limit}{alone}){rate}")
     if most == 0:
         return None
     simulated = carried if asked is None else min(asked, carried)

@@ -126,6 +126,10 @@ def environment(config: ApplicationConfig) -> dict[str, str]:
         # Rank r lives in bundle r; left alone, vLLM sorts the bundles by node.
         indices = range(len(config.parallel.bundles))
         variables["VLLM_RAY_BUNDLE_INDICES"] = ",".join(map(str, indices))
+    if config.engine.device == "gpu":
+        # FlashInfer's sampler is compiled at the first start by an nvcc, which no driver brings: without one
+        # vLLM 0.29 ends. Its own is a Triton kernel.
+        variables["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     if config.engine.compilation == "eager":
         # Left on, vLLM 0.29 hashes its whole configuration at every step, for a cache that this backend
         # never fills: 28 % of a small engine's time (docs/speed.md).

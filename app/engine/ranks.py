@@ -1,6 +1,6 @@
 """What each rank of an engine holds, and how busy it is: asked of the workers, answered on the private port.
 
-vLLM adds `RankProbe` to its workers (`worker_extension_cls`). Nothing is counted before it is first asked.
+vLLM adds `RankProbe` to its workers (`worker_extension.py`). Nothing is counted before it is first asked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import psutil  # type: ignore[import-untyped]
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-PROBE = "app.engine.ranks.RankProbe"
 # The workers answer between two steps, so asking holds the pipeline up: not more often than this.
 KEEP_S = 1.0
 # A step of a large prompt on a slow machine.

@@ -27,6 +27,7 @@ logger = logging.getLogger("ray.serve")
 
 # Connections that a gateway keeps open; it holds one a running request.
 LISTEN_BACKLOG = 2048
+WORKER_EXTENSION = "app.engine.worker_extension.WorkerExtension"
 KEEP_ALIVE_S = 120
 
 
@@ -65,7 +66,7 @@ class EngineServer:
 
         from app.engine.gpus import GpuCollector
         from app.engine.metering import MeteredEngine
-        from app.engine.ranks import PROBE, RankStates
+        from app.engine.ranks import RankStates
         from app.engine.vitals import Vitals
 
         phases.end("import")
@@ -75,7 +76,7 @@ class EngineServer:
         )
         if uses_ray_workers(config):
             vllm_config.parallel_config.placement_group = placement_group
-        vllm_config.parallel_config.worker_extension_cls = PROBE
+        vllm_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
         vitals = Vitals(vllm_config)
         phases.end("configuration")
         engine = MeteredEngine.from_vllm_config(

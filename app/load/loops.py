@@ -42,7 +42,8 @@ class Load:
 class ClosedLoop:
     """`streams` clients; each sends its next call when the last one has ended, for `duration_s` at most.
 
-    `told` hears of each answer when it ends.
+    They begin one after the other, `apart_s` apart: all at once are a burst. `told` hears of each answer when
+    it ends.
     """
 
     calls: Sequence[Call]
@@ -50,14 +51,16 @@ class ClosedLoop:
     duration_s: float = inf
     timeout_s: float = 600.0
     told: Told | None = None
+    apart_s: float = 0.0
 
     async def run(self, url: str) -> list[Answer]:
         waiting = iter(self.calls)
         end_s = time.perf_counter() + self.duration_s
-        clients = [self._client(url, waiting, end_s) for _ in range(self.streams)]
+        clients = [self._client(url, waiting, number * self.apart_s, end_s) for number in range(self.streams)]
         return [answer for answers in await asyncio.gather(*clients) for answer in answers]
 
-    async def _client(self, url: str, waiting: Iterator[Call], end_s: float) -> list[Answer]:
+    async def _client(self, url: str, waiting: Iterator[Call], after_s: float, end_s: float) -> list[Answer]:
+        await asyncio.sleep(after_s)
         answers = []
         while (now_s := time.perf_counter()) < end_s and (call := next(waiting, None)):
             answers.append(_tell(self.told, await send(url, call, now_s, self.timeout_s)))

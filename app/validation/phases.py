@@ -113,9 +113,10 @@ class _Run:
             self._progress(LATENCY, done, f"{seen} requests")
             self._note(LATENCY, answer)
 
-        loop = ClosedLoop(
-            wanted[WARM_UP_REQUESTS:], promises.latency_streams, duration_s, REQUEST_TIMEOUT_S, tell
-        )
+        streams = promises.latency_streams
+        # As they come at the promised rate, and in a third of the time at most.
+        apart_s = min(1.0 / promises.requests_per_s, duration_s / 3 / streams)
+        loop = ClosedLoop(wanted[WARM_UP_REQUESTS:], streams, duration_s, REQUEST_TIMEOUT_S, tell, apart_s)
         answers = await loop.run(self._target.url)
         self._progress(LATENCY, 1.0, f"{seen} requests")
         whole = [answer for answer in answers if answer.outcome == COMPLETED]

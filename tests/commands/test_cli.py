@@ -45,6 +45,16 @@ def test_every_command_explains_itself(package: str, commands: dict[str, str], c
         assert f"usage: python -m {package} {name} [-h]" in capsys.readouterr().out
 
 
+def test_a_reader_that_has_enough_ends_it_quietly():
+    program = "from app.cli import main; import sys; sys.exit(main(['config-reference']))"
+    run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert run.stdout is not None
+    # Long before it writes.
+    run.stdout.close()
+    _, errors = run.communicate(timeout=60)
+    assert (run.returncode, errors) == (0, b"")
+
+
 def test_only_the_command_that_is_asked_for_is_imported():
     program = "import sys; from app.cli import main; main(['config-reference']); print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.engine import ranks
-from app.engine.ranks import PROBE, RankProbe, RankStates
+from app.engine.ranks import RankProbe, RankStates
 
 
 class Runner:
@@ -46,15 +45,6 @@ def test_a_step_that_fails_is_counted_and_still_fails():
     with pytest.raises(TypeError):
         worker.model_runner.execute_model("much")
     assert worker.rank_state()["busy_s"] > 0.0
-
-
-def test_the_pinned_vllm_finds_the_probe_and_has_nothing_of_these_names():
-    from vllm.v1.worker import gpu_worker
-
-    name = PROBE.rsplit(".", 1)[1]
-    assert getattr(ranks, name) is RankProbe
-    added = [attribute for attribute in dir(RankProbe) if not attribute.startswith("__")]
-    assert [one for one in added if hasattr(gpu_worker.Worker, one)] == []
 
 
 async def test_those_who_ask_within_a_second_share_one_answer():

@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -114,6 +115,15 @@ async def test_closed_loop_ends_with_its_duration():
     async with null_server(gap_s=0.02) as url:
         answers = await ClosedLoop([call(n) for n in range(100)], streams=1, duration_s=0.15).run(url)
     assert 1 <= len(answers) <= 3
+
+
+async def test_clients_of_a_closed_loop_begin_one_after_the_other():
+    # The first is still busy when the last begins.
+    async with null_server(gap_s=0.2) as url:
+        loop = ClosedLoop([call(number) for number in range(4)], streams=4, apart_s=0.1)
+        answers = await loop.run(url)
+    starts_s = sorted(answer.due_s for answer in answers)
+    assert all(late - early >= 0.05 for early, late in pairwise(starts_s))
 
 
 async def test_a_refusal_has_its_time_code_and_hint():

@@ -120,3 +120,25 @@ def test_the_configuration_sees_the_same_shape_as_the_planner():
     assert shape is not None
     assert (shape.layers, shape.heads, shape.kv_heads, shape.ffn) == (80, 64, 8, 28672)
     assert known_shape("no/such-model") is None
+
+
+@pytest.mark.parametrize(
+    ("positions", "context"),
+    [
+        ({}, 40960),
+        ({"rope_scaling": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 40960),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, None),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, None),
+    ],
+)
+def test_what_stretches_the_positions_leaves_the_context_to_the_engine(positions, context):
+    published = {
+        "model_type": "qwen3",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 256,
+        "max_position_embeddings": 40960,
+    }
+    assert from_hugging_face(published | positions, "some").context == context
