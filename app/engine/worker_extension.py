@@ -2,7 +2,7 @@
 
 With sequence parallelism, pipeline stages hand each other a residual that is split over the tensor-parallel
 group, in batches that the compilation pass applies to. vLLM 0.29 takes all batches for split
-(`is_residual_scattered_for_sp`): of a smaller one every later stage would get its first half twice, and answer
+(`is_residual_scattered_for_sp`): of a smaller one each later stage would get the first half twice, and answer
 wrongly. Its workers import this module before they load the model.
 """
 
@@ -18,7 +18,7 @@ _with_sequence_parallelism = utils.is_residual_scattered_for_sp
 
 
 def is_split(vllm_config: Any, num_input_tokens: int) -> bool:
-    """Whether the compiled model leaves the residual of a batch of so many tokens, padding included, split."""
+    """Whether the compiled model leaves the residual of so many tokens, padding included, split."""
     if not _with_sequence_parallelism(vllm_config, num_input_tokens):
         return False
     fewest: int = vllm_config.compilation_config.pass_config.sp_min_token_num

@@ -32,8 +32,12 @@ BURST_PATIENCE = 1.25
 STEPS_DOWN = 3.0
 # Rounding must not ask for an engine.
 SLACK = 1e-9
-# A new scheduler has heard of all engines after this, those included that start meanwhile.
+# A new scheduler has heard of all engines that start after this. No longer: a start that failed without a
+# word looks like one for as long as it would take.
 ADOPT_S = 60.0
+# Of those that run after this, or two starts where these take longer: who was about to start at the failover,
+# and was not heard of, is there by then. As long as FOLLOWER_S (app/serving/autoscaling.py), at least.
+ADOPT_LATE_S = 300.0
 
 
 class Reason(StrEnum):
@@ -190,15 +194,21 @@ class Autoscaler:
         if self._born_s is None:
             self._born_s = self._busy_s = now_s
         before = self._target or 0
-        if self._target != 0 and now_s - self._born_s <= ADOPT_S:
-            # After a restart: what is heard of is what was wanted. Who sleeps wakes for a reason of its own.
-            before = max(before, load.running + load.starting)
+        # Who sleeps wakes for a reason of its own.
+        if self._target != 0:
+            before = max(before, self._adopted(load, now_s - self._born_s))
         before = min(max(before, self._policy.min_replicas), self._policy.max_replicas)
         self._observe(load, now_s)
         wanted, reason = self._wanted(load, now_s, before)
         decision = self._bounded(load, wanted, reason, before, now_s)
         self._remember(decision.target, now_s)
         return decision
+
+    def _adopted(self, load: Load, age_s: float) -> int:
+        """After a restart what is heard of is what was wanted; but not what it has itself given up."""
+        if self._down_s > -math.inf or age_s > max(ADOPT_LATE_S, 2.0 * load.start_s):
+            return 0
+        return load.running + (load.starting if age_s <= ADOPT_S else 0)
 
     def _observe(self, load: Load, now_s: float) -> None:
         self._need.add(load.need, now_s)
@@ -245,7 +255,7 @@ class Autoscaler:
         if slow_s is not None and now_s - slow_s >= LATENCY_WINDOW_S + load.start_s:
             asked.append((_up(load.running * min(load.over_slo / policy.latency_high, 2.0)), Reason.LATENCY))
         if load.kv_use is not None and load.kv_use > policy.kv_high:
-            asked.append((_up(load.running * load.kv_use / policy.use_high), Reason.KV_CACHE))
+            asked.append((_up(load.running * load.kv_use / policy.kv_high), Reason.KV_CACHE))
         return asked
 
     def _needed(self, now_s: float) -> float:

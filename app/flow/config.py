@@ -225,9 +225,10 @@ def default_classes() -> tuple[ClassPolicy, ...]:
 # Divided by, or without a meaning at 0. A tenant that is to have nothing gets no key.
 _OF_A_TENANT = ("requests_per_minute", "tokens_per_minute", "max_queued", "max_running", "max_bytes")
 _OF_ADMISSION = (
-    *("initial_service_s", "initial_step_s", "initial_prefill_tokens_per_s"),
-    *("rate_horizon_s", "lull_s", "promise_share", "promise_late_s"),
+    *("initial_service_s", "initial_step_s", "initial_prefill_tokens_per_s", "initial_output_tokens"),
+    *("rate_horizon_s", "lull_s", "lull_weight", "promise_late_s"),
 )
+_OF_PREEMPTION = ("max_revokes", "max_age_s", "min_slack_s", "risk_share")
 
 
 def _check_above_zero(where: str, policy: object, *names: str, most: float = math.inf) -> None:
@@ -235,8 +236,15 @@ def _check_above_zero(where: str, policy: object, *names: str, most: float = mat
     for name in names:
         value = getattr(policy, name)
         if value is not None and not 0 < value <= most:
-            bound = "" if most == math.inf else f" and at most {most:g}"
-            raise ValueError(f"{where}.{name}: {value} must be above 0{bound}")
+            raise ValueError(f"{where}.{name}: {value} must be above 0{_at_most(most)}")
+
+
+def _check_not_below_zero(where: str, policy: object, *names: str, most: float = math.inf) -> None:
+    """Raises ValueError naming the first that is, or is above `most`."""
+    for name in names:
+        value = getattr(policy, name)
+        if not 0 <= value <= most:
+            raise ValueError(f"{where}.{name}: {value} must be 0 or more{_at_most(most)}")
 
 
 def _check_below_one(where: str, policy: object, *names: str) -> None:
@@ -245,6 +253,33 @@ def _check_below_one(where: str, policy: object, *names: str) -> None:
         share = getattr(policy, name)
         if not 0 <= share < 1:
             raise ValueError(f"{where}.{name}: {share} must be 0 or more and below 1")
+
+
+def _at_most(most: float) -> str:
+    return "" if most == math.inf else f" and at most {most:g}"
+
+
+def _check_class(policy: ClassPolicy) -> None:
+    where = f"classes[{policy.name!r}]"
+    _check_below_one(where, policy, "min_share")
+    _check_above_zero(where, policy, "ttft_budget_s", most=LARGEST)
+    _check_above_zero(where, policy, "deadline_s")
+    _check_not_below_zero(where, policy, "boost_s", "reserve_roots", most=LARGEST)
+    if not 0.0 < policy.objective < 1.0:
+        stated = f"{where}.objective: {policy.objective}"
+        raise ValueError(f"{stated}: must lie between 0 and 1; at 1 there is no error budget")
+
+
+def _check_admission(policy: AdmissionPolicy) -> None:
+    _check_above_zero("admission", policy, *_OF_ADMISSION, most=LARGEST)
+    # Infinite: an overload is expected to go on for ever.
+    _check_above_zero("admission", policy, "overload_s")
+    # Parts of one: a sample does not weigh more than all, and no more is promised than there is.
+    _check_above_zero("admission", policy, "smoothing", "promise_share", most=1.0)
+    _check_below_one("admission", policy, "error_quantile")
+    weights = ("standing_weight", "thrift_roots", "promise_early_s")
+    _check_not_below_zero("admission", policy, *weights, most=LARGEST)
+    _check_not_below_zero("admission", policy, "max_promises")
 
 
 def _check_tenant(where: str, policy: TenantPolicy, classes: list[str]) -> None:
@@ -280,28 +315,24 @@ class FlowConfig:
         if sum(policy.min_share for policy in self.classes) >= 1:
             raise ValueError("classes: the minimum shares add up to 1 or more, so none can be kept")
         for one in self.classes:
-            where = f"classes[{one.name!r}]"
-            _check_below_one(where, one, "min_share")
-            _check_above_zero(where, one, "ttft_budget_s", most=LARGEST)
-            _check_above_zero(where, one, "deadline_s")
-            if not 0.0 < one.objective < 1.0:
-                field = f"{where}.objective: {one.objective}"
-                raise ValueError(f"{field}: must lie between 0 and 1; at 1 there is no error budget")
+            _check_class(one)
         windows_s = self.slo.windows_s
         if not windows_s or not all(0 < window_s <= MAX_WINDOW_S for window_s in windows_s):
             window = f"slo.windows_s: {list(windows_s)}"
             raise ValueError(
                 f"{window}: needs one window or more, each above 0 and at most {MAX_WINDOW_S:g} s"
             )
-        if not self.route.prefill_share >= 0.0:
-            raise ValueError(f"route.prefill_share: {self.route.prefill_share} must be 0 or more")
-        _check_above_zero("admission", self.admission, *_OF_ADMISSION, most=LARGEST)
-        # Infinite: an overload is expected to go on for ever.
-        _check_above_zero("admission", self.admission, "overload_s")
-        _check_below_one("admission", self.admission, "error_quantile")
-        _check_above_zero("limit", self.limit, "itl_budget_s")
+        _check_not_below_zero("fairness", self.fairness, "output_weight", most=LARGEST)
+        _check_not_below_zero("fairness", self.fairness, "return_credit")
+        _check_above_zero("fairness", self.fairness, "max_tenants")
+        _check_admission(self.admission)
+        _check_above_zero("limit", self.limit, "itl_budget_s", "kv_high")
         _check_above_zero("limit", self.limit, "kv_reserve", most=LARGEST)
+        _check_not_below_zero("limit", self.limit, "burst_share", "window_s", "stale_s", most=LARGEST)
         _check_below_one("limit", self.limit, "shrink", "floor_share")
+        _check_not_below_zero("preempt", self.preempt, *_OF_PREEMPTION)
+        _check_not_below_zero("route", self.route, "prefill_share")
+        _check_not_below_zero("route", self.route, "affinity_bonus_s", most=LARGEST)
         _check_above_zero("route", self.route, "tokens_per_block", "max_blocks_per_replica", "max_sessions")
         _check_tenant("tenant", self.tenant, names)
         for name, policy in self.tenants.items():

@@ -8,7 +8,8 @@ Rules
   A class that comes to be owed its share by a newcomer's lease gets it with the next event.
 - Nothing that is too late for its promise goes to an engine, but for what had one and lost it.
 - A refusal on arrival charges nothing; a lease charges its tenant at once and is corrected as tokens come.
-- A silent replica gets no leases but keeps its own until they expire; one that is gone never comes back.
+- A silent replica gets no leases but keeps its own until they expire; one that is gone comes back only if it
+  goes on reporting for long.
 - A controller younger than `replica_ttl_s` has yet to hear of its replicas: tickets wait for them.
 - A lease lives while its replica reports it: one that no report has named for `lease_ttl_s` has expired, and
   so has one that was named once and is missing in two reports.
@@ -172,6 +173,10 @@ class FlowController:
         """A replica is on its way and expected at `ready_s`: requests may wait for it."""
         self._pool.expect(replica_id, max(ready_s, now_s))
 
+    def expects(self, replica_id: str) -> bool:
+        """Whether it is on its way."""
+        return replica_id in self._pool.starting
+
     def caller_gone(self, caller: str, now_s: float) -> list[Action]:
         """A process that has asked for leases is dead: what it has in the queue is closed, and so are leases
         that no engine has heard of. The others end with their requests, as the reports will say."""
@@ -220,6 +225,9 @@ class FlowController:
         zero). It counts as nobody's silence."""
         self._pool.skip(span_s)
         self._leases.skip(span_s)
+        if span_s < 0.0:
+            self._queue.set_back(span_s)
+            self._gate.set_back(span_s)
 
     def drain(self, now_s: float) -> list[Action]:
         """Refuse all that waits and all that comes; what runs goes on."""
@@ -448,7 +456,7 @@ class FlowController:
         held = self._leases.grant(entry, choice, expected, now_s)
         self._predictor.dispatched(entry.rank, held.cost, now_s)
         wait_s, name = now_s - entry.ticket.arrived_s, self._names[entry.rank]
-        return Granted(held.lease, wait_s, name, again=entry.revokes > 0)
+        return Granted(held.lease, wait_s, name, again=entry.revokes > 0 or entry.ticket.moved)
 
     def _class_of(self, held: Held) -> str:
         return "" if held.entry is None else self._names[held.entry.rank]

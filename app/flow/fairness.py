@@ -130,14 +130,20 @@ class FairOrder:
         """Tickets that would run were there places."""
         return self.lane.size + sum(flow.runnable for flow in self.flows.values())
 
-    @property
     def lane_ready(self) -> bool:
-        """The first of those with a place of their own may run; there must be one."""
-        return not self.lane.head().account.at_cap
+        """Whether one of those with a place of their own may run: the first one then. Those before it, whose
+        tenants have come to their caps meanwhile, go back to their tenants' others."""
+        lane = self.lane
+        while lane.size:
+            entry = lane.head()
+            if not entry.account.at_cap:
+                return True
+            self._leave_lane(entry)
+        return False
 
     def next(self) -> TenantFlow | None:
         """The lane of kept places, else the lowest counter among the flows whose tenant may run one more."""
-        if self.lane.size and self.lane_ready:
+        if self.lane.size and self.lane_ready():
             return self.lane
         heap = self._heap
         while heap:
@@ -156,6 +162,16 @@ class FairOrder:
                     self.floor = key
                 return flow
         return None
+
+    def _leave_lane(self, entry: Entry) -> None:
+        """The head of the lane goes back to the flow that pays for it."""
+        lane, payer = self.lane, entry.payer
+        heapq.heappush(payer.heap, heapq.heappop(lane.heap))
+        entry.flow = payer
+        lane.size -= 1
+        payer.size += 1
+        if payer.size == 1:
+            self.join(payer)
 
     def _list(self, flow: TenantFlow) -> None:
         flow.key = flow.counter

@@ -99,10 +99,13 @@ class Gate:
             if choice is None:
                 self._to_lane(entry, lane)
             return choice
+        book = self._promises[rank]
         if not self._config.admission.enabled or self._idle(now_s) or self._nothing_known():
+            # It does not come back: else it would count as one who never did.
+            book.redeem(_key(ticket), now_s)
             return choice
         # The wait that is added by those who were told to return in that time.
-        kept_s = self._promises[rank].ahead(high_s, now_s)
+        kept_s = book.ahead(high_s, now_s)
         if kept_s:
             kept_s /= self._predictor.rate_per_s(rank, now_s)
         # While no queue stands nobody else wants the time: refused is who is more likely late than not.
@@ -117,15 +120,22 @@ class Gate:
         if ticket.deadline_s is not None or policy.deadline_s is not None:
             late_s = max(late_s, self._late_at_end_s(ticket, entry.account, policy, ttft_s))
         if late_s <= 0:
+            if book.open:
+                book.redeem(_key(ticket), now_s)
             return choice
         doors.denied(entry, now_s)
         self._predictor.refused(kind, raw_s)
-        if self._config.admission.promises and self._promises[rank].redeem(_key(ticket), now_s):
+        if book.redeem(_key(ticket), now_s):
             self._to_lane(entry, lane)
             return None
         if not self._pool.ready:
             return self.without_engine(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, median_s, now_s)
         return self.too_late(ticket, rank, Outcome.REJECTED_DEADLINE, late_s, median_s + kept_s, now_s)
+
+    def set_back(self, span_s: float) -> None:
+        """The clock was set, by less than nothing."""
+        for book in self._promises:
+            book.set_back(span_s)
 
     def _to_lane(self, entry: Entry, lane: TenantFlow) -> None:
         """Before all others, where its tenant's cap lets it run at all."""

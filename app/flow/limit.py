@@ -62,6 +62,12 @@ class AdaptiveLimit:
     def granted(self, prompt_tokens: int) -> None:
         self._prompt.add(prompt_tokens)
 
+    def set_back(self, span_s: float) -> None:
+        """The clock was set, by less than nothing."""
+        self._changed_s += span_s
+        if self._metrics_s is not None:
+            self._metrics_s += span_s
+
     def observe(self, metrics: EngineMetrics | None, in_flight: int, now_s: float) -> None:
         """One report; None when the engine could not be asked."""
         if not self._policy.enabled:

@@ -104,17 +104,23 @@ class PromptLine:
 
     def _shared(self, line: list[int], budget: int) -> tuple[int, int]:
         """Steps until the last of these is computed, and what is computed of the others in them."""
-        steps = others = 0
-        while line[-1]:
-            parts = self._parts(line, budget)
-            parts += [0] * (len(line) - len(parts))
+        # The next one last; and those that get something of each step, in order. Long lines are not walked.
+        waiting, active = [one for one in reversed(line) if one], [0]
+        steps = computed = 0
+        while waiting or active[-1]:
+            active = [one for one in active if one]
+            parts = self._parts(active, budget)
+            left = budget - sum(parts)
+            while left and waiting:
+                active.append(waiting.pop())
+                parts += self._parts(active[-1:], left)
+                left -= parts[-1]
             # Until the first of them is computed, every step is like this one.
-            alike = min([one // part for one, part in zip(line, parts, strict=True) if part])
+            alike = min([one // part for one, part in zip(active, parts, strict=True)])
             steps += alike
-            others += alike * sum(parts[:-1])
-            line = [one - alike * part for one, part in zip(line, parts, strict=True)]
-            line = [*[one for one in line[:-1] if one], line[-1]]
-        return steps, others
+            computed += alike * sum(parts)
+            active = [one - alike * part for one, part in zip(active, parts, strict=True)]
+        return steps, computed - line[-1]
 
     def _from(self, later: bool) -> list[int]:
         """What is left of each, without what the present step computes where `later`."""

@@ -1,7 +1,8 @@
 """The one queue: classes by virtual arrival and minimum share, tenants by counter, tickets by deadline.
 
 The order, from outside in
-0. What has a place of its own: a promise that is due, or a place found free on arrival.
+0. What has a place of its own: a promise that is due, or one that it had and lost. Not while its tenant is
+   at its cap: then it waits with that tenant's others.
 1. A class whose credit says that it got less than its minimum share; the one with the highest credit.
 2. Else the class whose oldest ticket has the earliest virtual arrival: arrival minus the class's boost.
 3. Within the class the tenant with the lowest virtual token counter.
@@ -167,7 +168,7 @@ class ClassQueue:
 
     def urgency(self) -> tuple[float, float]:
         """Lower is first; the class must not be empty."""
-        if self.order.lane.size and self.order.lane_ready:
+        if self.order.lane.size and self.order.lane_ready():
             return (-1.0, self.order.lane.head().ticket.arrived_s)
         if self.credit > 0:
             return (0.0, -self.credit)
@@ -235,7 +236,7 @@ class FlowQueue:
             if one.size
             and one.rank < below
             and one.rank != aside
-            and ((one.order.lane.size and one.order.lane_ready) or one.has_room(free))
+            and ((one.order.lane.size and one.order.lane_ready()) or one.has_room(free))
         ]
         if self.held:
             # Less urgent ones have no more room, and should not pass.
@@ -272,6 +273,11 @@ class FlowQueue:
         """It has lost its engine to another, which is no service: so much of each credit did not grow."""
         for queue, credit in zip(self.classes, grown, strict=True):
             queue.credit -= credit
+
+    def set_back(self, span_s: float) -> None:
+        """The clock was set, by less than nothing: nobody wants a share for longer."""
+        for queue in self.classes:
+            queue.wanted_until_s += span_s
 
     def expired(self, now_s: float) -> list[Entry]:
         """Entries that may not go to an engine any more, still in the queue."""

@@ -136,7 +136,7 @@ class ReplicaPool:
             if self.is_usable(replica, now_s) and replica.report.replica_id != without:
                 return False
         starting = any(id_ != without for id_ in self.starting)
-        return not starting and (not self.young(now_s) or bool(self.replicas))
+        return not starting and not self.young(now_s)
 
     def young(self, now_s: float) -> bool:
         """There was no time yet to hear of every replica."""
@@ -164,7 +164,7 @@ class ReplicaPool:
         self.places = sum(replica.limit.requests for replica in usable)
 
     def report(self, report: ReplicaReport, now_s: float) -> tuple[Replica, bool]:
-        """Register or refresh; also says whether it is new, or known again.
+        """Register or refresh; also says whether it is new.
 
         Ids of replicas are never used again: a report of one that has just gone was under way and revives
         nothing. Later ones do: a gateway could not reach it, and others can.
@@ -179,7 +179,8 @@ class ReplicaPool:
             replica = self.replicas[report.replica_id] = Replica(report, limit, clock, now_s)
             self.starting.pop(report.replica_id, None)
         elif replica.gone and now_s - replica.gone_s > LATE_REPORT_S:
-            replica.gone, new = False, True
+            # The leases that it had have ended here: what is left of them is not counted twice.
+            replica.gone = False
         replica.report, replica.seen_s = report, now_s
         replica.limit.observe(report.metrics, replica.running, now_s)
         if report.metrics is not None:
@@ -232,6 +233,7 @@ class ReplicaPool:
             replica.seen_s += span_s
             replica.gone_s += span_s
             replica.barred_until_s += back_s
+            replica.limit.set_back(back_s)
         for replica_id in self.starting:
             self.starting[replica_id] += back_s
         if self._born_s is not None:

@@ -131,7 +131,7 @@ class Account:
 
 def used_tokens(ticket: Ticket, prompt_tokens: int, output_tokens: int) -> int:
     """What it should have taken of its tenant's tokens a minute, as the engine counted it; where that has
-    counted no prompt (embeddings, or a request that came to nothing), it is the gateway's count."""
+    counted no prompt (the request came to nothing, or needed no model), it is the gateway's count."""
     return output_tokens + (0 if ticket.moved else prompt_tokens or ticket.prompt_tokens)
 
 

@@ -30,11 +30,15 @@ MORE_WANTED = frozenset({Reason.MAXIMUM, Reason.UNPLACEABLE})
 
 
 class EngineScaling:
-    """Decides twice a second. `load` gives what the scheduler sees, None while it knows of nothing."""
+    """Decides twice a second. `load` gives what the scheduler sees, None while it knows of nothing;
+    `unplaced` how many of the engines that start hold nothing of the cluster yet."""
 
-    def __init__(self, config: ApplicationConfig, load: Callable[[], Load | None]) -> None:
+    def __init__(
+        self, config: ApplicationConfig, load: Callable[[], Load | None], unplaced: Callable[[], int]
+    ) -> None:
         self._config = config
         self._load = load
+        self._unplaced = unplaced
         self._autoscaler = Autoscaler(_scale_policy(config))
         self._room: Room | None = None
         self._logged_s = -LOG_INTERVAL_S
@@ -57,7 +61,7 @@ class EngineScaling:
     def _decide(self, load: Load | None, now_s: float, wall_s: float) -> None:
         """`now_s` never goes back, as the clock on the wall may; people are told `wall_s`."""
         if load is not None and self._room is not None:
-            here = load.running + load.starting
+            here = load.running + load.starting - self._unplaced()
             load = replace(load, placeable=here + self._room.replicas, missing=self._room.missing)
         before, self.decision = self.decision, self._autoscaler.decide(load, now_s)
         changed = before is None or (before.target, before.reason) != (

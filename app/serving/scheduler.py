@@ -89,7 +89,7 @@ class SchedulerReplica:
         self._starts = EngineStarts(self._flow, config.scheduler.engine_start_s, wakes=self._wakes)
         self._revoking: set[asyncio.Task[None]] = set()
         self._started_s = time.time()
-        self._scaling = EngineScaling(config, self._load)
+        self._scaling = EngineScaling(config, self._load, lambda: self._starts.unplaced)
         # Time begins with the first call: a spare that has waited for long is as new as any.
         self._ticking: list[asyncio.Task[None]] = []
 
@@ -152,8 +152,8 @@ class SchedulerReplica:
         """An engine's sign of life, and what its requests have made."""
         self._begin()
         now_s, self._heard_s = time.time(), time.monotonic()
-        self._starts.reports(report.replica_id, self._heard_s)
         self._note_port(port)
+        self._perform(self._starts.reports(report.replica_id, now_s, self._heard_s))
         self._perform(self._flow.report(report, now_s))
         for ticket_id, tokens in output_tokens.items():
             self._flow.progress(ticket_id, tokens)

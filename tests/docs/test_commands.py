@@ -97,7 +97,7 @@ NOT_RUN = {
     'echo "search:$(printf %s "$key" | sha256sum | cut -c 1-64)" >> /etc/promiseserve/api-keys': (
         "changes the machine; tests/gateway/test_key_sources.py reads such files"
     ),
-    "chmod 600 /etc/promiseserve/api-keys": "changes the machine; the same tests refuse what others may write",
+    "chmod 600 /etc/promiseserve/api-keys": "changes the machine; they refuse what others may write",
     "scripts/serve serve_configs/llama70b.yaml": NEEDS_GPUS,
     FIRST: f"{NEEDS_GPUS}; {SMOLLM2} asks the same without a key",
     "PROMISESERVE_API_KEY=$key python -m app validate serve_configs/llama70b.yaml": NEEDS_GPUS,

@@ -23,7 +23,7 @@ from app.flow.config import (
 from app.flow.controller import FlowController
 from app.flow.endings import Ended
 from app.flow.outcome import Outcome
-from app.flow.promises import SPARE_PROMISES, PromiseBook
+from app.flow.promises import INITIAL_RETURN_SHARE, SPARE_PROMISES, PromiseBook
 from app.flow.replicas import START_PATIENCE_S
 from app.flow.ticket import EngineMetrics, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
 
@@ -285,6 +285,10 @@ class TestMoved:
         # Any other of that age is too late.
         fresh = self.submit(controller(), "t", 100.0, moved=False)
         assert only(fresh).outcome is Outcome.EVICTED_TIMEOUT
+
+    def test_it_has_waited_for_its_first_place_before(self):
+        assert only(self.submit(controller(), "t", 100.0)).again
+        assert not only(submit(controller(), "t", at_s=100.0)).again
 
     def test_it_waits_before_all_others_for_as_long_as_any(self):
         flow = controller()
@@ -559,14 +563,14 @@ def test_a_silent_replicas_lease_is_not_taken_back():
 
 
 def test_a_ticket_that_comes_to_be_at_risk_is_rescued_by_the_tick():
-    flow = controller(replace(PREEMPT, admission=AdmissionPolicy(initial_service_s=0.5)))
+    flow = controller(replace(PREEMPT, admission=AdmissionPolicy(initial_service_s=0.8)), replicas="rs")
     submit(flow, "first")
+    revocable(flow, "batch")
     assert submit(flow, "urgent", 0.1) == []
-    flow.report(ReplicaReport("s", frozenset()), 0.2)
-    revocable(flow, "batch", 0.2)
-    assert flow.snapshot(0.2).queued == 1 or flow.snapshot(0.2).in_flight == 2
-    submit(flow, "urgent-2", 0.3)
-    assert all(not isinstance(a, Refused) for a in flow.tick(1.15))
+    assert flow.tick(0.8) == []
+    revoke, granted = flow.tick(0.9)
+    assert revoke == Revoke("batch", "s")
+    assert granted.lease.ticket_id == "urgent"
 
 
 def test_a_first_token_that_crosses_its_revoke_keeps_the_lease():
@@ -752,6 +756,42 @@ def test_a_client_that_is_early_is_told_its_time_again():
     assert submit(flow, "again", 8.0, fingerprint="body") == []
 
 
+def returned(ended_s: float, *meanwhile: str) -> FlowController:
+    """A client was told to come after eight seconds, does so, and needs no place that is kept for it."""
+    flow = controller(replace(CONFIG, admission=AdmissionPolicy(initial_service_s=4.0)))
+    submit(flow, "running")
+    assert only(submit(flow, "first", fingerprint="body")).retry_after_s == 8
+    flow.close("running", Outcome.COMPLETED, ended_s)
+    for name in meanwhile:
+        submit(flow, name, 7.0)
+    assert not any(isinstance(one, Refused) for one in submit(flow, "again", 8.0, fingerprint="body"))
+    return flow
+
+
+@pytest.mark.parametrize("meanwhile", [(), ("other",)], ids=["an idle engine", "a short wait"])
+def test_who_returns_in_time_and_finds_room_has_come_back(meanwhile):
+    flow = returned(1.0, *meanwhile)
+    assert (flow.snapshot(8.0).queued, flow.snapshot(8.0).in_flight) == (len(meanwhile), 1)
+    book = flow._gate._promises[0]
+    assert len(book) == 0
+    share = book._returns.value
+    assert book.ahead(100.0, 60.0) == 0.0
+    assert book._returns.value == share > INITIAL_RETURN_SHARE
+
+
+def test_a_clock_that_is_set_back_puts_off_no_promise():
+    flow = controller(replace(CONFIG, admission=AdmissionPolicy(initial_service_s=4.0)))
+    submit(flow, "running", 9000.0)
+    assert only(submit(flow, "first", 9000.0, fingerprint="body")).retry_after_s == 3
+    flow.skip(-3600.0)
+    assert only(submit(flow, "early", 5401.0, fingerprint="body")).retry_after_s == 2
+    assert only(submit(flow, "other", 5401.0, fingerprint="else")).promised
+    assert submit(flow, "again", 5403.0, fingerprint="body") == []
+    book = flow._gate._promises[0]
+    assert len(book) == 1
+    assert book.ahead(100.0, 5500.0) == len(book) == 0
+
+
 def test_a_time_that_has_lapsed_is_not_told_again():
     book = PromiseBook(AdmissionPolicy())
     book.make(("a", "x"), 10.0)
@@ -895,6 +935,61 @@ def test_what_rates_and_places_are_worked_out_from_is_above_zero_and_finite(name
 def test_a_part_is_less_than_the_whole(name: str, config, share: float):
     with pytest.raises(ValueError, match=rf"^{name}: {share} must be 0 or more and below 1"):
         config(share)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 3.0, math.nan])
+@pytest.mark.parametrize("name", ["smoothing", "promise_share"])
+def test_a_part_is_more_than_nothing_and_not_more_than_the_whole(name: str, value: float):
+    with pytest.raises(ValueError, match=rf"^admission\.{name}: {value} must be above 0 and at most 1$"):
+        FlowConfig(admission=AdmissionPolicy(**{name: value}))
+    assert FlowConfig(admission=AdmissionPolicy(**{name: 1.0}))
+
+
+@pytest.mark.parametrize("value", [-2.0, math.nan])
+@pytest.mark.parametrize(
+    ("kind", "where", "names"),
+    [
+        (FairnessPolicy, "fairness", ["output_weight", "return_credit"]),
+        (
+            AdmissionPolicy,
+            "admission",
+            ["standing_weight", "thrift_roots", "promise_early_s", "max_promises"],
+        ),
+        (LimitPolicy, "limit", ["burst_share", "window_s", "stale_s"]),
+        (PreemptPolicy, "preempt", ["max_revokes", "max_age_s", "min_slack_s", "risk_share"]),
+        (RoutePolicy, "route", ["prefill_share", "affinity_bonus_s"]),
+    ],
+)
+def test_what_may_be_nothing_is_not_less(kind, where: str, names: list[str], value: float):
+    for name in names:
+        with pytest.raises(ValueError, match=rf"^{where}\.{name}: {value} must be 0 or more"):
+            FlowConfig(**{where: kind(**{name: value})})
+        assert FlowConfig(**{where: kind(**{name: 0})})
+
+
+@pytest.mark.parametrize("value", [-5, 0, math.nan])
+@pytest.mark.parametrize(
+    ("kind", "where", "name"),
+    [
+        (FairnessPolicy, "fairness", "max_tenants"),
+        (AdmissionPolicy, "admission", "initial_output_tokens"),
+        (AdmissionPolicy, "admission", "lull_weight"),
+        (LimitPolicy, "limit", "kv_high"),
+    ],
+)
+def test_what_nothing_works_without_is_above_zero(kind, where: str, name: str, value: float):
+    with pytest.raises(ValueError, match=rf"^{where}\.{name}: {value} must be above 0"):
+        FlowConfig(**{where: kind(**{name: value})})
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["boost_s", "reserve_roots"])
+def test_a_class_is_ordered_by_numbers(name: str, value: float):
+    policy = replace(CONFIG.classes[1], **{name: value})
+    with pytest.raises(
+        ValueError, match=rf"^classes\['standard'\]\.{name}: {value} must be 0 or more and at most 1e\+09"
+    ):
+        FlowConfig(classes=(policy,))
 
 
 @pytest.mark.parametrize("share", [-0.5, math.nan])

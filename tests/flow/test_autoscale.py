@@ -90,6 +90,26 @@ class TestWithoutData:
             decision = autoscaler.decide(load(0.0, running), 10.0 * second)
         assert decision.target == 5
 
+    @pytest.mark.parametrize(("start_s", "at_s", "target"), [(60, 250, 4), (60, 350, 2), (200, 350, 4)])
+    def test_after_a_restart_engines_that_were_starting_unheard_are_kept_when_they_run(
+        self, start_s, at_s, target
+    ):
+        autoscaler = Autoscaler(replace(POLICY, downscale_delay_s=600.0))
+        autoscaler.decide(load(0.0, 2, start_s=start_s), 0.0)
+        assert autoscaler.decide(load(0.0, 4, start_s=start_s), at_s).target == target
+
+    def test_long_after_a_restart_a_start_is_nobodys_wish(self):
+        """It may have failed without a word, again and again."""
+        autoscaler = Autoscaler(POLICY)
+        autoscaler.decide(load(0.0, 2), 0.0)
+        assert autoscaler.decide(load(0.0, 2, starting=3), 61.0).target == 2
+
+    def test_what_a_new_scheduler_has_given_up_is_not_what_was_wanted(self):
+        """It still runs for a moment."""
+        autoscaler = Autoscaler(replace(POLICY, downscale_delay_s=30.0))
+        targets = [autoscaler.decide(load(0.5, 4), float(second)).target for second in range(40)]
+        assert targets == [4] * 30 + [3] * 10
+
     def test_after_a_restart_the_bounds_hold(self):
         assert Autoscaler(replace(POLICY, max_replicas=2)).decide(load(0.0, 5), 0.0).target == 2
         assert Autoscaler(replace(POLICY, min_replicas=4)).decide(load(0.0, 1), 0.0).target == 4
@@ -222,6 +242,10 @@ class TestLoad:
         decision = settled(4, 3.0).see(3.0, kv_use=0.95)
         assert (decision.target, decision.reason) == (5, Reason.KV_CACHE)
         assert settled(4, 3.0).see(3.0, kv_use=0.9).target == 4
+
+    def test_a_full_cache_asks_for_more_where_nothing_is_in_reserve(self):
+        decision = settled(4, 3.9, lean(POLICY)).see(3.9, kv_use=0.95)
+        assert (decision.target, decision.reason) == (5, Reason.KV_CACHE)
 
 
 class TestSteps:

@@ -237,7 +237,8 @@ def test_what_waits_for_the_successor_of_an_engine_that_drains_waits_on():
     assert submit(flow, "c", at_s=1.5) == []
     assert flow.tick(2.0) == []
     # An application that sleeps otherwise has to be woken by what waits.
-    assert flow.asleep(2.0)
+    assert not flow.asleep(2.0), "there may be others that it has yet to hear of"
+    assert flow.asleep(LIMITS.replica_ttl_s + 0.1)
     assert report(flow, "s", at_s=2.5) == [granted("b", "s", queue_wait_s=1.5)]
 
 
@@ -261,10 +262,20 @@ def test_the_death_of_a_replica_lets_run_who_waited_for_what_it_ran():
 
 def test_the_death_of_the_last_replica_refuses_what_waits():
     flow = controller("r")
+    old_s = LIMITS.replica_ttl_s + 1.0
+    report(flow, "r", at_s=old_s)
+    submit(flow, "a", at_s=old_s)
+    submit(flow, "b", at_s=old_s)
+    assert outcomes(flow.replica_gone("r", old_s + 1.0)) == [("b", Outcome.EVICTED_NO_ENGINE)]
+    assert flow.snapshot(old_s + 1.0).in_flight_by_replica == {}
+
+
+def test_a_young_controller_that_hears_of_a_death_first_may_yet_hear_of_others():
+    flow = controller("r")
     submit(flow, "a")
     submit(flow, "b")
-    assert outcomes(flow.replica_gone("r", 1.0)) == [("b", Outcome.EVICTED_NO_ENGINE)]
-    assert flow.snapshot(1.0).in_flight_by_replica == {}
+    assert flow.replica_gone("r", 0.3) == []
+    assert report(flow, "s", at_s=0.9) == [granted("b", "s", 0.9)]
 
 
 def test_after_the_death_of_the_last_replica_waits_who_can_for_one_that_starts():
@@ -316,14 +327,14 @@ def test_a_report_that_arrives_after_the_death_of_its_replica_does_not_revive_it
 
 
 def test_a_replica_that_goes_on_reporting_long_after_it_was_taken_for_dead_lives():
-    """One gateway could not reach it. What it runs for others is taken over."""
+    """One gateway could not reach it. What it ran has ended here, and is not counted twice."""
     flow = controller("r", limits=replace(LIMITS, requests_per_replica=2))
     submit(flow, "a")
     flow.replica_gone("r", 1.0)
     report(flow, "r", "a", at_s=1.0 + LATE_REPORT_S)
     assert flow.snapshot(11.0).replicas_ready == 0
     report(flow, "r", "a", at_s=1.1 + LATE_REPORT_S)
-    assert flow.snapshot(11.2).in_flight_by_replica == {"r": 1}
+    assert flow.snapshot(11.2).in_flight_by_replica == {"r": 0}
     assert submit(flow, "b", at_s=11.2) == [granted("b")]
     flow.replica_gone("r", 12.0)
     report(flow, "r", at_s=13.0)
@@ -715,6 +726,26 @@ class TestCapped:
         assert submit(flow, "urgent", -1, at_s=1.0) == []
         assert flow.submit(Ticket("plain", 1, 0.5), 1.0)[0].outcome is Outcome.REJECTED_FULL
         assert [one.lease.ticket_id for one in flow.close("c", Outcome.COMPLETED, 1.0)] == ["urgent"]
+
+    def test_not_with_several_places_that_are_kept_for_it(self):
+        config = self.CONFIG
+        flow = FlowController(replace(LIMITS, requests_per_replica=2, max_queued=9), config, lambda: 0.0)
+        report(flow, "r", at_s=0.0)
+        for name in ("x1", "x2"):
+            submit(flow, name)
+        for name, tenant in (("a1", "a"), ("a2", "a"), ("b1", "b")):
+            assert flow.submit(Ticket(name, 0, 0.0, tenant, moved=True), 0.0) == []
+        order = [flow.close(name, Outcome.COMPLETED, 1.0) for name in ("x1", "x2", "b1", "a1")]
+        assert [[one.lease.ticket_id for one in granted] for granted in order] == [["a1"], ["b1"], [], ["a2"]]
+
+
+def test_a_clock_that_is_set_back_stops_no_shrinking_of_what_an_engine_gets():
+    flow = controller(limits=replace(LIMITS, requests_per_replica=40))
+    full = EngineMetrics(running=1, waiting=0, kv_use=0.99)
+    flow.report(ReplicaReport("r", frozenset(), metrics=full), 3600.0)
+    flow.skip(-3600.0)
+    flow.report(ReplicaReport("r", frozenset(), metrics=full), 3.0)
+    assert flow.snapshot(3.0).limit_by_replica == {"r": 32}
 
 
 def test_what_an_adopted_lease_takes_of_the_cache_is_known_from_the_report():

@@ -279,6 +279,18 @@ def test_a_class_that_wants_nothing_any_more_is_owed_nothing():
     assert load.flow._queue.classes[2].credit == 0.0
 
 
+def test_a_class_wants_nothing_for_longer_because_the_clock_was_set_back():
+    load = Load()
+    load.overload(130.0)
+    assert isinstance(load.submit("batch"), Refused)
+    load.now_s -= 3600.0
+    load.flow.skip(-3600.0)
+    load.overload(WANTED_S - 1.0)
+    assert load.flow._queue.classes[2].credit > 0.0
+    load.overload(2.0)
+    assert load.flow._queue.classes[2].credit == 0.0
+
+
 def test_a_promise_is_kept_where_newcomers_are_refused():
     load = Load()
     load.overload(30.0)

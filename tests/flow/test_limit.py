@@ -85,6 +85,25 @@ def test_stale_metrics_hold_the_limit_and_then_decay_it():
     assert one.requests == 36
 
 
+@pytest.mark.parametrize("metrics", [replace(CALM, kv_use=0.99), None])
+def test_a_clock_that_is_set_back_stops_no_shrinking(metrics: EngineMetrics | None):
+    one = limit()
+    one.observe(replace(CALM, kv_use=0.99), 40, 3600.0)
+    assert one.requests == 36
+    one.set_back(-3600.0)
+    one.observe(metrics, 36, 1.0)
+    assert one.requests == 36
+    one.observe(metrics, 36, 4.0)
+    assert one.requests == 32
+
+
+def test_before_its_engine_has_told_anything_a_clock_may_be_set_back():
+    one = limit()
+    one.set_back(-3600.0)
+    one.observe(None, 40, 100.0)
+    assert one.requests == 40
+
+
 def test_an_engine_that_never_told_its_state_stays_as_set():
     one = limit()
     one.observe(None, 40, 100.0)

@@ -34,10 +34,21 @@ class Desk:
     def account(self, tenant: str, policy: TenantPolicy | None = None) -> Account:
         return self.accounts.setdefault(tenant, Account(tenant, policy or TenantPolicy(), 0.0))
 
-    def put(self, name: str, rank: int = 0, tenant: str = "a", at_s: float = 0.0, expires_s: float = 100.0):
+    def put(
+        self,
+        name: str,
+        rank: int = 0,
+        tenant: str = "a",
+        at_s: float = 0.0,
+        expires_s: float = 100.0,
+        kept: bool = False,
+    ):
+        """`kept`: it has a place of its own."""
         account = self.account(tenant)
         flow = self.queue.classes[rank].order.flow(account)
         entry = Entry(Ticket(name, 0, at_s, tenant=tenant), rank, account, flow, 100.0, expires_s)
+        if kept:
+            entry.flow = self.queue.classes[rank].order.lane
         self.queue.push(entry)
         return entry
 
@@ -251,19 +262,30 @@ def test_a_class_held_back_by_caps_builds_up_no_claim():
     assert desk.queue.classes[1].credit <= 20.0
 
 
-def test_the_lane_of_promises_is_first_unless_its_head_is_at_its_cap():
+def test_the_lane_of_promises_is_first_and_paid_for_by_its_tenants():
     desk = Desk()
     desk.put("plain", tenant="a")
-    account = desk.account("b", TenantPolicy(max_running=1))
+    desk.put("kept", tenant="b", kept=True)
     order = desk.queue.classes[0].order
-    entry = Entry(Ticket("kept", 0, 0.0, tenant="b"), 0, account, order.flow(account), 100.0, 100.0)
-    entry.flow = order.lane
-    desk.queue.push(entry)
-    account.running = 1
-    assert desk.queue.next(1, len(CLASSES)).ticket.ticket_id == "plain"
-    account.running = 0
     assert [desk.take(), desk.take()] == ["kept", "plain"]
     assert order.flows["b"].counter == 1.0
+
+
+def test_in_the_lane_a_tenant_at_its_cap_is_passed_over_until_one_of_its_requests_ends():
+    """Two came while one of them might run."""
+    desk = Desk()
+    capped = desk.account("b", TenantPolicy(max_running=1))
+    desk.put("plain", tenant="a")
+    for name, tenant in [("b1", "b"), ("b2", "b"), ("b3", "b"), ("c1", "c")]:
+        desk.put(name, tenant=tenant, kept=True)
+    assert [desk.take() for _ in range(4)] == ["b1", "c1", "plain", None]
+    order = desk.queue.classes[0].order
+    assert (order.lane.size, order.flows["b"].size, order.waiting) == (0, 2, 1)
+    capped.running = 0
+    capped.unpark()
+    assert [desk.take(), desk.take()] == ["b2", None]
+    desk.queue.remove(desk.queue.get("b3"))
+    assert (len(desk.queue), order.waiting) == (0, 0)
 
 
 def test_expired_entries_are_found_once():

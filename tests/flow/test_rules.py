@@ -113,6 +113,8 @@ class FlowRules(RuleBasedStateMachine):
         self.tickets: dict[str, Ticket] = {}
         self.submitted_s: dict[str, float] = {}
         self.first: set[str] = set()
+        # Revoked too late.
+        self.reinstated: set[str] = set()
         self.ended: dict[str, Outcome] = {}
         self.replicas: dict[str, ModelReplica] = {}
         self.report("r0", None, False, 0)
@@ -172,6 +174,7 @@ class FlowRules(RuleBasedStateMachine):
             # A revoke came too late: the lease stands again.
             del self.waiting[name]
             self.leases[name] = held.lease.replica_id
+            self.reinstated.add(name)
         if name in self.leases:
             self.first.add(name)
         self.apply(actions)
@@ -409,7 +412,8 @@ class FlowRules(RuleBasedStateMachine):
             assert taken < limits[replica_id]
         running = Counter(self.tickets[name].tenant for name in self.leases if name in self.tickets)
         queued = Counter(ticket.tenant for ticket in self.waiting.values() if not ticket.moved)
-        assert running["capped"] <= 1 + len(self.first)
+        again = Counter(self.tickets[name].tenant for name in self.reinstated if name in self.leases)
+        assert running["capped"] <= 1 + again["capped"]
         assert queued["capped"] <= 2 + 1
 
     def follow_refusal(self, action: Refused) -> None:

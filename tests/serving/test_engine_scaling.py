@@ -15,14 +15,14 @@ from tests.loads import IDLE
 BUSY = replace(IDLE, in_flight=10, offered_per_s=3.0)
 
 
-def scaling(**replicas: object) -> EngineScaling:
+def scaling(unplaced: int = 0, **replicas: object) -> EngineScaling:
     config = {
         "model": {"name": "tiny", "source": "somebody/tiny"},
         "open_without_keys": True,
         "engine": {"device": "cpu", "max_model_len": 64},
         "replicas": {"max": 8, **replicas},
     }
-    return EngineScaling(ApplicationConfig.model_validate(config), lambda: None)
+    return EngineScaling(ApplicationConfig.model_validate(config), lambda: None, lambda: unplaced)
 
 
 def test_no_more_are_asked_for_than_there_is_room_and_the_log_says_what_is_missing(caplog):
@@ -33,6 +33,18 @@ def test_no_more_are_asked_for_than_there_is_room_and_the_log_says_what_is_missi
     assert (one.decision.target, one.decision.reason) == (1, Reason.UNPLACEABLE)
     assert "Engines: 1, unplaceable (GPU: 8 on one node, 5 free missing); wanted 4" in caplog.text
     assert "offered_per_s=3.0" in caplog.text
+
+
+def test_an_engine_that_is_expected_and_holds_nothing_takes_no_room_yet():
+    """The one that somebody has woken."""
+    one = scaling(unplaced=1, min=0)
+    one._room = Room(0, "GPU: 8 on one node, 5 free")
+    # For so long nobody has asked, and no engine was taken over.
+    for at_s in (0.0, 1000.0):
+        one._decide(replace(IDLE, running=0), at_s, at_s)
+    assert one.decision.target == 0
+    one._decide(replace(IDLE, queued=1, running=0, starting=1, arrived=1), 1001.0, 1001.0)
+    assert (one.decision.reason, one.decision.missing) == (Reason.UNPLACEABLE, "GPU: 8 on one node, 5 free")
 
 
 def test_where_there_is_room_they_come():

@@ -6,6 +6,7 @@ import pytest
 
 from app.flow.config import FlowConfig, Limits
 from app.flow.controller import FlowController
+from app.flow.replicas import START_PATIENCE_S
 from app.flow.ticket import ReplicaReport
 from app.serving.engine_starts import MAX_START_S, EngineStarts
 
@@ -28,8 +29,8 @@ class Starts(EngineStarts):
 
     def engine(self, replica_id: str, now_s: float) -> None:
         """It reports, and takes requests."""
-        self.reports(replica_id, now_s)
         self.core.report(ReplicaReport(replica_id, frozenset()), now_s)
+        self.reports(replica_id, now_s, now_s)
         self.ready(now_s)
 
 
@@ -45,12 +46,12 @@ def test_the_last_few_starts_say_how_long_the_next_takes():
     starts = Starts()
     for number in range(20):
         starts.began(f"r{number}", OLD_S, 100.0 * number)
-        starts.reports(f"r{number}", 100.0 * number + 20.0)
+        starts.reports(f"r{number}", OLD_S, 100.0 * number + 20.0)
     assert starts.start_s == pytest.approx(20.0, abs=0.1)
     # One that was given up long ago teaches nothing.
     starts.began("late", OLD_S, 5000.0)
     starts.began("next", OLD_S, 5001.0 + MAX_START_S)
-    starts.reports("late", 5002.0 + MAX_START_S)
+    starts.reports("late", OLD_S, 5002.0 + MAX_START_S)
     assert starts.start_s == pytest.approx(20.0, abs=0.1)
 
 
@@ -65,6 +66,27 @@ def test_the_last_engine_has_a_successor_which_is_expected_once():
     # When it says its name it is no other one.
     starts.began("s", OLD_S + 2.0, OLD_S + 2.0)
     assert starts.expected(OLD_S + 2.0) == 1
+
+
+def test_a_successor_that_never_comes_is_not_expected_again():
+    starts = Starts()
+    starts.engine("r", OLD_S)
+    starts.gone("r", OLD_S + 1.0, waited_for=False)
+    starts.core.replica_gone("r", OLD_S + 1.0)
+    late_s = OLD_S + START_S + START_PATIENCE_S + 2.0
+    starts.core.tick(late_s)
+    assert starts.expected(late_s) == 0
+    starts.follow(late_s, waited_for=True)
+    starts.gone("r", late_s, waited_for=True)
+    assert starts.expected(late_s) == 0
+
+
+def test_a_scheduler_that_takes_over_where_the_last_engine_died_too_expects_its_successor():
+    starts = Starts()
+    starts.follow(1.0, waited_for=True)
+    assert starts.expected(1.0) == 0, "it has yet to hear of its engines"
+    starts.follow(OLD_S, waited_for=True)
+    assert starts.expected(OLD_S) == 1
 
 
 def test_an_engine_that_is_silent_has_one_too():
@@ -92,6 +114,14 @@ def test_an_application_that_may_sleep_has_a_successor_only_for_who_waits(waited
     assert starts.expected(OLD_S + 1.0) == waited_for
 
 
+def test_only_an_engine_without_a_name_holds_nothing_of_the_cluster():
+    starts = Starts(wakes=True)
+    starts.asked(OLD_S)
+    assert starts.unplaced == 1
+    starts.began("r", OLD_S + 1.0, OLD_S + 1.0)
+    assert starts.unplaced == 0
+
+
 @pytest.mark.parametrize("wakes", [False, True])
 def test_who_asks_wakes_only_what_sleeps(wakes):
     starts = Starts(wakes=wakes)
@@ -106,6 +136,12 @@ def test_a_start_that_another_scheduler_was_told_of_is_expected():
     starts.found(1.0)
     starts.found(1.1)
     assert starts.expected(1.1) == 1
+    # Engines that were there before say nothing of it.
+    for at_s in (1.2, OLD_S):
+        starts.engine("old", at_s)
+    assert starts.expected(OLD_S) == 1
+    starts.engine("it", OLD_S + 1.0)
+    assert starts.expected(OLD_S + 1.0) == 0
     # Not beside one that says so itself.
     again = Starts()
     again.began("r", 1.0, 1.0)
