@@ -270,6 +270,14 @@ def test_the_death_of_the_last_replica_refuses_what_waits():
     assert flow.snapshot(old_s + 1.0).in_flight_by_replica == {}
 
 
+def test_an_engine_is_expected_until_it_is_there():
+    flow = controller()
+    flow.capacity_starting("r", 60.0, 0.0)
+    assert (flow.expects("r"), flow.expects("s")) == (True, False)
+    report(flow, "r", at_s=1.0)
+    assert not flow.expects("r")
+
+
 def test_a_young_controller_that_hears_of_a_death_first_may_yet_hear_of_others():
     flow = controller("r")
     submit(flow, "a")
