@@ -8,7 +8,7 @@ by the learnt length of a step.
 from __future__ import annotations
 
 from app.flow.pace import StepPace
-from app.flow.prompts import PromptLine, shared_steps
+from app.flow.prompts import PromptLine
 from app.flow.ticket import EngineMetrics
 
 # Two times that are this close are one.
@@ -41,7 +41,6 @@ class EngineClock:
         "_follow",
         "_pace",
         "_prompts",
-        "_share",
         "_slowness",
         "_started_s",
         "_step_s",
@@ -53,7 +52,6 @@ class EngineClock:
         """`share`: most tokens of one prompt in a step."""
         self._pace = pace
         self._batched_tokens = batched_tokens
-        self._share = share
         self._follow = follow
         self._prompts = PromptLine(share)
         self._started_s = 0.0
@@ -138,7 +136,7 @@ class EngineClock:
         """Until the first token of a prompt of so many tokens, were it given now."""
         slowness, budget = self._slowness, self._budget(running)
         if running == 0:
-            steps = shared_steps(tokens, 0, budget, self._share)
+            steps = self._prompts.alone(tokens, budget)
             return slowness * self._pace.prefill_s(tokens, steps, running)
         self._run(running, now_s)
         begun = self._follow and now_s - self._started_s >= SAME_S

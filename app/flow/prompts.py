@@ -87,6 +87,10 @@ class PromptLine:
         else:
             del self._left[mark]
 
+    def alone(self, tokens: int, budget: int) -> int:
+        """Steps that a prompt of so many tokens takes where there is no other."""
+        return shared_steps(tokens, 0, budget, self._share)
+
     def beside(self, tokens: int, budget: int, *, later: bool) -> tuple[int, int]:
         """Steps until a newcomer of so many tokens is computed, and what is computed of these in them;
         `later`: after the present step, else from its beginning."""

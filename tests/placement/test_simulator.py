@@ -25,6 +25,12 @@ def serve(workload, *, model=None, kv_tokens=200_000, budget=2048, running=64, s
     return simulation.run(workload), simulation
 
 
+def edge_us(prompt):
+    """What a request takes outside of the steps."""
+    residual = COEFFICIENTS.residual
+    return residual.request_fixed_ms * 1e3 + residual.request_per_token_us * prompt
+
+
 def alone(prompt, output):
     return Workload((Ask(prompt, output),), Arrivals(concurrency=1))
 
@@ -32,30 +38,20 @@ def alone(prompt, output):
 def test_one_request_takes_its_prefill_and_its_decode_steps():
     model = steps()
     (request,), _ = serve(alone(1000, 101), model=model)
-    residual = COEFFICIENTS.residual
-    edge_us = residual.request_fixed_ms * 1e3 + residual.request_per_token_us * 1000
-    assert request.ttft_s * 1e6 == pytest.approx(model.step_us(prefill(1000)) + edge_us)
+    assert request.ttft_s * 1e6 == pytest.approx(model.step_us(prefill(1000)) + edge_us(1000))
     assert request.tpot_s * 1e6 == pytest.approx(model.step_us(decode(1, 1050)), rel=0.01)
 
 
-def test_a_long_prompt_runs_in_chunks_of_the_budget():
+@pytest.mark.parametrize(
+    ("prompt", "chunk", "share", "last"),
+    [pytest.param(5000, 2048, None, 904, id="the budget"), pytest.param(600, 256, 256, 88, id="its share")],
+)
+def test_a_long_prompt_runs_in_chunks(prompt, chunk, share, last):
     model = steps()
-    (request,), _ = serve(alone(5000, 1), model=model, budget=2048)
-    chunks = [prefill(2048, completes=False), prefill(2048, before=2048, completes=False)]
-    chunks.append(prefill(904, before=4096))
-    residual = COEFFICIENTS.residual
-    edge_us = residual.request_fixed_ms * 1e3 + residual.request_per_token_us * 5000
-    assert request.ttft_s * 1e6 == pytest.approx(sum(map(model.step_us, chunks)) + edge_us)
-
-
-def test_a_prompt_gets_no_more_of_a_step_than_its_share():
-    model = steps()
-    (request,), _ = serve(alone(600, 1), model=model, share=256)
-    chunks = [prefill(256, completes=False), prefill(256, before=256, completes=False)]
-    chunks.append(prefill(88, before=512))
-    residual = COEFFICIENTS.residual
-    edge_us = residual.request_fixed_ms * 1e3 + residual.request_per_token_us * 600
-    assert request.ttft_s * 1e6 == pytest.approx(sum(map(model.step_us, chunks)) + edge_us)
+    (request,), _ = serve(alone(prompt, 1), model=model, budget=2048, share=share)
+    chunks = [prefill(chunk, completes=False), prefill(chunk, before=chunk, completes=False)]
+    chunks.append(prefill(last, before=2 * chunk))
+    assert request.ttft_s * 1e6 == pytest.approx(sum(map(model.step_us, chunks)) + edge_us(prompt))
 
 
 def test_with_shares_a_short_prompt_is_computed_beside_a_long_one():

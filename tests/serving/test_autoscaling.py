@@ -9,6 +9,7 @@ import pytest
 from ray import cloudpickle
 from ray.serve.config import AutoscalingPolicy
 
+from app.flow.autoscale import ADOPT_LATE_S
 from app.serving import said
 from app.serving.autoscaling import DESIRED, FOLLOWER_S, STALE_S, EnginePolicy, HandOnPolicy
 
@@ -138,3 +139,7 @@ def test_policies_that_serve_has_pickled_hear_of_each_other():
     hand_on, engine = (policy() for policy in policies)
     hand_on(Context("llm", raw_metrics={DESIRED: {"scheduler": [Sample(4.0, time.time())]}}))
     assert engine(Context("llm", 1)) == (4, {})
+
+
+def test_a_new_scheduler_keeps_what_it_hears_of_for_as_long_as_serve_waits_for_its_word():
+    assert ADOPT_LATE_S >= FOLLOWER_S
