@@ -123,7 +123,7 @@ class AdmissionPolicy:
     # absorbed, as far as waiting helps.
     standing_weight: float = 0.5
     # Places more that a request needs at a lasting overload for each time that it costs its tenant's mean
-    # above that mean, in square roots of all places. Goodput 0.564 instead of 0.525 (docs/flow.md).
+    # above that mean, in square roots of all places. What it gains: docs/flow.md.
     thrift_roots: float = 1.0
     # A second of lull outweighs so many of standing: with one, a bursty trace keeps fewer promises.
     lull_weight: float = 5.0

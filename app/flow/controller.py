@@ -13,7 +13,8 @@ Rules
 - A controller younger than `replica_ttl_s` has yet to hear of its replicas: tickets wait for them.
 - A lease lives while its replica reports it: one that no report has named for `lease_ttl_s` has expired, and
   so has one that was named once and is missing in two reports.
-- A full queue refuses the least urgent: the newcomer, unless it outranks the last in the queue.
+- A full queue refuses the least urgent: the newcomer, unless it outranks the last in the queue, or a place is
+  kept for it.
 - An urgent ticket that would be late takes the place of a less urgent one that has no first token yet.
 """
 
@@ -28,8 +29,10 @@ from app.flow.config import FlowConfig, Limits
 from app.flow.detail import Detail, take_detail
 from app.flow.doors import Doors
 from app.flow.endings import Ended, Endings
+from app.flow.evictions import Evictions
 from app.flow.gate import Gate
 from app.flow.leases import Held, LeaseTable
+from app.flow.lessons import Lessons
 from app.flow.load import LoadMeter
 from app.flow.outcome import Outcome
 from app.flow.predictor import Predictor
@@ -79,9 +82,11 @@ class FlowController:
         self._gate = Gate(limits, config, self._predictor, self._pool, self._doors, uniform)
         self._endings = Endings(config, on_end)
         self._meter = LoadMeter(config)
+        self._lessons = Lessons(self._pool, self._leases, self._predictor, self._meter)
+        self._evictions = Evictions(
+            limits, self._queue, self._pool, self._tenants, self._predictor, self._gate, self._endings
+        )
         self._draining = False
-        # Bodies that gateways keep.
-        self._size_bytes = 0
         # When room for prompts was last looked for.
         self._looked_s = -math.inf
 
@@ -97,7 +102,7 @@ class FlowController:
         rank = self._class_index.of(ticket, account.policy)
         refused = self._turned_away(ticket, account, rank, now_s)
         if refused is not None:
-            return [self._count(refused, ticket, rank, now_s)]
+            return [self._evictions.count(refused, ticket, rank, now_s)]
         order = self._queue.classes[rank].order
         budget = budget_s(self._config.classes[rank], ticket)
         expires_s = self._expires_s(ticket, rank, budget, now_s)
@@ -106,8 +111,8 @@ class FlowController:
         if isinstance(verdict, Refused):
             # For the autoscaler it is an answer that came so late.
             assert verdict.predicted_wait_s is not None
-            self._meter.first_token(verdict.predicted_wait_s, budget, now_s)
-            return [self._count(verdict, ticket, rank, now_s)]
+            self._meter.first_token(rank, verdict.predicted_wait_s, now_s)
+            return [self._evictions.count(verdict, ticket, rank, now_s)]
         if verdict is not None:
             self._enter(entry, now_s)
             expected = self._predictor.expected_output(entry)
@@ -127,7 +132,7 @@ class FlowController:
                 entry = self._queue.get(ticket_id)
                 held = None if entry is None else self._reinstate(entry, now_s)
             if held is not None and held.first_token_s is None:
-                self._learn_first_token(held, at_s, now_s)
+                self._lessons.first_token(held, at_s, now_s)
                 self._leases.first_token(held, at_s)
         # The engines have computed prompts.
         return self._dispatch(now_s) if self._queue.held else []
@@ -147,13 +152,12 @@ class FlowController:
         if entry is not None and usage is not None:
             held = self._reinstate(entry, now_s)
         if held is not None:
-            self._learn_end(held, outcome, usage, now_s)
+            self._lessons.end(held, outcome, usage, now_s)
             self._end_lease(held, outcome, usage, now_s)
             return self._dispatch(now_s)
         if entry is None:
             return []
-        self._queue.remove(entry)
-        self._leave(entry, now_s)
+        self._evictions.leave(entry, now_s)
         self._endings.without_lease(outcome, entry.ticket, entry.rank, now_s)
         # It may have been first and too large for any replica: the next one may fit.
         return self._dispatch(now_s)
@@ -193,11 +197,11 @@ class FlowController:
         replica = self._pool.gone(replica_id, now_s)
         for ticket_id in sorted(replica.in_flight if replica is not None else ()):
             self._end_lease(self._leases[ticket_id], Outcome.FAILED, None, now_s)
-        actions = self._evict_without_engine(now_s)
+        actions = self._evictions.without_engine(now_s)
         if replica is None:
             return actions
         # Tenants at their caps have lost what they ran.
-        return actions + self._evict_before_start(now_s) + self._dispatch(now_s)
+        return actions + self._evictions.before_start(now_s) + self._dispatch(now_s)
 
     def replica_unroutable(self, replica_id: str, now_s: float) -> None:
         """Calls can't reach the replica though it reports: it gets no leases for a moment."""
@@ -212,10 +216,10 @@ class FlowController:
         for held in self._leases.unseen_since(now_s - self._limits.lease_ttl_s):
             self._end_lease(held, Outcome.LEASE_EXPIRED, None, now_s)
         actions = self._dispatch(now_s)
-        actions += self._evict_without_engine(now_s)
+        actions += self._evictions.without_engine(now_s)
         for rank in range(len(self._config.classes) - 1):
             actions += self._rescue_class(rank, now_s)
-        for tenant in self._tenants.surplus():
+        for tenant in self._tenants.surplus(now_s):
             for queue in self._queue.classes:
                 queue.order.forget(tenant)
         return actions
@@ -232,7 +236,7 @@ class FlowController:
     def drain(self, now_s: float) -> list[Action]:
         """Refuse all that waits and all that comes; what runs goes on."""
         self._draining = True
-        return self._evict_all(Outcome.EVICTED_DRAINING, now_s)
+        return self._evictions.all(Outcome.EVICTED_DRAINING, now_s)
 
     def rate_limits(self, tenant: str, now_s: float) -> tuple[RateLimit, RateLimit]:
         """Requests and tokens a minute, for OpenAI's `x-ratelimit-*` headers."""
@@ -291,10 +295,12 @@ class FlowController:
         return gate.no_engine(ticket, len(self._queue), now_s)
 
     def _wait(self, entry: Entry, now_s: float) -> list[Action]:
-        """Into the queue, if there is room, and perhaps out of it again."""
-        actions = self._make_room(entry.rank, now_s)
+        """Into the queue, if there is room, and perhaps out of it again. For whom a place is kept one of its
+        own class makes room, too."""
+        kept = entry.flow is not entry.payer
+        actions = self._make_room(entry.rank - 1 if kept else entry.rank, now_s)
         if actions is None:
-            return [self._refuse(entry, Outcome.REJECTED_FULL, now_s)]
+            return [self._evictions.refuse(entry, Outcome.REJECTED_FULL, now_s)]
         self._enter(entry, now_s)
         actions += self._dispatch(now_s)
         if entry.queued:
@@ -304,7 +310,7 @@ class FlowController:
         return actions
 
     def _over_bytes(self, ticket: Ticket, rank: int, now_s: float) -> Refused | None:
-        if self._size_bytes + ticket.size_bytes <= self._limits.max_bytes:
+        if self._tenants.size_bytes + ticket.size_bytes <= self._limits.max_bytes:
             return None
         return self._gate.refuse(
             ticket.ticket_id, Outcome.REJECTED_FULL, self._predictor.drain_s(rank, now_s)
@@ -328,71 +334,18 @@ class FlowController:
         last = self._queue.least_urgent(rank)
         if last is None:
             return None
-        return [self._evict(last, Outcome.EVICTED_PREEMPTED, now_s)]
+        return [self._evictions.evict(last, Outcome.EVICTED_PREEMPTED, now_s)]
 
     def _enter(self, entry: Entry, now_s: float) -> None:
         self._queue.push(entry)
-        entry.account.size_bytes += entry.ticket.size_bytes
-        self._size_bytes += entry.ticket.size_bytes
+        self._tenants.keep_bytes(entry.account, entry.ticket)
         entry.rate_tokens = self._predictor.rate_tokens(entry.ticket, entry.account)
         entry.account.take_rate(entry.ticket, entry.rate_tokens, now_s)
-
-    def _leave(self, entry: Entry, now_s: float) -> None:
-        """A ticket that never reached an engine is gone from the queue: give back what it took."""
-        entry.account.size_bytes -= entry.ticket.size_bytes
-        self._size_bytes -= entry.ticket.size_bytes
-        entry.account.return_rate(entry.rate_tokens, now_s)
-
-    def _evict(self, entry: Entry, outcome: Outcome, now_s: float) -> Refused:
-        self._queue.remove(entry)
-        self._leave(entry, now_s)
-        return self._refuse(entry, outcome, now_s)
-
-    def _evict_all(self, outcome: Outcome, now_s: float) -> list[Action]:
-        return [self._evict(entry, outcome, now_s) for entry in list(self._queue)]
-
-    def _evict_without_engine(self, now_s: float) -> list[Action]:
-        if not self._pool.without_engine(now_s):
-            return []
-        return self._evict_all(Outcome.EVICTED_NO_ENGINE, now_s)
-
-    def _evict_before_start(self, now_s: float) -> list[Action]:
-        """Where the last engine has gone and another starts: who can't wait for that."""
-        if self._pool.ready or self._pool.young(now_s):
-            return []
-        start_s = now_s + self._pool.first_start_s(now_s)
-        hopeless = [entry for entry in self._queue if entry.expires_s < start_s]
-        return [self._evict(entry, Outcome.EVICTED_NO_ENGINE, now_s) for entry in hopeless]
-
-    def _evict_late(self, now_s: float) -> list[Action]:
-        actions: list[Action] = []
-        for entry in self._queue.expired(now_s):
-            overdue = now_s - entry.ticket.arrived_s > self._limits.max_queue_wait_s
-            if not self._pool.ready:
-                outcome = Outcome.EVICTED_NO_ENGINE
-            else:
-                outcome = Outcome.EVICTED_TIMEOUT if overdue else Outcome.EVICTED_DEADLINE
-            actions.append(self._evict(entry, outcome, now_s))
-        return actions
-
-    def _refuse(self, entry: Entry, outcome: Outcome, now_s: float) -> Refused:
-        drain_s = self._predictor.drain_s(entry.rank, now_s)
-        if outcome in (Outcome.EVICTED_DEADLINE, Outcome.EVICTED_TIMEOUT):
-            refused = self._gate.too_late(entry.ticket, entry.rank, outcome, drain_s, None, now_s)
-        elif outcome is Outcome.EVICTED_NO_ENGINE:
-            refused = self._gate.without_engine(entry.ticket.ticket_id, outcome, None, now_s)
-        else:
-            refused = self._gate.refuse(entry.ticket.ticket_id, outcome, drain_s)
-        return self._count(refused, entry.ticket, entry.rank, now_s)
-
-    def _count(self, refused: Refused, ticket: Ticket, rank: int, now_s: float) -> Refused:
-        self._endings.without_lease(refused.outcome, ticket, rank, now_s)
-        return refused
 
     # Leases
 
     def _dispatch(self, now_s: float) -> list[Action]:
-        actions = self._evict_late(now_s) if self._queue.any_expired(now_s) else []
+        actions = self._evictions.late(now_s) if self._queue.any_expired(now_s) else []
         self._queue.blocked, self._pool.kept = math.inf, None
         # The class for which an engine is kept; the one that fits nowhere, which less urgent ones don't pass.
         aside: int | None = None
@@ -431,8 +384,8 @@ class FlowController:
         if not self._late(entry, choice, waited_s):
             return self._lease(entry, choice, expected, now_s)
         # For the autoscaler it is an answer that came so late.
-        self._meter.first_token(waited_s + choice.ttft_s, entry.budget_s, now_s)
-        return self._evict(entry, Outcome.EVICTED_DEADLINE, now_s)
+        self._meter.first_token(entry.rank, waited_s + choice.ttft_s, now_s)
+        return self._evictions.evict(entry, Outcome.EVICTED_DEADLINE, now_s)
 
     def _late(self, entry: Entry, choice: Choice, waited_s: float) -> bool:
         """Check the promises again, at the moment of dispatch and for this engine. Whoever was told to return
@@ -477,50 +430,12 @@ class FlowController:
         self._leases.end(held)
         entry = held.entry
         if entry is not None:
-            entry.account.size_bytes -= entry.ticket.size_bytes
-            self._size_bytes -= entry.ticket.size_bytes
+            self._tenants.release_bytes(entry.account, entry.ticket)
             if usage is not None or outcome is not Outcome.COMPLETED:
                 prompt_tokens = 0 if usage is None else usage.prompt_tokens
                 used = used_tokens(entry.ticket, prompt_tokens, held.output_tokens)
                 entry.account.true_up(entry.rate_tokens, used, now_s)
         self._endings.of_lease(outcome, held, usage, now_s)
-
-    def _learn_first_token(self, held: Held, at_s: float, now_s: float) -> None:
-        """It came at `at_s`, and is heard of now."""
-        entry = held.entry
-        if entry is None:
-            return
-        waited_s = at_s - entry.ticket.arrived_s
-        self._meter.first_token(waited_s, entry.budget_s, now_s)
-        # Of a pace that was assumed, nothing follows for the one that is known now; of an engine that was
-        # taken back, nothing for the next.
-        if entry.ticket.arrived_s < self._pool.pace.learnt_s or entry.revokes:
-            return
-        if entry.placed:
-            self._predictor.first_token(None, entry.raw_ttft_s, at_s - held.granted_s)
-        else:
-            self._predictor.first_token(entry.rank, entry.raw_ttft_s, waited_s)
-
-    def _learn_end(self, held: Held, outcome: Outcome, usage: Usage | None, now_s: float) -> None:
-        """Only what was computed to its end teaches: a client that goes away says nothing of the engine, and
-        neither does a question that it answers without its model."""
-        if outcome is not Outcome.COMPLETED or (usage is not None and usage.nothing):
-            return
-        self._leases.completed(held, usage, now_s)
-        if held.entry is None:
-            return  # Adopted: nobody knows since when it runs.
-        service_s = held.answers * (now_s - held.granted_s)
-        self._predictor.served(service_s)
-        self._meter.served(service_s)
-        if usage is None:
-            return
-        self._predictor.output(held.entry.account, held.entry.ticket.max_output_tokens, usage.output_tokens)
-        tpot_s = usage.tpot_s(held.answers)
-        if tpot_s is not None:
-            self._meter.tpot(tpot_s, now_s)
-        # Not a time where an engine's arithmetic went wrong.
-        if held.first_token_s is None and usage.ttft_s is not None and math.isfinite(usage.ttft_s):
-            self._learn_first_token(held, held.entry.ticket.arrived_s + usage.ttft_s, now_s)
 
     # Preempt and requeue
 
@@ -536,7 +451,7 @@ class FlowController:
         return [] if flow is None else self._rescue(flow.head(), *found, now_s)
 
     def _rescue(self, entry: Entry, held: Held, loser: Entry, now_s: float) -> list[Action]:
-        wait_s = self._predictor.ttft_s(entry.rank, None, entry.ticket.prompt_tokens, now_s)
+        wait_s = self._predictor.last_ttft_s(entry.rank, entry.ticket.prompt_tokens, now_s)
         replica = held.replica
         if not self._pool.is_usable(replica, now_s) or not self._pool.reachable(replica, now_s):
             return []

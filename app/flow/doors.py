@@ -105,6 +105,7 @@ class Doors:
         if free <= 0 or entry.account.at_cap or (queue.size and queue.order.next() is not None):
             return False
         if queue.wanted_until_s <= now_s:
+            queue.order.undisputed(entry.payer)
             return queue.has_room(free)
         ahead = queue.order.ahead(entry.flow)
         if queue.credit > 0 and ahead <= queue.credit:

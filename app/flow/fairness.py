@@ -99,6 +99,11 @@ class FairOrder:
         """Cost by which a tenant is ahead of those that were refused; negative when it is behind."""
         return self._lifted(flow) - self.level.value
 
+    def undisputed(self, flow: TenantFlow) -> None:
+        """There are places for everybody: what this tenant takes now is not held against it later."""
+        if not self.waiting:
+            self.floor = max(self.floor, flow.counter)
+
     def denied(self, flow: TenantFlow) -> None:
         """No place for this tenant."""
         self.level.add(self._lifted(flow))
@@ -180,8 +185,9 @@ class FairOrder:
             self._rebuild()
 
     def _rebuild(self) -> None:
-        listed = [flow for flow in self.flows.values() if flow.key is not None]
+        """Of those that stand in it: of the tenants that are known most have nothing here."""
+        listed = {flow: number for key, number, flow in self._heap if flow.key == key}
         for flow in listed:
             flow.key = flow.counter
-        self._heap = [(flow.counter, next(self._pushes), flow) for flow in listed]
+        self._heap = [(flow.counter, number, flow) for flow, number in listed.items()]
         heapq.heapify(self._heap)

@@ -57,6 +57,8 @@ class Gate:
         """None comes, or too many wait for the first one that does."""
         most = self._limits.max_queued_without_engine
         full = most is not None and queued >= most and not any(self._pool.usable(now_s))
+        # Those that waited at a scheduler before this one come at once, and the engines are about to report.
+        full = full and (bool(self._pool.starting) or not self._pool.young(now_s))
         if full or self._pool.without_engine(now_s):
             return self.without_engine(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, None, now_s)
         return None
@@ -123,14 +125,15 @@ class Gate:
             if book.open:
                 book.redeem(_key(ticket), now_s)
             return choice
-        doors.denied(entry, now_s)
+        if not self._hopeless(entry):
+            doors.denied(entry, now_s)
         self._predictor.refused(kind, raw_s)
         if book.redeem(_key(ticket), now_s):
             self._to_lane(entry, lane)
             return None
         if not self._pool.ready:
             return self.without_engine(ticket.ticket_id, Outcome.REJECTED_NO_ENGINE, median_s, now_s)
-        return self.too_late(ticket, rank, Outcome.REJECTED_DEADLINE, late_s, median_s + kept_s, now_s)
+        return self.too_late(entry, Outcome.REJECTED_DEADLINE, late_s, median_s + kept_s, now_s)
 
     def set_back(self, span_s: float) -> None:
         """The clock was set, by less than nothing."""
@@ -169,24 +172,35 @@ class Gate:
     def _late_at_end_s(self, ticket: Ticket, account: Account, policy: ClassPolicy, ttft_s: float) -> float:
         return self._predictor.finish_s(ticket, account, ttft_s) - deadline_s(policy, ticket)
 
+    def _hopeless(self, entry: Entry) -> bool:
+        """In a place of its own, on an engine that computes nothing but its prompt and knows as much of it as
+        any, it would be late too."""
+        if not self._pool.pace.learnt:
+            return False
+        ticket, policy = entry.ticket, self._config.classes[entry.rank]
+        own_s = self._pool.prefill_s(ticket.prompt_tokens - self._pool.cached(ticket))
+        if own_s > entry.budget_s:
+            return True
+        if ticket.deadline_s is None and policy.deadline_s is None:
+            return False
+        return self._late_at_end_s(ticket, entry.account, policy, own_s) > 0.0
+
     def too_late(
-        self,
-        ticket: Ticket,
-        rank: int,
-        outcome: Outcome,
-        late_s: float,
-        predicted_s: float | None,
-        now_s: float,
+        self, entry: Entry, outcome: Outcome, late_s: float, predicted_s: float | None, now_s: float
     ) -> Refused:
         """Name the time at which a place is kept: to whoever comes too early the same again, else the next
-        that is free, where it can be kept; else none."""
-        book, key = self._promises[rank], _key(ticket)
+        that is free, where it can be kept and helps; else none."""
+        ticket, book = entry.ticket, self._promises[entry.rank]
+        key = _key(ticket)
         due_s = book.due_s(key, now_s)
         held = due_s is not None
         if due_s is None:
-            due_s = book.offer_s(now_s + late_s, self._predictor.rate_per_s(rank, now_s))
+            due_s = book.offer_s(now_s + late_s, self._predictor.rate_per_s(entry.rank, now_s))
         hint_s = max(1, math.ceil(due_s - now_s))
         kept = held or (
-            self._config.admission.promises and hint_s <= MAX_RETRY_AFTER_S and book.make(key, now_s + hint_s)
+            self._config.admission.promises
+            and hint_s <= MAX_RETRY_AFTER_S
+            and not self._hopeless(entry)
+            and book.make(key, now_s + hint_s)
         )
         return Refused(ticket.ticket_id, outcome, hint_s if kept else None, predicted_s, kept)

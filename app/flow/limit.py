@@ -68,8 +68,11 @@ class AdaptiveLimit:
         if self._metrics_s is not None:
             self._metrics_s += span_s
 
-    def observe(self, metrics: EngineMetrics | None, in_flight: int, now_s: float) -> None:
-        """One report; None when the engine could not be asked."""
+    def observe(
+        self, metrics: EngineMetrics | None, in_flight: int, reserved_tokens: int, now_s: float
+    ) -> None:
+        """One report; None when the engine could not be asked. `in_flight` and `reserved_tokens`: what it
+        was given."""
         if not self._policy.enabled:
             return
         if metrics is None:
@@ -81,10 +84,16 @@ class AdaptiveLimit:
         self._preemptions = metrics.preemptions
         if suffers:
             self._shrink(now_s)
-        elif in_flight >= min(self.requests, NEARLY_FULL * self._limit) and metrics.waiting == 0:
+        elif self._nearly_full(in_flight, reserved_tokens) and metrics.waiting == 0:
             self._set(self._limit + 1)
         else:
             self._set(self._limit)
+
+    def _nearly_full(self, in_flight: int, reserved_tokens: int) -> bool:
+        """By requests, or by tokens: with one more like the others."""
+        if in_flight >= min(self.requests, NEARLY_FULL * self._limit):
+            return True
+        return 0 < NEARLY_FULL * self.tokens * in_flight <= reserved_tokens * (in_flight + 1)
 
     def _suffers(self, metrics: EngineMetrics) -> bool:
         known = self._preemptions is not None

@@ -19,8 +19,6 @@ SERVICE_SMOOTHING = 0.004
 MIN_SAMPLES = 10
 MAX_SAMPLES = 512
 HIGH_SHARE = 0.9
-# A request may promise itself nothing: it keeps the division finite.
-MIN_BUDGET_S = 1e-3
 
 
 class LoadMeter:
@@ -42,8 +40,9 @@ class LoadMeter:
         for arrivals in self._arrivals[rank:]:
             arrivals.add(1.0, now_s)
 
-    def first_token(self, ttft_s: float, budget_s: float, now_s: float) -> None:
-        self._ttft.add(ttft_s / max(budget_s, MIN_BUDGET_S), now_s)
+    def first_token(self, rank: int, ttft_s: float, now_s: float) -> None:
+        """Over its class's budget: what a request asks for beyond that costs nobody an engine."""
+        self._ttft.add(ttft_s / self._config.classes[rank].ttft_budget_s, now_s)
 
     def served(self, service_s: float) -> None:
         """Time that a completed request held its place; of several places, of all together."""

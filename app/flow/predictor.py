@@ -104,45 +104,58 @@ class Predictor:
         errors = self._errors(rank, raw_s)
         errors.add(min(1.0, errors.quantile(0.5)))
 
-    def output(self, account: Account, bound: int, tokens: int) -> None:
-        lengths = account.outputs.get(bound.bit_length())
+    def output(self, account: Account, ticket: Ticket, tokens: int) -> None:
+        """What all its answers together have taken."""
+        # Factors of two of the bound of one answer; 0 where there is none.
+        bucket = (ticket.max_output_tokens // ticket.answers).bit_length()
+        lengths, each = account.outputs.get(bucket), tokens / ticket.answers
         if lengths is None:
-            initial = float(max(1, tokens))
-            lengths = account.outputs[bound.bit_length()] = OutputLength(
+            initial = max(1.0, each)
+            lengths = account.outputs[bucket] = OutputLength(
                 RunningMean(initial, self._config.admission.smoothing),
                 RunningQuantile(OUTPUT_QUANTILE, initial),
             )
-        lengths.mean.add(tokens)
-        lengths.high.add(tokens)
+        lengths.mean.add(each)
+        lengths.high.add(each)
 
-    def output_tokens(self, account: Account, bound: int) -> tuple[int, float]:
-        """Expected and high output of a ticket with this bound (0: unknown)."""
-        lengths = account.outputs.get(bound.bit_length())
+    def output_tokens(self, account: Account, ticket: Ticket) -> tuple[int, float]:
+        """Expected and high output of a ticket, all answers together; it has a bound of 0 where none is
+        known."""
+        bound = ticket.max_output_tokens
+        lengths = account.outputs.get((bound // ticket.answers).bit_length())
         if lengths is None:
-            initial = self._config.admission.initial_output_tokens
+            initial = self._config.admission.initial_output_tokens * ticket.answers
             expected = min(bound, initial) if bound else initial
             return expected, float(expected)
-        mean, high = lengths.mean.value, lengths.high.value
+        mean, high = lengths.mean.value * ticket.answers, lengths.high.value * ticket.answers
         return (int(min(bound, mean)), min(bound, high)) if bound else (int(mean), high)
 
     def expected_output(self, entry: Entry) -> int:
         """Tokens that it will take, all answers together."""
-        return self.output_tokens(entry.account, entry.ticket.max_output_tokens)[0]
+        return self.output_tokens(entry.account, entry.ticket)[0]
 
     def rate_tokens(self, ticket: Ticket, account: Account) -> int:
         """What it takes of its tenant's tokens a minute until its true use is known: of an output without a
         bound what is expected. The prompt of one that has moved was taken before."""
         if account.tokens is None:
             return 0
-        output = ticket.max_output_tokens or self.output_tokens(account, 0)[0]
+        output = ticket.max_output_tokens or self.output_tokens(account, ticket)[0]
         return output + (0 if ticket.moved else ticket.prompt_tokens)
 
-    def ttft_s(self, rank: int, flow: TenantFlow | None, prompt_tokens: int, now_s: float) -> float:
-        """Uncorrected: wait for a place, then for the engine. Where places are free, prompts wait for those
-        ahead: at least what the engines take for them. Flow None: the tenant has no ticket there.
-        """
+    def ttft_s(self, rank: int, flow: TenantFlow, prompt_tokens: int, now_s: float) -> float:
+        """Of a newcomer to this flow, uncorrected."""
         queue = self._queue.classes[rank]
-        ahead = self._position(queue, flow)
+        return self._ttft_s(queue, self._position(queue, flow), prompt_tokens, now_s)
+
+    def last_ttft_s(self, rank: int, prompt_tokens: int, now_s: float) -> float:
+        """Of the last of those that wait in a class, uncorrected; one waits at least."""
+        queue = self._queue.classes[rank]
+        return self._ttft_s(queue, queue.size, prompt_tokens, now_s)
+
+    def _ttft_s(self, queue: ClassQueue, ahead: float, prompt_tokens: int, now_s: float) -> float:
+        """Wait for a place, as the `ahead`th of its class, then for the engine. Where places are free,
+        prompts wait for those ahead: at least what the engines take for them."""
+        rank = queue.rank
         tokens = queue.prompt_tokens * (ahead - 1.0) / (queue.size or 1)
         for urgent in self._queue.classes[:rank]:
             ahead += urgent.size
@@ -167,13 +180,13 @@ class Predictor:
 
     def finish_s(self, ticket: Ticket, account: Account, ttft_s: float) -> float:
         """From arrival to the last token, for a time to first token. Several answers are given at a time."""
-        _, output = self.output_tokens(account, ticket.max_output_tokens)
+        _, output = self.output_tokens(account, ticket)
         batch = self._pool.places / max(1, self._pool.ready)
         return ttft_s + output / ticket.answers * self._itl_s.at(batch)
 
     def expected_cost(self, ticket: Ticket, account: Account) -> float:
         """What a ticket will be charged if nothing of its prompt is cached."""
-        expected, _ = self.output_tokens(account, ticket.max_output_tokens)
+        expected, _ = self.output_tokens(account, ticket)
         return ticket.prompt_tokens + self._config.fairness.output_weight * expected
 
     def cost(self, rank: int) -> float:
@@ -222,11 +235,9 @@ class Predictor:
         bucket = int(raw_s / MIN_TTFT_S).bit_length()
         return table[bucket] if bucket < ERROR_BUCKETS else table[-1]
 
-    def _position(self, queue: ClassQueue, flow: TenantFlow | None) -> float:
+    def _position(self, queue: ClassQueue, flow: TenantFlow) -> float:
         """Place in the class's fair order: who has a place of his own goes first; the other waiting tenants
         are served until their counters have passed the flow's own, and once for each of its own tickets."""
-        if flow is None:
-            return queue.size + 1.0
         others = queue.order.waiting - (flow.size > 0)
         rounds = flow.size / flow.weight
         debt = flow.counter - queue.order.floor

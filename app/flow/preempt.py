@@ -16,19 +16,18 @@ def victim(leases: LeaseTable, policy: PreemptPolicy, rank: int, now_s: float) -
     if not policy.enabled or not any(leases.revocable):
         return None
     for held_by_id in reversed(leases.revocable[rank + 1 :]):
-        if not held_by_id:
-            continue
-        held = next(reversed(held_by_id.values()))
-        entry = held.entry
-        if entry is not None and _may_lose(policy, held, entry, now_s):
-            return held, entry
+        for held in reversed(held_by_id.values()):
+            if now_s - held.granted_s > policy.max_age_s:
+                break
+            entry = held.entry
+            if entry is not None and _may_lose(policy, entry, now_s):
+                return held, entry
     return None
 
 
-def _may_lose(policy: PreemptPolicy, held: Held, entry: Entry, now_s: float) -> bool:
-    recent = now_s - held.granted_s <= policy.max_age_s
+def _may_lose(policy: PreemptPolicy, entry: Entry, now_s: float) -> bool:
     patient = entry.expires_s - now_s >= policy.min_slack_s
-    return recent and patient and entry.revokes < policy.max_revokes
+    return patient and entry.revokes < policy.max_revokes
 
 
 def at_risk(policy: PreemptPolicy, entry: Entry, predicted_wait_s: float, now_s: float) -> bool:

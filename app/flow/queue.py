@@ -21,6 +21,7 @@ import itertools
 import math
 from bisect import insort
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.flow.config import ClassPolicy, FairnessPolicy
@@ -87,6 +88,11 @@ class Entry:
         self.revokes = 0
         # The lease that was taken back, while its end may still cross with a first token.
         self.revoked: Held | None = None
+
+    def set_back(self, span_s: float) -> None:
+        """The clock was set, by less than nothing: it is as old as before, and has as long."""
+        self.ticket = replace(self.ticket, arrived_s=self.ticket.arrived_s + span_s)
+        self.expires_s += span_s
 
     def __lt__(self, other: Entry) -> bool:
         return (self.ticket.arrived_s, self.number) < (other.ticket.arrived_s, other.number)
@@ -275,9 +281,14 @@ class FlowQueue:
             queue.credit -= credit
 
     def set_back(self, span_s: float) -> None:
-        """The clock was set, by less than nothing: nobody wants a share for longer."""
+        """The clock was set, by less than nothing: nobody wants a share for longer, or waits for longer."""
+        for entry in self._entries.values():
+            entry.set_back(span_s)
+        self._expiry = _shifted(self._expiry, span_s)
         for queue in self.classes:
             queue.wanted_until_s += span_s
+            for flow in (queue.order.lane, *queue.order.flows.values()):
+                flow.heap = _shifted(flow.heap, span_s)
 
     def expired(self, now_s: float) -> list[Entry]:
         """Entries that may not go to an engine any more, still in the queue."""
@@ -316,3 +327,8 @@ class FlowQueue:
         if len(self._expiry) > MAX_DEAD_SHARE * len(self._entries) + MIN_COMPACT:
             self._expiry = [one for one in self._expiry if one[2].queued]
             heapq.heapify(self._expiry)
+
+
+def _shifted(heap: list[tuple[float, int, Entry]], span_s: float) -> list[tuple[float, int, Entry]]:
+    """All by the same: it stays a heap."""
+    return [(expires_s + span_s, number, entry) for expires_s, number, entry in heap]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from app.flow.clock import EngineClock
 from app.flow.config import FlowConfig, Limits
+from app.flow.estimate import RunningMean
 from app.flow.limit import AdaptiveLimit
 from app.flow.pace import StepPace
 from app.flow.prefix import PrefixIndex
@@ -26,6 +27,8 @@ MIN_START_S = 1.0
 # A replica that calls can't reach is barred for this long, and twice as long each time that shows again.
 FIRST_BAR_S = 1.0
 MAX_BAR_S = 30.0
+# Half of the memory is in the last 35 leases.
+TOKENS_SMOOTHING = 0.02
 # So many replicas are all looked at: a score costs a microsecond.
 SMALL_FLEET = 4
 # Of the time that is left for a first token: a prediction can be wrong by as much, and whoever would be late
@@ -99,10 +102,12 @@ class ReplicaPool:
         self.open: dict[str, Replica] = {}
         # Capacity on its way: when each is expected to report for the first time.
         self.starting: dict[str, float] = {}
-        # Free places of those, and uncached prompt tokens of leases that have no first token yet.
-        self.free = 0
+        self._free = 0
+        # What a lease reserves for each of its answers.
+        self._lease_tokens = RunningMean(0.0, TOKENS_SMOOTHING)
+        # Uncached prompt tokens of leases that have no first token yet.
         self.prefill_tokens = 0
-        # Replicas that could take a lease, and the sum of their limits, at the last report or tick.
+        # Replicas that could take a lease, and the sum of their places, at the last report or tick.
         self.ready = 0
         self.places = 0
         # The one that gets nothing, at the last dispatch: it empties for a ticket whose tokens fit nowhere.
@@ -115,6 +120,11 @@ class ReplicaPool:
         self.pace = StepPace(
             admission.initial_step_s, 1.0 / admission.initial_prefill_tokens_per_s, admission.smoothing
         )
+
+    @property
+    def free(self) -> int:
+        """Free places; where only tokens are short, one, for something small may fit."""
+        return max(1, self._free) if self.open else 0
 
     @property
     def requests_per_replica(self) -> int:
@@ -161,7 +171,7 @@ class ReplicaPool:
                 self._update(replica)
         usable = list(self.usable(now_s))
         self.ready = len(usable)
-        self.places = sum(replica.limit.requests for replica in usable)
+        self.places = sum(min(one.limit.requests, one.running + self._free_by_tokens(one)) for one in usable)
 
     def report(self, report: ReplicaReport, now_s: float) -> tuple[Replica, bool]:
         """Register or refresh; also says whether it is new.
@@ -182,7 +192,7 @@ class ReplicaPool:
             # The leases that it had have ended here: what is left of them is not counted twice.
             replica.gone = False
         replica.report, replica.seen_s = report, now_s
-        replica.limit.observe(report.metrics, replica.running, now_s)
+        replica.limit.observe(report.metrics, replica.running, replica.tokens, now_s)
         if report.metrics is not None:
             replica.clock.count(report.metrics, now_s)
         self._update(replica)
@@ -255,6 +265,7 @@ class ReplicaPool:
         replica.in_flight.add(ticket_id)
         replica.running += answers
         replica.tokens += tokens
+        self._lease_tokens.add(tokens / answers)
         self._update(replica)
 
     def release(self, replica: Replica, ticket_id: str, answers: int, tokens: int) -> None:
@@ -283,6 +294,10 @@ class ReplicaPool:
         """Time to compute a prompt of so many tokens beside so many of others."""
         count = shared_steps(tokens, others, self._limits.batched_tokens, self._limits.prompt_step_tokens)
         return self.pace.prefill_s(tokens + others, count, self.pace.running)
+
+    def cached(self, ticket: Ticket) -> int:
+        """Prompt tokens that some replica likely has cached, the most of them."""
+        return max(self._known(ticket).values(), default=0) if ticket.prefix_blocks else 0
 
     def choice(self, replica: Replica, ticket: Ticket, now_s: float) -> Choice:
         """This replica, as if it had nothing of the ticket cached."""
@@ -358,13 +373,24 @@ class ReplicaPool:
             score_s -= self._config.route.affinity_bonus_s
         return Choice(replica, cached, ttft_s, score_s)
 
+    def _free_by_tokens(self, replica: Replica) -> int:
+        """Leases like the others that its cache has room for: it may be full long before its places are."""
+        limit, each = replica.limit.tokens, self._lease_tokens.value
+        if not limit or each < 1.0:
+            return replica.limit.requests
+        room = int((limit - replica.tokens) / each)
+        # What is empty takes anything.
+        return max(room, 0 if replica.in_flight else 1)
+
     def _update(self, replica: Replica) -> None:
         free = replica.limit.requests - replica.running
         if free < 0 or replica.gone or replica.report.draining or not replica.reached:
             free = 0
-        was_free, replica.free = replica.free, free
-        self.free += free - was_free
-        if free and not was_free:
+        if free:
             self.open[replica.report.replica_id] = replica
-        elif was_free and not free:
-            del self.open[replica.report.replica_id]
+            if replica.limit.tokens:
+                free = min(free, self._free_by_tokens(replica))
+        else:
+            self.open.pop(replica.report.replica_id, None)
+        self._free += free - replica.free
+        replica.free = free

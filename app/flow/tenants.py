@@ -83,6 +83,11 @@ class Account:
     def idle(self) -> bool:
         return self.queued == 0 and self.running == 0
 
+    def forgettable(self, now_s: float) -> bool:
+        """Idle, and nothing is missing in its buckets, which would be full again."""
+        buckets = (self.requests, self.tokens)
+        return self.idle and all(one is None or not one.wait_s(one.per_minute, now_s) for one in buckets)
+
     @property
     def at_cap(self) -> bool:
         return self.running >= self.policy.max_running
@@ -152,6 +157,16 @@ class Tenants:
     def __init__(self, config: FlowConfig) -> None:
         self._config = config
         self._accounts: OrderedDict[str, Account] = OrderedDict()
+        # Bodies that gateways keep, of all.
+        self.size_bytes = 0
+
+    def keep_bytes(self, account: Account, ticket: Ticket) -> None:
+        account.size_bytes += ticket.size_bytes
+        self.size_bytes += ticket.size_bytes
+
+    def release_bytes(self, account: Account, ticket: Ticket) -> None:
+        account.size_bytes -= ticket.size_bytes
+        self.size_bytes -= ticket.size_bytes
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -169,7 +184,7 @@ class Tenants:
         """Those with something in the system."""
         return [account for account in self._accounts.values() if not account.idle]
 
-    def surplus(self) -> list[str]:
+    def surplus(self, now_s: float) -> list[str]:
         """Forget the idle tenants that were seen longest ago, if there are too many; their names.
 
         Looks at as many as are too many, so that one call stays short.
@@ -178,7 +193,7 @@ class Tenants:
         if excess <= 0:
             return []
         oldest = [name for name, _ in zip(self._accounts, range(excess), strict=False)]
-        idle = [name for name in oldest if self._accounts[name].idle]
+        idle = [name for name in oldest if self._accounts[name].forgettable(now_s)]
         for name in idle:
             del self._accounts[name]
         return idle

@@ -254,7 +254,7 @@ def test_what_left_the_queue_gives_back_what_was_expected_of_it_as_it_came():
     assert flow.rate_limits("a", 0.0)[1].remaining == 400
     flow.progress("t", 1)
     flow.first_tokens([("t", 0.1)], 0.1)
-    flow._predictor.output(flow._tenants.get("a", 0.0), 0, 900)
+    flow._predictor.output(flow._tenants.get("a", 0.0), bounded(0), 900)
     flow.close("waits", Outcome.CANCELLED, 0.0)
     assert flow.rate_limits("a", 0.0)[1].remaining == 700
 
@@ -401,16 +401,33 @@ def test_a_time_to_first_token_in_the_usage_teaches_where_no_event_came():
     assert flow.predicted_ttft_s("last") == pytest.approx(1.5, rel=0.25)
 
 
+def bounded(max_output_tokens: int, answers: int = 1) -> Ticket:
+    return Ticket("t", 0, 0.0, max_output_tokens=max_output_tokens, answers=answers)
+
+
 def test_a_predicted_end_uses_the_lengths_seen_for_that_bound():
     flow = controller()
     account = flow._tenants.get("default", 0.0)
-    assert flow._predictor.output_tokens(account, 0) == (200, 200.0)
-    assert flow._predictor.output_tokens(account, 64) == (64, 64.0)
+    assert flow._predictor.output_tokens(account, bounded(0)) == (200, 200.0)
+    assert flow._predictor.output_tokens(account, bounded(64)) == (64, 64.0)
     for _ in range(300):
-        flow._predictor.output(account, 1000, 40)
-        flow._predictor.output(account, 0, 30)
-    assert flow._predictor.output_tokens(account, 1000)[0] == 40
-    assert flow._predictor.output_tokens(account, 0)[0] == 30
+        flow._predictor.output(account, bounded(1000), 40)
+        flow._predictor.output(account, bounded(0), 30)
+    assert flow._predictor.output_tokens(account, bounded(1000))[0] == 40
+    assert flow._predictor.output_tokens(account, bounded(0))[0] == 30
+
+
+def test_several_answers_are_expected_to_take_as_many_times_what_one_takes():
+    flow = controller()
+    account = flow._tenants.get("default", 0.0)
+    assert flow._predictor.output_tokens(account, bounded(0, answers=8)) == (1600, 1600.0)
+    for _ in range(300):
+        flow._predictor.output(account, bounded(0), 30)
+        flow._predictor.output(account, bounded(8 * 1000, answers=8), 8 * 40)
+    assert flow._predictor.output_tokens(account, bounded(0, answers=8))[0] == 240
+    assert flow._predictor.output_tokens(account, bounded(1000))[0] == 40
+    # Never more than their bounds together.
+    assert flow._predictor.output_tokens(account, bounded(160, answers=8)) == (160, 160.0)
 
 
 def test_progress_beyond_the_expectation_is_charged_and_a_cancel_refunded():
@@ -563,11 +580,12 @@ def test_a_silent_replicas_lease_is_not_taken_back():
 
 
 def test_a_ticket_that_comes_to_be_at_risk_is_rescued_by_the_tick():
-    flow = controller(replace(PREEMPT, admission=AdmissionPolicy(initial_service_s=0.8)), replicas="rs")
+    flow = controller(replace(PREEMPT, admission=AdmissionPolicy(initial_service_s=2.0)), replicas="rs")
     submit(flow, "first")
     revocable(flow, "batch")
     assert submit(flow, "urgent", 0.1) == []
-    assert flow.tick(0.8) == []
+    # The only one that waits has a place in a second: two places, two seconds each.
+    assert flow.tick(0.6) == []
     revoke, granted = flow.tick(0.9)
     assert revoke == Revoke("batch", "s")
     assert granted.lease.ticket_id == "urgent"
@@ -1003,3 +1021,74 @@ def test_no_minimum_share_makes_up_for_another(share: float):
 def test_what_is_remembered_of_prompts_is_something(name: str):
     with pytest.raises(ValueError, match=rf"^route\.{name}: -1 must be above 0"):
         FlowConfig(route=RoutePolicy(**{name: -1}))
+
+
+@pytest.mark.parametrize(
+    "promise", [{"ttft_budget_s": 0.02}, {"deadline_s": 1.0, "max_output_tokens": 200}], ids=["first", "end"]
+)
+def test_what_would_be_late_in_a_place_of_its_own_is_told_no_time(promise: dict[str, float]):
+    flow = controller(limits=replace(LIMITS, requests_per_replica=16))
+    # An engine of a known pace: 50 ms a step and token.
+    for second in range(3):
+        metrics = EngineMetrics(1, 0, 0.1, itl_s=0.05, steps=20 * second, prompt_tokens=0)
+        flow.report(ReplicaReport("r", frozenset(), metrics=metrics), float(second))
+    submit(flow, "running", 2.0)
+    refused = only(submit(flow, "hopeless", 2.0, **promise))
+    assert (refused.outcome, refused.retry_after_s) == (Outcome.REJECTED_DEADLINE, None)
+    assert not refused.promised
+    # Nobody else is in want because of it.
+    assert flow._queue.classes[0].wanted_until_s < 2.0
+
+
+def test_where_nothing_is_known_of_an_engine_a_time_is_told_all_the_same():
+    flow = controller(replace(CONFIG, admission=AdmissionPolicy(initial_service_s=4.0)))
+    submit(flow, "running", 0.0)
+    assert only(submit(flow, "late", 0.0, ttft_budget_s=0.01)).promised
+
+
+def test_those_that_waited_at_the_scheduler_before_wait_at_a_young_one():
+    limits = replace(LIMITS, max_queued=100, max_queued_without_engine=2, replica_ttl_s=5.0)
+    flow = FlowController(limits, CONFIG, lambda: 0.0)
+    flow.tick(0.0)
+    assert [submit(flow, f"t{number}", 0.1) for number in range(5)] == [[]] * 5
+    # Where engines are known to be starting it takes longer than that.
+    flow.capacity_starting("r", 60.0, 0.2)
+    assert only(submit(flow, "late", 0.3)).outcome is Outcome.REJECTED_NO_ENGINE
+
+
+def test_a_client_that_returns_as_told_finds_room_in_a_full_queue():
+    config = replace(CONFIG, admission=AdmissionPolicy(initial_service_s=4.0))
+    flow = controller(config, replace(LIMITS, max_queued=2))
+    submit(flow, "running", class_name="standard")
+    for name in ("first", "second"):
+        assert submit(flow, name, class_name="standard") == []
+    told = only(submit(flow, "late", class_name="standard", fingerprint="body"))
+    assert told.promised
+    due_s = float(told.retry_after_s)
+    made = only(submit(flow, "again", due_s, class_name="standard", fingerprint="body"))
+    assert (made.ticket_id, made.outcome) == ("second", Outcome.EVICTED_PREEMPTED)
+    assert "again" in flow._queue
+
+
+def test_one_that_has_been_taken_back_already_shields_none_of_its_class():
+    slow = replace(PREEMPT, admission=AdmissionPolicy(initial_service_s=3.4))
+    flow = controller(slow, replace(LIMITS, requests_per_replica=2))
+    revocable(flow, "b1", 0.0)
+    revocable(flow, "b2", 0.1)
+    revoke, _ = submit(flow, "i1", 0.2)
+    assert revoke.ticket_id == "b2"
+    (again,) = flow.close("i1", Outcome.CANCELLED, 0.3)
+    assert again.lease.ticket_id == "b2"
+    revoke, granted = submit(flow, "i2", 0.4)
+    assert (revoke.ticket_id, granted.lease.ticket_id) == ("b1", "i2")
+
+
+def test_what_is_in_time_only_with_what_an_engine_has_cached_is_told_a_time():
+    """Ten seconds of prompt, nearly all of which the engine knows."""
+    pace = AdmissionPolicy(initial_prefill_tokens_per_s=1000.0, initial_service_s=4.0)
+    flow = controller(replace(CONFIG, admission=pace))
+    flow._pool.pace.learnt_s = 0.0
+    blocks = tuple(range(39))
+    submit(flow, "running", prompt_tokens=10_000, prefix_blocks=blocks)
+    assert only(submit(flow, "known", prompt_tokens=10_000, prefix_blocks=blocks)).promised
+    assert not only(submit(flow, "new", prompt_tokens=10_000, fingerprint="new")).promised

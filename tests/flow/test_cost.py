@@ -13,8 +13,9 @@ pytestmark = pytest.mark.skipif(COMPILED, reason="only the interpreter tells wha
 CYCLES = 300
 # Submit, dispatch, first token and close of one ticket. A little above what is counted now: a change that
 # needs more says why in raising it. (The length of a step is worked out in one place: 7 calls; which prompts
-# share one in another: 11. They cost nothing in machine code.)
-MAX_CALLS = 183
+# share one in another: 11; how many places the tokens leave: 3;
+# bodies are kept and released in one: 2. They cost nothing in machine code.)
+MAX_CALLS = 188
 
 
 def calls_a_cycle(queued: int) -> float:

@@ -159,3 +159,15 @@ class TestLoad:
             submit(flow, f"q{number}", 0.0)
         # A hundred seconds of ten.
         assert flow.load(60.0, 0.0).ttft_over_slo == pytest.approx(10, rel=0.1)
+
+
+def test_first_tokens_are_judged_by_the_budget_of_the_class():
+    """Who promises itself a hundredth of that makes nobody start engines."""
+    flow = flow_with("a")
+    for second in range(2 * MIN_SAMPLES):
+        ticket = Ticket(f"q{second}", 0, float(second), class_name="interactive", ttft_budget_s=0.02)
+        flow.report(ReplicaReport("a", frozenset()), float(second))
+        flow.submit(ticket, float(second))
+        flow.first_tokens([(ticket.ticket_id, second + 0.5)], second + 0.5)
+        flow.close(ticket.ticket_id, Outcome.COMPLETED, second + 0.6, Usage(1, 1))
+    assert flow.load(60.0, 2.0 * MIN_SAMPLES).ttft_over_slo == pytest.approx(0.25)

@@ -289,9 +289,9 @@ def test_what_is_too_late_at_dispatch_is_an_answer_that_late_for_the_autoscaler(
     one.submit("waits", "standard", A_SECOND // 2, 0.0, ttft_budget_s=1.3)
     one.submit("urgent", "interactive", round(0.4 * A_SECOND), 0.3)
     told = []
-    one.flow._meter.first_token = lambda ttft_s, budget_s, now_s: told.append((ttft_s, budget_s))
+    one.flow._meter.first_token = lambda rank, ttft_s, now_s: told.append((rank, ttft_s))
     one.tick(0.77)
-    assert told == [(pytest.approx(1.66, abs=0.02), 1.3)]
+    assert told == [(1, pytest.approx(1.66, abs=0.02))]
 
 
 def test_milliseconds_on_the_way_change_nothing():

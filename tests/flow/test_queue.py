@@ -306,3 +306,54 @@ def test_without_fairness_a_class_is_one_line():
     assert [desk.take() for _ in range(3)] == ["a1", "a2", "b1"]
     desk.queue.classes[0].order.forget("")
     assert desk.queue.classes[0].order.flows == {}
+
+
+def test_what_a_tenant_takes_while_there_are_places_for_all_is_not_held_against_it():
+    desk = Desk()
+    order = desk.queue.classes[0].order
+    for number in range(50):
+        desk.put(f"alone{number}", tenant="a")
+        desk.take()
+        order.undisputed(order.flow(desk.account("a")))
+    for number in range(5):
+        desk.put(f"a{number}", tenant="a")
+        desk.put(f"b{number}", tenant="b")
+    assert sum(desk.take()[0] == "b" for _ in range(4)) == 2
+
+
+def test_while_somebody_waits_the_lowest_of_those_decides_what_others_start_with():
+    desk = Desk()
+    order = desk.queue.classes[0].order
+    desk.put("a", tenant="a")
+    rich = order.flow(desk.account("rich"))
+    order.charge(rich, 50.0)
+    order.undisputed(rich)
+    assert order.floor == 0.0
+
+
+def test_a_rebuilt_order_is_the_same_and_holds_only_who_waits():
+    desk = Desk()
+    order = desk.queue.classes[0].order
+    for number in range(2000):
+        desk.put(f"gone{number}", tenant=f"gone{number}")
+        desk.take()
+    for number in range(20):
+        desk.put(f"t{number}", tenant=f"t{number}")
+        # Listed again and again, lower each time.
+        for _ in range(20):
+            order.charge(order.flows[f"t{number}"], -1.0)
+    assert len(order.flows) == 2020
+    order._rebuild()
+    assert len(order._heap) == 20
+    assert [desk.take() for _ in range(20)] == [f"t{number}" for number in range(20)]
+
+
+def test_what_waits_is_as_old_as_before_where_the_clock_was_set_back():
+    desk = Desk()
+    desk.put("old", at_s=3600.0, expires_s=3660.0)
+    desk.put("first to expire", tenant="b", at_s=3601.0, expires_s=3630.0)
+    desk.queue.set_back(-3600.0)
+    desk.put("new", tenant="c", at_s=2.0, expires_s=62.0)
+    assert [one.ticket.ticket_id for one in desk.queue.expired(31.0)] == ["first to expire"]
+    assert desk.queue.classes[0].arrivals.oldest().ticket.arrived_s == 0.0
+    assert desk.take() == "old"

@@ -311,7 +311,8 @@ class FlowRules(RuleBasedStateMachine):
     @invariant()
     def only_engines_that_can_be_reached_have_places(self) -> None:
         pool = self.flow._pool
-        assert pool.free == sum(one.free for one in pool.replicas.values())
+        assert pool._free == sum(one.free for one in pool.replicas.values())
+        assert bool(pool.free) == bool(pool.open)
         if self.up_to_date:
             assert set(pool.open) <= self.open()
 
@@ -336,7 +337,7 @@ class FlowRules(RuleBasedStateMachine):
         assert self.flow._pool.prefill_tokens == 0
         for replica in self.flow._pool.replicas.values():
             assert (replica.tokens, replica.running, replica.in_flight) == (0, 0, set())
-        assert self.flow._size_bytes == 0
+        assert self.flow._tenants.size_bytes == 0
         for account in self.flow._tenants._accounts.values():
             assert (account.queued, account.running, account.size_bytes) == (0, 0, 0)
 

@@ -76,14 +76,25 @@ def test_idle_tenants_beyond_the_bound_are_forgotten_oldest_first():
     for name in "bcd":
         tenants.get(name, 0.0)
     assert tenants.get("a", 0.0) is busy
-    assert tenants.surplus() == ["b", "c"]
+    assert tenants.surplus(0.0) == ["b", "c"]
     assert len(tenants) == 2
-    assert tenants.surplus() == []
+    assert tenants.surplus(0.0) == []
 
 
 def test_a_busy_tenant_is_kept_even_when_there_are_too_many():
     tenants = Tenants(FlowConfig(fairness=FairnessPolicy(max_tenants=1)))
     tenants.get("a", 0.0).running = 1
     tenants.get("b", 0.0).running = 1
-    assert tenants.surplus() == []
+    assert tenants.surplus(0.0) == []
     assert len(tenants) == 2
+
+
+def test_a_tenant_that_has_used_its_rate_is_not_forgotten_before_it_would_have_it_again():
+    policy = TenantPolicy(requests_per_minute=1)
+    tenants = Tenants(FlowConfig(tenant=policy, fairness=FairnessPolicy(max_tenants=1)))
+    tenants.get("a", 0.0).take_rate(ticket(), 0, 0.0)
+    tenants.get("b", 0.0)
+    assert tenants.surplus(30.0) == []
+    assert tenants.get("a", 30.0).over_rate(0, 30.0) is not None
+    tenants.get("b", 30.0)
+    assert tenants.surplus(60.0) == ["a"]
