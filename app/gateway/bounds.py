@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.gateway.errors import MAX_SHOWN_KEY, ApiError, exceeds, invalid
-from app.gateway.grammars import check_grammars
+from app.gateway.items import check_items
 from app.gateway.media import check_media
-from app.gateway.schemas import Embedding, Fields
+from app.gateway.schemas import Chat, Completion, Embedding, Fields, Responses
 from app.gateway.values import levels
 from app.limits import RequestLimits
 
@@ -68,14 +68,13 @@ def check_bounds(fields: Fields, value: Mapping[str, Any], answers: int, limits:
         _check_number(name, getattr(fields, name, None), getattr(limits, limit))
     for name in LABELS:
         _check_chars(name, getattr(fields, name), limits.max_label_chars)
-    for key, label in (fields.metadata or {}).items():
-        _check_chars(f"metadata.{key[:MAX_SHOWN_KEY]}", key + label, limits.max_label_chars)
+    _check_metadata(getattr(fields, "metadata", None), limits)
     _check_stop(getattr(fields, "stop", None), limits)
     _check_words("bad_words", getattr(fields, "bad_words", None) or (), limits)
     _check_template(getattr(fields, "chat_template_kwargs", None))
     _check_answers(fields, answers, limits)
-    _check_references(value.get("input"))
-    check_grammars(value, limits)
+    if isinstance(fields, Responses):
+        check_items(fields.input)
     check_media(value, limits)
 
 
@@ -92,6 +91,14 @@ def _check_number(name: str, number: Any, limit: int | None) -> None:
 def _check_chars(name: str, text: str | None, limit: int) -> None:
     if text is not None and len(text) > limit:
         raise exceeds(name, f"{len(text)} characters", limit)
+
+
+def _check_metadata(metadata: dict[str, str] | None, limits: RequestLimits) -> None:
+    for key, label in (metadata or {}).items():
+        name = f"metadata.{key[:MAX_SHOWN_KEY]}"
+        if len(key) > limits.max_label_chars:
+            raise exceeds(name, f"{len(key)} characters of the key", limits.max_label_chars)
+        _check_chars(name, label, limits.max_label_chars)
 
 
 def _check_stop(stop: str | list[str] | None, limits: RequestLimits) -> None:
@@ -114,18 +121,9 @@ def _check_template(arguments: dict[str, Any] | None) -> None:
         raise ApiError(400, "forbidden_field", reason, f"chat_template_kwargs.{name}")
 
 
-def _check_references(items: object) -> None:
-    """Of `/v1/responses`: what they refer to would have to be kept here."""
-    for number, item in enumerate(items if isinstance(items, list) else ()):
-        if isinstance(item, dict) and item.get("type") == "item_reference":
-            name = f"input.{number}.type"
-            reason = f"{name}: 'item_reference': answers are not stored, so there is nothing to refer to"
-            raise ApiError(400, "invalid_value", reason, name)
-
-
 def _check_answers(fields: Fields, answers: int, limits: RequestLimits) -> None:
     if isinstance(fields, Embedding):
         if answers > limits.max_embedding_inputs:
             raise exceeds("input", f"{answers} items", limits.max_embedding_inputs)
-    elif answers > limits.max_choices:
+    elif isinstance(fields, Chat | Completion) and answers > limits.max_choices:
         raise exceeds("n" if (fields.n or 1) > 1 else "prompt", f"{answers} answers", limits.max_choices)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry.trace import Span
 
-from app.gateway.errors import ApiError, engine_lost, half_pair
+from app.gateway.errors import ApiError, engine_lost, half_pair, internal_error
 from app.gateway.exchange import Exchange
+from app.gateway.redaction import where
 from app.gateway.requests import Request, Window, read
 from app.gateway.spans import describe, request_span
 from app.gateway.tenants import Tenants
+
+logger = logging.getLogger(__name__)
 
 _DONE = b"[DONE]"
 _DATA = b"data: "
@@ -28,7 +33,7 @@ class CallFace:
 
     async def call(self, path: str, body: dict[str, Any], api_key: str | None) -> dict[str, Any]:
         """The whole answer."""
-        with request_span(path) as span:
+        with _only_api_errors(), request_span(path) as span:
             request = await self._request(path, body, api_key, span, stream=False)
             async with self._exchange.answer(request, span) as answer:
                 return json.loads(b"".join([chunk async for chunk in answer.chunks]))
@@ -37,7 +42,7 @@ class CallFace:
         self, path: str, body: dict[str, Any], api_key: str | None
     ) -> AsyncIterator[dict[str, Any]]:
         """The answer's chunks as they are made."""
-        with request_span(path) as span:
+        with _only_api_errors(), request_span(path) as span:
             request = await self._request(path, body, api_key, span, stream=True)
             async with self._exchange.answer(request, span) as answer:
                 failure: ApiError | None = None
@@ -58,6 +63,18 @@ class CallFace:
         request = await read(path, _encoded(body, stream), self._window, tenant)
         describe(span, request, self._window.model)
         return request
+
+
+@contextmanager
+def _only_api_errors() -> Iterator[None]:
+    """What else is raised could quote the request, to the caller and in Serve's log."""
+    try:
+        yield
+    except ApiError:
+        raise
+    except Exception as error:
+        logger.error("A call has failed: %s", where(error))
+        raise internal_error() from None
 
 
 def _encoded(body: dict[str, Any], stream: bool) -> bytes:

@@ -120,7 +120,7 @@ def refused(refusal: Refusal) -> ApiError:
     outcome, retry_after_s = refusal.outcome, refusal.retry_after_s
     assert outcome.status is not None
     retryable = retry_after_s is not None
-    hint = f"Try again in {retry_after_s} s." if retryable else "Trying again will not help."
+    hint = f"Try again in {retry_after_s} s." if retryable else "No place can be kept for a retry."
     return ApiError(
         outcome.status,
         outcome.label,
@@ -130,6 +130,11 @@ def refused(refusal: Refusal) -> ApiError:
         rate_limits=refusal.rate_limits,
         retryable=retryable,
     )
+
+
+def internal_error() -> ApiError:
+    """Of what nobody expected, to a client, no more."""
+    return ApiError(500, "internal_error", "The server failed on this request.")
 
 
 def engine_lost() -> ApiError:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 from app.gateway.errors import ApiError, exceeds, invalid
 from app.gateway.prompt import Asked, Part, check_texts, count
-from app.gateway.schemas import Chat, Completion, Detokenize, Fields, Responses, Tokenize
+from app.gateway.sampling import asked_output
+from app.gateway.schemas import Chat, Completion, Detokenize, Embedding, Fields, Responses, Tokenize
+from app.gateway.template import template_chars
 from app.gateway.tokens import COUNTED_BYTES_PER_TOKEN, TokenCounter
 
 # OpenAI's own code for it.
 CONTEXT_EXCEEDED = "context_length_exceeded"
+# What is to be cut may be so many times as long as the longest text that fits: documents of which the
+# beginning is embedded. All of it is read, on the one thread that an engine has for it.
+CUT_FACTOR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +37,17 @@ class _Output:
     tokens: int
 
 
-def fit(fields: Fields, reads: Asked, counter: TokenCounter | None, max_model_len: int) -> Fitted:
-    """Raises ApiError 400 for what can't fit, as far as that is known without the chat template."""
+def fit(
+    fields: Fields, value: Mapping[str, Any], reads: Asked, counter: TokenCounter | None, max_model_len: int
+) -> Fitted:
+    """Raises ApiError 400 for what can't fit, as far as that is known without the chat template. `value` is
+    what `fields` were read from."""
     check_texts(fields.prompt_field, reads.prompts, counter)
-    _check_counted(fields, max_model_len)
     output = _output(fields)
+    if isinstance(fields, Detokenize):
+        _check_fits("tokens", len(fields.tokens), output, max_model_len)
     most = _cut(fields, max_model_len - output.tokens)
+    _check_length(fields, value, reads, most is not None, max_model_len * COUNTED_BYTES_PER_TOKEN)
     prompts = []
     for texts in reads.prompts:
         prompts.append(count(texts, counter, max_model_len))
@@ -45,17 +58,12 @@ def fit(fields: Fields, reads: Asked, counter: TokenCounter | None, max_model_le
 
 
 def _output(fields: Fields) -> _Output:
-    if isinstance(fields, Chat):
-        named = "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens"
-        asked = fields.max_completion_tokens or fields.max_tokens
-        if asked is None and fields.min_tokens:
-            return _Output("min_tokens", fields.min_tokens)
-        return _Output(named, asked or 1)
-    if isinstance(fields, Completion):
-        return _Output("max_tokens", fields.max_tokens or 1)
-    if isinstance(fields, Responses):
-        return _Output("max_output_tokens", fields.max_output_tokens or 1)
-    return _Output(fields.prompt_field, 0)
+    if not isinstance(fields, Chat | Completion | Responses):
+        return _Output(fields.prompt_field, 0)
+    named, asked = asked_output(fields)
+    if asked is None and isinstance(fields, Chat) and fields.min_tokens:
+        return _Output("min_tokens", fields.min_tokens)
+    return _Output(named, asked or 1)
 
 
 def _cut(fields: Fields, room: int) -> int | None:
@@ -66,14 +74,30 @@ def _cut(fields: Fields, room: int) -> int | None:
     return room if most == -1 else most
 
 
-def _check_counted(fields: Fields, max_model_len: int) -> None:
-    """Of what is only counted, or read back."""
-    if isinstance(fields, Detokenize):
-        _check_fits("tokens", len(fields.tokens), _output(fields), max_model_len)
-    if isinstance(fields, Tokenize) and fields.prompt is not None:
-        limit_chars = max_model_len * COUNTED_BYTES_PER_TOKEN
-        if len(fields.prompt) > limit_chars:
-            raise exceeds("prompt", f"{len(fields.prompt)} characters", limit_chars)
+def _check_length(
+    fields: Fields, value: Mapping[str, Any], reads: Asked, is_cut: bool, window_chars: int
+) -> None:
+    """Of what the engine reads to its end, however long: what it is to cut, and what it is only to count."""
+    if not is_cut and not isinstance(fields, Tokenize):
+        return
+    limit = CUT_FACTOR * window_chars if is_cut else window_chars
+    for field, chars in _lengths(fields, value, reads):
+        if chars > limit:
+            raise exceeds(field, f"{chars} characters", limit)
+
+
+def _lengths(fields: Fields, value: Mapping[str, Any], reads: Asked) -> Iterator[tuple[str, int]]:
+    """The characters of each prompt, and the field that holds it."""
+    if isinstance(fields, Completion | Embedding):
+        for text in chain.from_iterable(reads.prompts):
+            if isinstance(text, str):
+                yield fields.prompt_field, len(text)
+    elif isinstance(fields, Tokenize):
+        yield "prompt", len(fields.prompt or "")
+        if fields.messages is not None:
+            yield "messages", template_chars("messages", value)
+    else:
+        yield fields.prompt_field, template_chars(fields.prompt_field, value)
 
 
 def _check_fits(field: str, prompt_tokens: int, output: _Output, max_model_len: int) -> None:

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.contract import ControlPlane
 from app.gateway.door import announced_bytes, check_head, only, tenant_of
-from app.gateway.errors import ApiError, shorten, unknown_path
+from app.gateway.errors import ApiError, internal_error, shorten, unknown_path
 from app.gateway.exchange import Answer, Exchange
 from app.gateway.headers import Headers, grant_headers
 from app.gateway.patience import Patience, ReaderStalledError
@@ -56,6 +56,8 @@ class HttpFace:
             await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http":
             return
+        if scope["method"] == "HEAD":
+            send = _head_only(send)
         begun = False
 
         async def sending(message: Message) -> None:
@@ -73,7 +75,7 @@ class HttpFace:
             logger.error("A request has failed: %s", where(error))
             if begun:
                 raise ConnectionAbortedError("the answer has broken off") from None
-            failed = ApiError(500, "internal_error", "The server failed on this request.")
+            failed = internal_error()
             await _respond(send, failed.status, failed.body(), failed.headers())
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,7 +85,7 @@ class HttpFace:
             _allow(method, "POST")
             await self._infer(scope, receive, send)
         elif (read_open := self._reads.open.get(path)) is not None:
-            _allow(method, "GET")
+            _allow(method, "GET", "HEAD")
             await (await read_open())(scope, receive, send)
         elif (read_keyed := self._reads.keyed.get(path)) is not None:
             _allow(method, "GET")
@@ -160,10 +162,19 @@ def _below_root(scope: Scope) -> Scope:
     return {**scope, "path": below, "root_path": ""}
 
 
-def _allow(method: str, allowed: str) -> None:
-    if method != allowed:
-        reason = f"method: {method} is not allowed here, {allowed} is"
-        raise ApiError(405, "method_not_allowed", reason, "method", allow=allowed)
+def _allow(method: str, *allowed: str) -> None:
+    if method not in allowed:
+        reason = f"method: {method} is not allowed here, {allowed[0]} is"
+        raise ApiError(405, "method_not_allowed", reason, "method", allow=", ".join(allowed))
+
+
+def _head_only(send: Send) -> Send:
+    """Not every server drops the body of an answer to HEAD."""
+
+    async def sending(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return sending
 
 
 def _answer_headers(answer: Answer) -> Headers:

@@ -96,7 +96,8 @@ def _bound(schema: dict[str, Any], window: Window) -> None:
         strings["items"].update(words)
     if "bad_words" in properties:
         _kind(properties["bad_words"], "array")["items"].update(words)
-    _kind(properties["n"], "integer")["maximum"] = limits.max_choices
+    if "n" in properties:
+        _kind(properties["n"], "integer")["maximum"] = limits.max_choices
     if window.counter is not None:
         for name in _PROMPTS & properties.keys():
             _bound_tokens(properties[name], window.counter.vocabulary - 1)

@@ -23,6 +23,9 @@ MAX_BLOCKS = 64
 # Where the vocabulary is not known: what an engine holds a token id in.
 MOST_TOKEN_IDS = 2**31
 
+# Parts of a message whose text is not called `text`.
+_NAMED_AS_THEIR_TYPE = ("thinking", "refusal")
+
 # A text, or token ids.
 Text = str | list[int]
 
@@ -76,13 +79,14 @@ def asked(fields: Fields, value: Mapping[str, Any]) -> Asked:
         return Asked([texts], fields.n or 1, TOKENS_A_MESSAGE * len(messages) + around)
     if isinstance(fields, Responses):
         items = _objects(fields.input)
+        texts = [fields.input] if isinstance(fields.input, str) else [*chain(*map(_item_texts, items))]
         calls = [item.get(name) for item in items for name in ("arguments", "output")]
-        # What the engine reads of thoughts that are not told themselves.
-        summaries = [item.get("summary") for item in items if not item.get("content")]
+        # Of thoughts the engine reads a summary only where they are not told themselves.
+        thoughts = [item.get("content") or item.get("summary") for item in items if _is_thought(item)]
         around = _guessed("tools", [value.get("tools")])
-        around += _guessed("input", [fields.instructions, *calls, *summaries])
-        return Asked([[*_texts(fields.input)]], 1, around)
-    # Counts a text's tokens, or reads them back: no prompt. `n` means nothing there.
+        around += _guessed("input", [fields.instructions, *calls, *thoughts])
+        return Asked([texts], 1, around)
+    # Counts a text's tokens, or reads them back: no prompt.
     return Asked([], 1)
 
 
@@ -148,12 +152,27 @@ def _is_tokens(value: object) -> bool:
 
 
 def _texts(content: object) -> Iterator[str]:
-    """Of a message's content: a text, or a list of parts with one each."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, list):
-        for part in _objects(content):
-            yield from _texts(part.get("text") or part.get("content"))
+    """Of a message's content: a text, or a list of texts and of parts with one each."""
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, dict):
+            type_ = part.get("type")
+            part = part.get(type_ if type_ in _NAMED_AS_THEIR_TYPE else "text")
+        if isinstance(part, str):
+            yield part
+
+
+def _item_texts(item: dict[str, Any]) -> Iterator[str]:
+    """What surely gets into the prompt: earlier thoughts may not, and of an earlier answer one part does."""
+    content = item.get("content")
+    if _is_thought(item):
+        return iter(())
+    if item.get("role") == "assistant" and isinstance(content, list):
+        content = content[:1]
+    return _texts(content)
+
+
+def _is_thought(item: dict[str, Any]) -> bool:
+    return item.get("type") == "reasoning"
 
 
 def _objects(items: object) -> list[dict[str, Any]]:

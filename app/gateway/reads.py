@@ -10,8 +10,9 @@ from typing import TypeVar
 import aiohttp
 from starlette.responses import Response
 
-from app.contract import RANKS_PATH, ControlPlane, SchedulerView
-from app.gateway.errors import ApiError, scheduler_unreachable
+from app.contract import RANKS_PATH, ControlPlane, Refusal, SchedulerView
+from app.flow.outcome import Outcome
+from app.gateway.errors import refused, scheduler_unreachable
 from app.gateway.metrics import engine_metrics
 from app.gateway.openapi import document
 from app.gateway.ranks import engine_ranks
@@ -20,6 +21,10 @@ from app.gateway.shared import Shared
 
 # Whoever asks whether it is ready asks again; a start takes far longer than this.
 VIEW_KEEP_S = 0.25
+# An engine answers for its ranks when it has done what is under way.
+RANKS_KEEP_S = 1.0
+# A look costs little.
+READY_RETRY_AFTER_S = 1
 
 Read = Callable[[], Awaitable[Response]]
 T = TypeVar("T")
@@ -46,7 +51,7 @@ class Reads:
         self._started_s = int(time.time())
         self._view = Shared(self._light_view, VIEW_KEEP_S, clock)
         self._figures = Shared(self._all_metrics, 0.0, clock)
-        self._every_rank = Shared(self._all_ranks, 0.0, clock)
+        self._every_rank = Shared(self._all_ranks, RANKS_KEEP_S, clock)
         self.open: dict[str, Read] = {
             "/health": self._health,
             "/ready": self._ready,
@@ -66,7 +71,7 @@ class Reads:
     async def _ready(self) -> Response:
         view = await _seen(self._view)
         if view.replicas_ready == 0 and not view.wakes:
-            raise ApiError(503, "rejected_no_engine", "No engine is ready.", None, 1)
+            raise refused(Refusal(Outcome.REJECTED_NO_ENGINE, READY_RETRY_AFTER_S))
         state = {"status": "ready", "replicas": view.replicas_ready, "queued": view.queued}
         return _json(_as_json(state))
 

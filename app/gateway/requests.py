@@ -18,11 +18,13 @@ from app.flow.ticket import Ticket
 from app.gateway.bounds import check_bounds, check_depth, check_forbidden
 from app.gateway.errors import ApiError, invalid, place, shorten, unknown_path
 from app.gateway.fitting import fit
+from app.gateway.grammars import check_grammars
 from app.gateway.prompt import Prompt, asked, prompt_of
 from app.gateway.sampling import check_sampling, most_output
 from app.gateway.schemas import SALTED_PATHS, SCHEMAS, Chat, Completion, Fields, Responses
 from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
+from app.gateway.unsupported import check_supported
 from app.limits import DEFAULT_LIMITS, RequestLimits
 
 # vLLM's own default; lower is more urgent.
@@ -58,6 +60,8 @@ class Window:
     limits: RequestLimits = DEFAULT_LIMITS
     # The engine knows how the model writes a call of a tool.
     tools: bool = False
+    # It compiles them also where the model is free to call none (app/gateway/grammars.py).
+    tools_always_compiled: bool = False
 
 
 async def read(path: str, body: bytes, window: Window, tenant: str) -> Request:
@@ -76,22 +80,27 @@ def parse(path: str, body: bytes, window: Window, tenant: str) -> Request:
     check_forbidden(value, window.limits)
     fields = _validated(schema, value)
     reads = asked(fields, value)
+    check_supported(fields, value)
     check_bounds(fields, value, reads.answers, window.limits)
+    check_grammars(value, window.limits, window.tools_always_compiled)
     check_sampling(fields, value, window.limits)
     _check_tools(fields, value, window)
     if fields.model != window.model:
         reason = f"is not served; {window.model!r} is"
         raise ApiError(404, "model_not_found", f"model: {shorten(fields.model)} {reason}", "model")
     class_name = _class_asked(fields, window.tiers)
-    fitted = fit(fields, reads, window.counter, window.max_model_len)
-    prompt = prompt_of(fitted.prompts, reads.overhead, fitted.most, tenant, window.tokens_per_block)
+    fitted = fit(fields, value, reads, window.counter, window.max_model_len)
+    salt = _salt(tenant, fields.cache_salt)
+    prompt = prompt_of(fitted.prompts, reads.overhead, fitted.most, salt, window.tokens_per_block)
     most_tokens = _output_bound(fields, reads.answers, window.limits)
     ticket = _ticket(fields, reads.answers, most_tokens, prompt, body, tenant, class_name)
     if None in value.values():
         body = _without_nulls(value)
     if path in SALTED_PATHS:
-        body = _with_salt(body, tenant, fields.cache_salt)
-    return Request(path, body, bool(fields.stream), ticket, fields.service_tier)
+        body = _with_salt(body, salt)
+    # Where vLLM knows no streams it ignores the field.
+    stream = isinstance(fields, Chat | Completion | Responses) and bool(fields.stream)
+    return Request(path, body, stream, ticket, fields.service_tier)
 
 
 def _without_nulls(value: dict[str, Any]) -> bytes:
@@ -108,12 +117,13 @@ def _check_tools(fields: Fields, value: dict[str, Any], window: Window) -> None:
         raise ApiError(400, "unsupported_field", reason, "tools")
 
 
-def _with_salt(body: bytes, tenant: str, own_salt: str | None) -> bytes:
-    """Engines share the cache of a prefix among requests of one salt only.
+def _salt(tenant: str, own_salt: str | None) -> str:
+    """Engines share the cache of a prefix among requests of one salt only."""
+    return hashlib.blake2b(json.dumps([tenant, own_salt]).encode(), digest_size=16).hexdigest()
 
-    Appended, because the last of duplicate keys counts: what the client has put there does not.
-    """
-    salt = hashlib.blake2b(json.dumps([tenant, own_salt]).encode(), digest_size=16).hexdigest()
+
+def _with_salt(body: bytes, salt: str) -> bytes:
+    """Appended, because the last of duplicate keys counts: what the client has put there does not."""
     return body.rstrip()[:-1] + b',"cache_salt":"' + salt.encode() + b'"}'
 
 

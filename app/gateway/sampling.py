@@ -18,15 +18,20 @@ COMPLETION_TOKENS = 16
 GREEDY_BELOW = 1e-5
 
 
-def most_output(fields: Fields, limits: RequestLimits) -> int | None:
+def asked_output(fields: Chat | Completion | Responses) -> tuple[str, int | None]:
+    """The field that bounds one answer, and its value."""
+    if isinstance(fields, Responses):
+        return "max_output_tokens", fields.max_output_tokens
+    if isinstance(fields, Chat) and fields.max_completion_tokens is not None:
+        return "max_completion_tokens", fields.max_completion_tokens
+    return "max_tokens", fields.max_tokens
+
+
+def most_output(fields: Chat | Completion | Responses, limits: RequestLimits) -> int | None:
     """Tokens of one answer; None where neither the client, nor the API, nor the limits bound them."""
-    asked: int | None = None
-    if isinstance(fields, Chat):
-        asked = fields.max_completion_tokens or fields.max_tokens
-    elif isinstance(fields, Completion):
-        asked = COMPLETION_TOKENS if fields.max_tokens is None else max(1, fields.max_tokens)
-    elif isinstance(fields, Responses):
-        asked = fields.max_output_tokens
+    _, asked = asked_output(fields)
+    if isinstance(fields, Completion):
+        asked = COMPLETION_TOKENS if asked is None else max(1, asked)
     return min((bound for bound in (asked, limits.max_output_tokens) if bound is not None), default=None)
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from app.gateway.items import TYPES_WITHOUT_ROLE
+
 # A key is compared, not stored for long; OpenAI's own are far shorter.
 MAX_CACHE_KEY_CHARS = 256
 
@@ -32,6 +34,11 @@ _Prompts = Annotated[
     ),
 ]
 
+_ROLE = {"required": ["role"], "properties": {"type": {"enum": ["message", None]}}}
+_NO_ROLE = {"required": ["type"], "properties": {"type": {"enum": [*TYPES_WITHOUT_ROLE]}}}
+# app/gateway/items.py says why.
+_ITEMS = {"type": "array", "items": {"type": "object", "anyOf": [_ROLE, _NO_ROLE]}}
+
 
 class _Typed(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
@@ -46,7 +53,6 @@ class Fields(_Typed):
     prompt_field: ClassVar[str]
 
     model: str
-    stream: bool | None = None
     priority: _Int64 | None = None
     # OpenAI's names or a class's; what it may not have, a tenant is not given.
     service_tier: str | None = None
@@ -55,11 +61,7 @@ class Fields(_Typed):
     # Promises that are asked for, in seconds from arrival: they can only tighten the class's own.
     ttft_budget_s: _Seconds | None = None
     deadline_s: _Seconds | None = None
-    n: _Count | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: str | None = None
-    metadata: dict[str, str] | None = None
     # Joined with the tenant's: prefixes are shared by requests of one tenant and one salt.
     cache_salt: Annotated[str, Field(min_length=1)] | None = None
 
@@ -107,9 +109,19 @@ class Tool(_Typed):
     function: Function
 
 
-class _Sampled(Fields):
+class _Generated(Fields):
+    """What has an answer of text."""
+
+    stream: bool | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    metadata: dict[str, str] | None = None
+
+
+class _Sampled(_Generated):
     """What chat and completions share of the sampler's settings."""
 
+    n: _Count | None = None
     frequency_penalty: _Penalty | None = None
     presence_penalty: _Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
@@ -182,12 +194,11 @@ class TextConfig(_Typed):
     format: TextFormat | None = None
 
 
-class Responses(Fields):
+class Responses(_Generated):
     operation = "chat"
     prompt_field = "input"
 
-    # The engine knows what an item may be.
-    input: str | list[Any]
+    input: Annotated[str | list[Any], WithJsonSchema({"anyOf": [{"type": "string"}, _ITEMS]})]
     instructions: str | None = None
     max_output_tokens: _Count | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None

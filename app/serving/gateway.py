@@ -17,6 +17,7 @@ from app.config import ApplicationConfig
 from app.engine import models
 from app.gateway.calls import CallFace
 from app.gateway.exchange import Exchange
+from app.gateway.grammars import COMPILING_PARSERS
 from app.gateway.http import HttpFace
 from app.gateway.key_sources import KeyRing
 from app.gateway.requests import Window
@@ -73,6 +74,7 @@ class GatewayReplica:
             config.flow.route.tokens_per_block,
             config.limits,
             config.engine.tool_call_parser is not None,
+            config.engine.reasoning_parser in COMPILING_PARSERS,
         )
         self._keys = key_ring(config)
         if self._keys.is_open:

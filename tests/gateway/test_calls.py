@@ -57,6 +57,23 @@ def _result(coroutine):
     return end.value.value
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_nobody_expected_tells_nothing_of_the_request(http, caplog, stream: bool):
+    face = face_over(FakeControlPlane(), http)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("the prompt is: secret")
+
+    face._exchange.answer = fails
+    answered = face.stream(PATH, BODY, None).__anext__() if stream else face.call(PATH, BODY, None)
+    with pytest.raises(ApiError) as raised:
+        await answered
+    assert (raised.value.status, raised.value.code) == (500, "internal_error")
+    assert raised.value.__suppress_context__
+    assert "secret" not in f"{raised.value}{caplog.text}"
+    assert "RuntimeError in" in caplog.text
+
+
 async def test_a_call_answers_with_the_whole_answer(engine, http):
     face = face_over(FakeControlPlane(engine.grant), http)
     calling = asyncio.create_task(face.call(PATH, {**BODY, "stream": True}, None))

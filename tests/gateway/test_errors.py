@@ -67,7 +67,7 @@ def test_every_refusal_of_the_scheduler_has_its_status_its_label_and_a_time_to_c
     error = refused(Refusal(outcome, 9))
     retry_after_s = 9 if outcome.status in (429, 503) else None
     assert (error.status, error.code, error.retry_after_s) == (outcome.status, outcome.label, retry_after_s)
-    hint = "Try again in 9 s." if retry_after_s else "Trying again will not help."
+    hint = "Try again in 9 s." if retry_after_s else "No place can be kept for a retry."
     assert error.message == f"{outcome.reason} {hint}"
     assert ((b"x-should-retry", b"false") in error.headers()) == (retry_after_s is None)
 

@@ -17,7 +17,7 @@ from app.flow.ticket import RateLimit
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
 from app.gateway.ranks import engine_ranks
-from app.gateway.reads import VIEW_KEEP_S
+from app.gateway.reads import RANKS_KEEP_S, VIEW_KEEP_S
 from app.gateway.schemas import SCHEMAS
 from app.gateway.status import STATUS_PATHS, StatusFace
 from app.gateway.tenants import ApiKeys
@@ -346,13 +346,26 @@ async def test_the_document_names_the_paths_that_are_served_and_no_others(status
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [("GET", path, "POST") for path in SCHEMAS]
-    + [("POST", path, "GET") for path in ("/health", "/ready", "/metrics", "/v1/models", "/v1/models/tiny")],
+    + [("POST", path, "GET, HEAD") for path in ("/health", "/ready", "/metrics", "/openapi.json")]
+    + [("POST", path, "GET") for path in ("/ranks", "/v1/models", "/v1/models/tiny")],
 )
 async def test_another_method_is_refused_with_the_one_that_is_allowed(site, method, path, allowed):
     visit = await site.visit(method, path, b"{}").done()
     assert (visit.status, visit.error["code"]) == (405, "method_not_allowed")
-    assert visit.error["message"] == f"method: {method} is not allowed here, {allowed} is"
+    assert visit.error["message"] == f"method: {method} is not allowed here, {allowed.split(',')[0]} is"
     assert visit.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/openapi.json"])
+async def test_what_is_open_answers_head_without_a_body(site, path):
+    site.control.state = READY
+    whole, head = [await site.visit(method, path).done() for method in ("GET", "HEAD")]
+    assert (head.status, head.body, head.headers) == (200, b"", whole.headers)
+
+
+async def test_a_refusal_of_head_has_no_body_either(site):
+    keyed, unready = [await site.visit("HEAD", path).done() for path in ("/v1/models", "/ready")]
+    assert (keyed.status, keyed.body, unready.status, unready.body) == (405, b"", 503, b"")
 
 
 async def test_a_body_is_refused_as_soon_as_it_is_too_large(site):
@@ -383,6 +396,7 @@ async def test_it_is_ready_once_an_engine_is(site):
         "rejected_no_engine",
         "1",
     )
+    assert before.error["message"] == "No engine is ready. Try again in 1 s."
     site.control.state = READY
     site.now_s += VIEW_KEEP_S
     after = await site.visit("GET", "/ready").done()
@@ -442,7 +456,7 @@ async def test_whoever_asks_whether_it_is_ready_gets_a_look_that_is_a_moment_old
     assert looks == [False] * 2
 
 
-async def test_the_ranks_are_asked_once_for_all_who_ask_at_a_time(site, engine, monkeypatch):
+async def test_the_ranks_are_asked_once_a_second_whoever_asks(site, engine, monkeypatch):
     asked = []
 
     async def asking(http, engines):
@@ -452,9 +466,12 @@ async def test_the_ranks_are_asked_once_for_all_who_ask_at_a_time(site, engine, 
     monkeypatch.setattr("app.gateway.reads.engine_ranks", asking)
     site.control.state = SchedulerView(1, 0, 0, "", (engine.port,))
     for times in (1, 2):
-        together = [site.visit("GET", "/ranks") for _ in range(3)]
-        assert {(await visit.done()).body for visit in together} == {b'{"ranks": []}'}
-        assert len(asked) == times
+        for wait_s in (0.0, 0.99 * RANKS_KEEP_S):
+            site.now_s += wait_s
+            together = [site.visit("GET", "/ranks") for _ in range(3)]
+            assert {(await visit.done()).body for visit in together} == {b'{"ranks": []}'}
+            assert len(asked) == times
+        site.now_s += RANKS_KEEP_S
 
 
 async def test_the_ranks_are_those_of_every_engine_that_answers(site, engine):

@@ -116,6 +116,15 @@ def test_a_cache_is_shared_within_a_tenant_only_whatever_salt_its_clients_name()
     assert salt_of("red", cache_salt=salt_of("blue")) not in known
 
 
+def test_what_may_be_in_an_engines_cache_is_told_apart_by_the_salt_that_the_engine_gets():
+    ids = [*range(20)]
+    plain, salted = (
+        {*ticket_of(COMPLETIONS, prompt=ids, **own).prefix_blocks} for own in ({}, {"cache_salt": "s"})
+    )
+    assert len(plain) == len(salted) == 2
+    assert not plain & salted
+
+
 def test_what_the_gateway_acts_on_is_read_and_unknown_fields_are_left_to_the_engine():
     request = parse(CHAT, encoded(CHAT, stream=True, priority=-3, logit_bias={"5": 1}, future={}), WINDOW)
     assert (request.stream, request.ticket.priority) == (True, -3)
@@ -339,8 +348,14 @@ def test_half_a_surrogate_pair_is_refused_by_its_field():
     assert refusal(COMPLETIONS, encoded(COMPLETIONS, prompt="a" + SURROGATE), COUNTING).message == (
         r"prompt: '\ud800' is half of a surrogate pair, not a character"
     )
-    messages = [{"role": "user", "content": SURROGATE * 1000}]
-    assert refusal(CHAT, encoded(CHAT, messages=messages), COUNTING).param == "messages"
+    for content in (
+        SURROGATE * 1000,
+        ["a", SURROGATE],
+        [{"type": "thinking", "thinking": SURROGATE}],
+        [{"type": "refusal", "refusal": SURROGATE}],
+    ):
+        messages = [{"role": "assistant", "content": content}]
+        assert refusal(CHAT, encoded(CHAT, messages=messages), COUNTING).param == "messages"
 
 
 def test_a_model_that_is_not_served_is_not_found():
@@ -359,6 +374,137 @@ def test_a_key_of_the_clients_is_shown_by_its_beginning(field, value):
     error = refusal(CHAT, encoded(CHAT, **{field: {"k" * 100_000: value}}))
     assert error.param == f"{field}." + "k" * 32
     assert len(error.body()) < 300
+
+
+def test_a_label_may_be_as_long_as_the_limit_says_whatever_its_key():
+    assert parse(CHAT, encoded(CHAT, metadata={"k" * 64: "v" * 512}), WINDOW)
+    for metadata, shown in (
+        ({"k": "v" * 513}, "513 characters"),
+        ({"k" * 513: "v"}, "513 characters of the key"),
+    ):
+        error = refusal(CHAT, encoded(CHAT, metadata=metadata))
+        assert (error.param, error.code) == (f"metadata.{next(iter(metadata))[:32]}", "invalid_value")
+        assert error.message == f"{error.param}: {shown} exceed the limit of 512"
+
+
+@pytest.mark.parametrize("path", [EMBEDDINGS, "/tokenize", "/detokenize"])
+def test_what_has_no_answer_of_text_is_never_a_stream_and_has_none_of_its_settings(path):
+    ignored = {"stream": True, "n": 0, "temperature": "hot", "top_p": 7, "metadata": 7}
+    assert parse(path, encoded(path, **ignored), WINDOW).stream is False
+    assert not {*ignored} & {*SCHEMAS[path].model_fields}
+    assert "n" not in SCHEMAS[RESPONSES].model_fields
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "values"),
+    [
+        (CHAT, "functions", [[{"name": "f"}]]),
+        (CHAT, "function_call", ["auto", {"name": "f"}]),
+        (RESPONSES, "conversation", ["conv_1", {"id": "conv_1"}]),
+        (COMPLETIONS, "best_of", [2, 0, "1"]),
+    ],
+)
+def test_a_field_whose_loss_would_change_the_answer_is_refused(path, field, values):
+    for value in values:
+        error = refusal(path, encoded(path, **{field: value}))
+        assert (error.status, error.code, error.param) == (400, "unsupported_field", field)
+        assert error.message.startswith(f"{field}: {value!r} is not ")
+    assert parse(path, encoded(path, **{field: None}), WINDOW)
+
+
+def test_a_field_that_asks_for_what_is_done_anyway_is_not():
+    assert parse(COMPLETIONS, encoded(COMPLETIONS, best_of=1), WINDOW)
+    assert parse(COMPLETIONS, encoded(COMPLETIONS, best_of=3, n=3), WINDOW)
+    assert refusal(COMPLETIONS, encoded(COMPLETIONS, best_of=1, n=3)).param == "best_of"
+    assert parse(CHAT, encoded(CHAT, functions=[]), WINDOW)
+    # Where it is nobody's field it is left to the engine, as others are.
+    assert parse(CHAT, encoded(CHAT, conversation="conv_1", best_of=2), WINDOW)
+
+
+USER = {"role": "user", "content": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ({"id": "msg_1"}, "type"),
+        ({"type": "message", "content": "Hi"}, "type"),
+        ({"type": "item_reference", "id": "msg_1"}, "type"),
+        *(
+            ({"type": type_, "id": "x", "role": "user"}, "type")
+            for type_ in (
+                "web_search_call",
+                "custom_tool_call",
+                "local_shell_call",
+                "mcp_call",
+                "compaction",
+                7,
+            )
+        ),
+        ({"role": "assistant", "content": []}, "content"),
+        (
+            {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+            "content",
+        ),
+        ({"role": "assistant", "content": ["Hi"]}, "content"),
+    ],
+)
+def test_an_item_that_the_engine_would_fail_on_is_refused_by_its_place(item, param):
+    error = refusal(RESPONSES, encoded(RESPONSES, input=[USER, item]))
+    assert (error.status, error.code, error.param) == (400, "invalid_value", f"input.1.{param}")
+
+
+def test_a_refused_item_is_told_what_is_accepted():
+    error = refusal(RESPONSES, encoded(RESPONSES, input=[{"type": "mcp_call"}]))
+    assert error.message == (
+        "input.0.type: 'mcp_call' is not read here: items are messages with a role, function_call, "
+        "function_call_output, reasoning"
+    )
+    assert refusal(RESPONSES, encoded(RESPONSES, input=[7])).code == "invalid_type"
+
+
+def test_the_items_of_a_conversation_are_accepted():
+    items = [
+        USER,
+        {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Hi"}]},
+        thought("word"),
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "Hi"}]},
+        {"type": "message", "role": "assistant", "content": SAID},
+        {"role": "assistant", "content": ""},
+    ]
+    assert parse(RESPONSES, encoded(RESPONSES, input=items), WINDOW)
+
+
+def test_a_medium_may_not_be_named_for_names_are_every_tenants():
+    named = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}, "uuid": "u"}
+    text = {"type": "text", "text": "Hi"}
+    for path, messages, param in (
+        (CHAT, {"messages": [USER, {"role": "user", "content": [text, named]}]}, "messages.1.content.1.uuid"),
+        ("/tokenize", {"messages": [{"role": "user", "content": [named]}]}, "messages.0.content.0.uuid"),
+        (RESPONSES, {"input": [{"role": "user", "content": [named]}]}, "input.0.content.0.uuid"),
+        (
+            RESPONSES,
+            {"input": [{"type": "function_call_output", "output": [named]}]},
+            "input.0.output.0.uuid",
+        ),
+    ):
+        error = refusal(path, encoded(path, **messages))
+        assert (error.status, error.code, error.param) == (400, "unsupported_field", param)
+        assert error.message.startswith(f"{param}: 'u' is not supported: ")
+    message = {"role": "user", "content": [{**named, "uuid": None}], "uuid": "the client's own"}
+    assert parse(CHAT, encoded(CHAT, messages=[message]), WINDOW)
+
+
+def test_tools_are_compiled_by_choice_unless_a_parser_compiles_them_always():
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"maxLength": 9000}}}]
+    by_choice = replace(WINDOW, tools=True)
+    assert parse(CHAT, encoded(CHAT, tools=tools), by_choice)
+    assert refusal(CHAT, encoded(CHAT, tools=tools, tool_choice="required"), by_choice).param == "tools"
+    assert (
+        refusal(CHAT, encoded(CHAT, tools=tools), replace(by_choice, tools_always_compiled=True)).param
+        == "tools"
+    )
 
 
 def test_a_long_value_is_shortened():
@@ -500,6 +646,18 @@ def test_nor_may_the_least_output_exceed_the_limit():
     assert parse(CHAT, encoded(CHAT, min_tokens=12), limited)
 
 
+def thought(text: str, **fields: object) -> dict:
+    return {
+        "type": "reasoning",
+        "content": [{"type": "reasoning_text", "text": text}],
+        "summary": [],
+        **fields,
+    }
+
+
+TOLD = [{"type": "thinking", "thinking": "word word word"}, {"type": "refusal", "refusal": "word word"}]
+# Of an answer the first part alone is read.
+SAID = [{"type": "output_text", "text": "word"}, {"type": "output_text", "text": "word word"}]
 # What a tool or a call of one costs is guessed, at four bytes a token.
 TOOL = {"type": "function", "function": {"name": "f", "description": "x" * 400}}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "x" * 400}}
@@ -519,7 +677,8 @@ RESPONSES_TOOL = {"type": "function", "name": "f", "description": "x" * 400}
         (CHAT, {"messages": [{"role": "assistant", "reasoning": "x" * 400}]}, 100, 106),
         (CHAT, {"messages": [{"role": "assistant", "reasoning_content": "x" * 400}]}, 100, 106),
         (RESPONSES, {"input": [{"type": "reasoning", "summary": [{"text": "x" * 400}]}]}, 100, 110),
-        (RESPONSES, {"input": [{"content": [{"text": "a"}], "summary": [{"text": "x" * 400}]}]}, 1, 1),
+        (RESPONSES, {"input": [thought("word " * 80)]}, 100, 115),
+        (RESPONSES, {"input": [thought("word " * 80, summary=[{"text": "x" * 400}])]}, 100, 115),
     ],
 )
 def test_what_a_template_writes_beside_the_texts_is_guessed_and_refuses_nothing(path, fields, least, most):
@@ -583,6 +742,59 @@ def test_a_prompt_that_the_engine_cuts_counts_as_what_is_left_of_it(path, fields
 def test_an_output_beyond_the_window_is_refused_however_the_prompt_is_cut(path, fields, length):
     error = refusal(path, encoded(path, **fields, **{length: 65}), COUNTING)
     assert (error.code, error.param) == ("context_length_exceeded", length)
+
+
+# The window of 64 tokens holds 1,024 characters at most.
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": "x" * 1100}]},
+        {"messages": [{"role": "user", "content": "x" * 600}] * 2},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 1100}]}]},
+        {
+            "messages": [USER],
+            "tools": [{"type": "function", "function": {"name": "f", "description": "x" * 1100}}],
+        },
+        {"messages": [USER], "chat_template_kwargs": {"date": "x" * 1100}},
+        {"messages": [{"role": "user", "content": "x" * 1100}], "prompt": "x"},
+    ],
+)
+def test_what_is_only_counted_is_no_longer_than_the_window(fields):
+    error = refusal("/tokenize", encoded("/tokenize", **{"prompt": None, **fields}))
+    assert (error.status, error.code, error.param) == (400, "invalid_value", "messages")
+    assert error.message.endswith("characters exceed the limit of 1024")
+
+
+def test_media_take_no_room_in_what_is_counted():
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 5000}"}}
+    messages = [{"role": "user", "content": ["x" * 900, image]}]
+    assert parse("/tokenize", encoded("/tokenize", prompt=None, messages=messages), WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "of"),
+    [
+        (CHAT, "messages", lambda chars: {"messages": [{"role": "user", "content": "x" * chars}]}),
+        (COMPLETIONS, "prompt", lambda chars: {"prompt": ["x", "x" * chars]}),
+        (EMBEDDINGS, "input", lambda chars: {"input": ["x" * 8000, "x" * chars]}),
+        (RESPONSES, "input", lambda chars: {"input": "x" * chars, "truncation": "auto"}),
+    ],
+)
+def test_what_is_to_be_cut_is_at_most_eight_windows_long(path, field, of):
+    cut = {} if path == RESPONSES else {"truncate_prompt_tokens": -1}
+    error = refusal(path, encoded(path, **of(8300), **cut))
+    assert (error.status, error.code, error.param) == (400, "invalid_value", field)
+    assert error.message.endswith("characters exceed the limit of 8192")
+    assert parse(path, encoded(path, **of(8000), **cut), WINDOW)
+
+
+def test_token_ids_that_are_to_be_cut_are_not_read_by_a_tokenizer():
+    assert parse(COMPLETIONS, encoded(COMPLETIONS, prompt=[1] * 9000, truncate_prompt_tokens=-1), WINDOW)
+
+
+def test_a_conversation_whose_earlier_thoughts_are_long_is_not_refused_for_them():
+    items = [thought("word " * 100), {"type": "message", "role": "assistant", "content": SAID}, USER]
+    assert parse(RESPONSES, encoded(RESPONSES, input=items), COUNTING)
 
 
 @pytest.mark.parametrize("fields", [{"truncation": "disabled"}, {"truncation": None}, {}])
@@ -665,7 +877,13 @@ def test_of_a_long_prompt_only_the_blocks_that_are_hashed_are_copied():
     [
         (CHAT, {"messages": [{"role": "user", "content": "word " * 9}] * 2}, 2 * (9 + 4)),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "word " * 9}]}]}, 13),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}, "?"]}]}, 4),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}, "? ?", 7]}]}, 4 + 2),
+        (CHAT, {"messages": [{"role": "assistant", "content": TOLD}]}, 4 + 3 + 2),
+        (
+            RESPONSES,
+            {"input": [{"role": "assistant", "content": SAID}, {"role": "user", "content": SAID}]},
+            1 + 3,
+        ),
         (COMPLETIONS, {"prompt": ["word word", [1, 2, 3]]}, 5),
         (RESPONSES, {"input": [{"role": "user", "content": "word word"}]}, 2),
         (EMBEDDINGS, {"input": "word"}, 1),

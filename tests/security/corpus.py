@@ -183,9 +183,21 @@ _TYPES: dict[str, dict[str, list[Any]]] = {
 # More than is allowed of something: field and its value.
 _SCHEMA: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}}
 _FUNCTION = {"type": "function", "function": {"name": "f", "parameters": _SCHEMA}}
+
+
+def _large(number: int, **said: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "title": "x" * 10_000}}}
+    return {"type": "function", "function": {"name": f"f{number}", "parameters": schema, **said}}
+
+
 TOO_MUCH: dict[str, tuple[str, dict[str, Any]]] = {
     "1,025 messages": (CHAT, {"messages": [{"role": "user", "content": "a"}] * 1025}),
     "129 tools": (CHAT, {"tools": [_FUNCTION] * 129}),
+    "120 tools of 10,000 characters": (
+        CHAT,
+        {"tools": [_large(i) for i in range(120)], "tool_choice": "required"},
+    ),
+    "120 strict tools of 10,000 characters": (CHAT, {"tools": [_large(i, strict=True) for i in range(120)]}),
     "301 biases": (CHAT, {"logit_bias": {str(i): 1 for i in range(301)}}),
     "1,025 stop tokens": (CHAT, {"stop_token_ids": [1] * 1025}),
     "1,025 allowed tokens": (CHAT, {"allowed_token_ids": [1] * 1025}),
@@ -207,6 +219,11 @@ TOO_MUCH: dict[str, tuple[str, dict[str, Any]]] = {
     "output beyond the window": (COMPLETIONS, {"max_tokens": 5000}),
     "a million tokens to detokenize": (DETOKENIZE, {"tokens": [5] * 1_000_000}),
     "a million characters to tokenize": (TOKENIZE, {"prompt": "a" * 1_000_000}),
+    "a chat of a million characters to tokenize": (
+        TOKENIZE,
+        {"prompt": None, "messages": [{"role": "user", "content": "a" * 1_000_000}]},
+    ),
+    "a million characters to cut": (COMPLETIONS, {"prompt": "a" * 1_000_000, "truncate_prompt_tokens": -1}),
 }
 
 
@@ -344,6 +361,11 @@ PARTS: dict[str, dict[str, Any]] = {
     "a tensor as an image": {"type": "image_embeds", "image_embeds": "AAAA"},
     "a tensor as audio": {"type": "audio_embeds", "audio_embeds": "AAAA"},
     "an object of the server's memory": {"type": "image_pil", "image_pil": "x"},
+    "an image by its name in the cache": {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64,AAAA"},
+        "uuid": "another's",
+    },
     "a file that is kept elsewhere": {"type": "file", "file": {"file_id": "file-1"}},
 }
 
@@ -559,6 +581,23 @@ ODD_FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "an item that refers to another": (RESPONSES, {"input": [{"type": "item_reference", "id": "msg_1"}]}),
     "an item that is not known": (RESPONSES, {"input": [{"type": "x"}]}),
     "an item that is a number": (RESPONSES, {"input": [7]}),
+    "an item that is only an id": (RESPONSES, {"input": [{"id": "msg_1"}]}),
+    "a call of a tool that is not ours": (
+        RESPONSES,
+        {"input": [{"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "x"}]},
+    ),
+    "an earlier answer of nothing": (
+        RESPONSES,
+        {"input": [{"type": "message", "role": "assistant", "content": []}]},
+    ),
+    "an earlier refusal": (
+        RESPONSES,
+        {
+            "input": [
+                {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
+            ]
+        },
+    ),
     "half a surrogate pair in a tool": (
         CHAT,
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": "\ud800"}}}]},

@@ -111,7 +111,7 @@ def test_a_url_that_passes_has_the_host_that_was_allowed(text):
 @given(st.text(alphabet="ab{}[]().*+?,0123456789\\|", max_size=200))
 def test_any_pattern_is_bounded(pattern):
     limits = RequestLimits(max_regex_operators=4, max_repetitions=100)
-    refused = refusal(check_grammars, {"structured_outputs": {"regex": pattern}}, limits)
+    refused = refusal(check_grammars, {"structured_outputs": {"regex": pattern}}, limits, True)
     if refused is not None:
         assert refused.param == "structured_outputs.regex"
     else:
@@ -127,8 +127,9 @@ def test_any_schema_is_refused_or_small(schema):
         {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
         {"structured_outputs": {"json": schema, "structural_tag": schema, "choice": schema}},
         {"tools": schema if isinstance(schema, list) else [schema], "text": {"format": schema}},
+        {"tools": [{"function": schema}, {"parameters": schema}], "tool_choice": schema},
     ):
-        refused = refusal(check_grammars, value, limits)
+        refused = refusal(check_grammars, value, limits, True)
         assert refused is None or refused.code == "invalid_value"
 
 
