@@ -18,13 +18,17 @@ from app.promises import PromisesConfig
 from placement.shapes import ModelShape, known_shape
 from placement.topology import Problem, Topology
 
-# Ray refuses an empty bundle, and an amount of nothing.
-_Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Ray refuses an empty bundle, and counts in ten-thousandths: less would be nothing.
+_Amount = Annotated[float, Field(ge=0.0001, allow_inf_nan=False)]
 _Bundle = Annotated[dict[str, _Amount], Field(min_length=1)]
 # Of a key's bytes, lower case: `printf %s KEY | sha256sum`.
 _KeyHash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 # One of vLLM's parsers.
 _Parser = Annotated[str, Field(pattern="^[a-z0-9_]+$")]
+
+
+# Ray has other ways to ask for these, or, for the last, keeps the name for itself.
+_RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory", "bundle")
 
 
 def refuse(title: str, problems: Iterable[Problem]) -> None:
@@ -152,6 +156,13 @@ class EngineConfig(_Strict):
         le=1000,
         description="While eight or more requests run, the tokens of a stream that come within this time go "
         "out together, the first and the last at once: a token may be this late, and costs less. 0: never.",
+    )
+    # The 141 GB of a model of 70 B parameters take 47 minutes at 50 MB/s, and then it is compiled.
+    start_timeout_s: float = Field(
+        default=3600.0,
+        gt=0,
+        description="An engine that has not started after so long is ended, and Serve starts another. Above "
+        "the longest start: loading from the slowest disk, or the download.",
     )
     # A step takes at most seconds, and a busy engine makes steps however slow it is: this is no step at all.
     stall_s: float = Field(
@@ -383,7 +394,12 @@ class ApplicationConfig(_Strict):
             layer_partition=parallel.layer_partition,
             shape=self.model.known_shape(),
         )
-        problems = [*plan, *self._sequence_parallelism_problems(), *self._tenant_problems()]
+        problems = [
+            *plan,
+            *self._sequence_parallelism_problems(),
+            *self._control_resource_problems(),
+            *self._tenant_problems(),
+        ]
         if "promises" in self.model_fields_set:
             problems += self.promise_problems()
         refuse("ApplicationConfig", problems)
@@ -417,6 +433,12 @@ class ApplicationConfig(_Strict):
         if self.status.open and not self.is_open:
             reason = "there are api_keys: name the tenants whose keys open it in status.tenants"
             yield Problem(("status", "open"), True, reason)
+
+    def _control_resource_problems(self) -> Iterator[Problem]:
+        for name, amount in self.control_resources.items():
+            if name in _RAYS_OWN:
+                reason = "one of Ray's own: name a resource that nodes were started with"
+                yield Problem(("control_resources", name), amount, reason)
 
     def _sequence_parallelism_problems(self) -> Iterator[Problem]:
         sequence_parallelism, engine = self.parallel.sequence_parallelism, self.engine

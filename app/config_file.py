@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from app.config import ApplicationConfig, refuse
+from app.hosts import in_url
 from app.loopback import is_loopback
 from placement.topology import Problem
 
@@ -50,9 +51,7 @@ class ServeFile(BaseModel):
             return None
         host = self.http_options.host
         host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        # IPv6: its colons are not the port's.
-        host = f"[{host}]" if ":" in host else host
-        return f"http://{host}:{self.http_options.port}{application.route_prefix.rstrip('/')}"
+        return f"http://{in_url(host)}:{self.http_options.port}{application.route_prefix.rstrip('/')}"
 
     @model_validator(mode="after")
     def _open_on_loopback_only(self) -> Self:

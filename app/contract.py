@@ -7,6 +7,7 @@ from typing import Protocol
 
 from app.flow.outcome import Outcome
 from app.flow.ticket import RateLimit, Ticket, Usage
+from app.hosts import in_url
 from app.status.view import StatusView
 
 # Headers of the private ports, an engine's and, the secret, the scheduler's (lower case, as ASGI gives them).
@@ -52,7 +53,7 @@ class EnginePort:
     secret: str = field(repr=False)
 
     def url(self, path: str) -> str:
-        return f"http://{self.host}:{self.port}{path}"
+        return f"http://{in_url(self.host)}:{self.port}{path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class SchedulerAddress:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}/"
+        return f"http://{in_url(self.host)}:{self.port}/"
 
 
 @dataclass(slots=True)

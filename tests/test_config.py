@@ -205,7 +205,22 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"parallel": {"bundles": [{"CPU": -1}]}},
-        "parallel.bundles.0.CPU: -1: Input should be greater than 0",
+        "parallel.bundles.0.CPU: -1: Input should be greater than or equal to 0.0001",
+    ),
+    (
+        {"parallel": {"bundles": [{"CPU": 0.00009}]}},
+        "parallel.bundles.0.CPU: 9e-05: Input should be greater than or equal to 0.0001",
+    ),
+    (
+        {"control_resources": {"control": 0.00009}},
+        "control_resources.control: 9e-05: Input should be greater than or equal to 0.0001",
+    ),
+    *(
+        (
+            {"control_resources": {name: 1}},
+            f"control_resources.{name}: 1.0: one of Ray's own: name a resource that nodes were started with",
+        )
+        for name in ("CPU", "GPU", "memory", "object_store_memory", "bundle")
     ),
     (
         {"parallel": {"bundles": [{}]}},

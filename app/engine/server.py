@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
-import signal
 import socket
 import time
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 from prometheus_client import REGISTRY
 
 from app.config import ApplicationConfig
 from app.contract import RANKS_PATH
 from app.engine.arguments import uses_ray_workers, vllm_arguments
 from app.engine.guard import Guard
+from app.engine.killing import kill_with_children
 from app.engine.leases import LiveLeases
 from app.engine.phases import Phases
 from app.engine.stall import StallWatch
+from app.hosts import family
 
 logger = logging.getLogger("ray.serve")
 
@@ -45,7 +44,7 @@ class EngineServer:
         self.leases = LiveLeases()
         self.host = host
         self.secret = secrets.token_urlsafe(32)
-        self._socket = socket.create_server((host, 0), backlog=LISTEN_BACKLOG)
+        self._socket = socket.create_server((host, 0), family=family(host), backlog=LISTEN_BACKLOG)
         self.port: int = self._socket.getsockname()[1]
         self._server = _http_server(Guard(app, self.leases, self.secret, lambda: self.healthy))
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
@@ -84,7 +83,7 @@ class EngineServer:
             usage_context=UsageContext.OPENAI_API_SERVER,
             stat_loggers=[lambda *_: vitals],
         )
-        # Weights, profile and warm-up: the core's own log splits them.
+        # Weights, profile and warm-up together: vLLM's own log, which splits them, shows warnings only.
         phases.end("core")
         engine.coalesce_s = config.engine.coalesce_ms / 1000
         vitals.on_finished = engine.has_finished
@@ -113,10 +112,7 @@ class EngineServer:
 
     def kill(self) -> None:
         """Ends what an engine that has died has left, with this process: a frozen core can't end itself."""
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        os.kill(os.getpid(), signal.SIGKILL)
+        kill_with_children()
 
 
 def _http_server(app: Any) -> Any:

@@ -26,7 +26,7 @@ def _nobody(_request_id: str) -> None:
 class Vitals(StatLoggerBase):
     """Keeps the newest figures; one an engine."""
 
-    def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
+    def __init__(self, vllm_config: VllmConfig) -> None:
         self._config = vllm_config
         self._running = self._waiting = self._preemptions = self._steps = self._prompt_tokens = 0
         self._records = 0

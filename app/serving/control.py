@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import aiohttp
+import grpc  # type: ignore[import-untyped]
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -65,7 +66,7 @@ async def _answer(call: Any) -> Any:
             return await call
     except RayTaskError:
         raise  # The replica lives and has raised: the method's own error.
-    except (RayError, RayServeException) as error:
+    except (RayError, RayServeException, grpc.aio.AioRpcError) as error:
         raise ConnectionError(str(error)) from error
     except TimeoutError as error:
         raise ConnectionError(f"no scheduler answers within {TIMEOUT_S:g} s") from error

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
@@ -17,6 +18,7 @@ from app.config import ApplicationConfig
 from app.contract import EnginePort
 from app.engine import models
 from app.engine.server import EngineServer, point_at_cluster
+from app.engine.start_watch import bounded_start
 from app.flow.ticket import ReplicaReport
 
 logger = logging.getLogger("ray.serve")
@@ -31,7 +33,8 @@ REPORT_TIMEOUT_S = 3.0
 # Before a drained engine goes: a lease that was granted before its report may still come, and gateways may
 # have yet to read the end of the last answers and to close their tickets.
 QUIET_S = 2.0
-SCHEDULER_UNREACHABLE = (RayError, RayServeException, TimeoutError)
+# With RAY_SERVE_THROUGHPUT_OPTIMIZED the calls go by gRPC.
+SCHEDULER_UNREACHABLE = (RayError, RayServeException, TimeoutError, grpc.aio.AioRpcError)
 
 
 class EngineReplica:
@@ -46,12 +49,13 @@ class EngineReplica:
         await _told(self._scheduler.starting, self._replica_id)
         try:
             point_at_cluster(ray.get_runtime_context().gcs_address)
-            self._server = await EngineServer.start(
-                config,
-                models.prepare(config.model.source, progress=logger.info),
-                host=ray.util.get_node_ip_address(),
-                placement_group=get_current_placement_group(),
-            )
+            with bounded_start(config.engine.start_timeout_s):
+                self._server = await EngineServer.start(
+                    config,
+                    models.prepare(config.model.source, progress=logger.info),
+                    host=ray.util.get_node_ip_address(),
+                    placement_group=get_current_placement_group(),
+                )
         except BaseException:
             await self._gone()
             raise
@@ -121,11 +125,15 @@ class EngineReplica:
 
 
 async def _told(method: DeploymentHandle, *arguments: Any) -> bool:
-    """Whether the scheduler has heard it: one that restarts has not, one that fails on it has."""
+    """Whether the scheduler has heard it: one that restarts has not, one that fails on it has.
+
+    Its failure comes as a RayTaskError, by gRPC as it was raised. An engine does not end for it: all of them
+    would at once.
+    """
     try:
         await asyncio.wait_for(method.remote(*arguments), REPORT_TIMEOUT_S)
-    except RayTaskError:
+    except Exception as error:
+        if isinstance(error, SCHEDULER_UNREACHABLE) and not isinstance(error, RayTaskError):
+            return False
         logger.exception("The scheduler failed on what an engine told it")
-    except SCHEDULER_UNREACHABLE:
-        return False
     return True

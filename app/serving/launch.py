@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,13 +29,17 @@ import psutil  # type: ignore[import-untyped]
 from app.config import ApplicationConfig
 from app.config_file import ConfigFileError, HttpOptions, ServeFile, load_file
 from app.engine.models import prepare
+from app.hosts import family
 from app.serving.launch_plan import (
     SHOWN_LINES,
     Resources,
     all_running,
+    deployed_at,
     environment,
     failure,
+    hindrances,
     important,
+    launched,
     resources,
     starting,
 )
@@ -85,10 +89,11 @@ class Launcher:
         self._bin = Path(sys.executable).parent
         self._environment = environment(os.environ, str(self._bin), secrets.token_hex(32))
         self._own_ray = "RAY_ADDRESS" not in os.environ
-        self._dashboard = os.environ.get("RAY_DASHBOARD_ADDRESS", f"http://127.0.0.1:{dashboard_port}")
+        self._dashboard = f"http://127.0.0.1:{dashboard_port}"
         if self._own_ray:
-            self._dashboard = f"http://127.0.0.1:{dashboard_port}"
             self._ray_options = [*ray_options, f"--port={port}", f"--dashboard-port={dashboard_port}"]
+        else:
+            self._dashboard = os.environ.get("RAY_DASHBOARD_ADDRESS", self._dashboard)
         self._serve: subprocess.Popen[bytes] | None = None
         # Those that are up.
         self._applications: list[str] = []
@@ -109,9 +114,11 @@ class Launcher:
             self._prepare(config)
         if self._own_ray:
             self._start_ray(resources(configs, os.cpu_count() or 1))
+        names = [application.name for application in serve_file.applications]
+        before = {} if self._own_ray else deployed_at(self._details() or {})
         self._start_serve()
-        self._await_ready(urls)
-        self._applications = [application.name for application in serve_file.applications]
+        self._await_ready(urls, names, before)
+        self._applications = names
         self._say("Ready. Try:")
         _print_example(urls[0], configs[0])
 
@@ -212,19 +219,27 @@ class Launcher:
                 start_new_session=True,
             )
 
-    def _await_ready(self, urls: Sequence[str]) -> None:
+    def _await_ready(self, urls: Sequence[str], names: Sequence[str], before: Mapping[str, float]) -> None:
         ticks = Ticks()
+        said: set[str] = set()
         while True:
             self._look_after_serve()
             details = self._details()
-            if reason := failure(details or {}):
+            applications = launched(details or {}, names, before)
+            if reason := failure(applications):
                 raise LaunchError(*reason)
             # Serve has to say so too: what answers at `/ready` may be another application of this machine.
             unknown = details is None and not self._own_ray
-            if (unknown or all_running(details or {})) and all(_answers(f"{url}/ready") for url in urls):
+            if (unknown or all_running(applications, names)) and all(
+                _answers(f"{url}/ready") for url in urls
+            ):
                 return
+            for line in hindrances(applications):
+                if line not in said:
+                    said.add(line)
+                    self._say(line)
             if ticks.due():
-                self._say(f"Starting: {starting(details or {}) or 'Serve'}")
+                self._say(f"Starting: {starting(applications) or 'Serve'}")
             time.sleep(POLL_INTERVAL_S)
 
     def _look_after_serve(self) -> None:
@@ -295,9 +310,8 @@ def _read(file: Path) -> ServeFile:
 
 
 def _require_free(http: HttpOptions) -> None:
-    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
     try:
-        with socket.socket(family) as probe:
+        with socket.socket(family(http.host)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((http.host, http.port))
     except OSError as error:

@@ -96,30 +96,67 @@ def environment(given: Mapping[str, str], bin_folder: str, token: str) -> dict[s
     return {**defaults, **given, "PATH": path}
 
 
-def starting(details: Mapping[str, Any]) -> str:
-    """What is not there yet, of the dashboard's answer: `Engine UPDATING 0/1`."""
-    waiting = [
+def deployed_at(details: Mapping[str, Any]) -> dict[str, float]:
+    """When each application of the dashboard's answer was deployed last, by Serve's own clock."""
+    applications = details.get("applications", {})
+    return {name: application["last_deployed_time_s"] for name, application in applications.items()}
+
+
+def launched(
+    details: Mapping[str, Any], names: Iterable[str], before: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """Of the dashboard's answer the applications `names`, once Serve has them from this launch.
+
+    `before`: what was deployed, and when. An older application of the same name says nothing of the one to
+    come, nor does whatever else the cluster serves.
+    """
+    applications = details.get("applications", {})
+    now = deployed_at(details)
+    return {name: applications[name] for name in names if name in now and now[name] != before.get(name)}
+
+
+def starting(applications: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is not there yet: `Engine UPDATING 0/1`."""
+    return ", ".join(
         f"{name} {deployment['status']} {_running(deployment)}/{deployment.get('target_num_replicas', '?')}"
-        for application in details.get("applications", {}).values()
-        for name, deployment in application.get("deployments", {}).items()
-        if deployment["status"] != "HEALTHY"
+        for name, deployment in _waiting(applications)
+    )
+
+
+def hindrances(applications: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Why it is not there yet, in Serve's words, as of bundles that no node can hold."""
+    return [
+        f"{name}: {_ends(deployment['message'])}"
+        for name, deployment in _waiting(applications)
+        if deployment.get("message")
     ]
-    return ", ".join(waiting)
+
+
+def _waiting(applications: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for application in applications.values():
+        for name, deployment in application.get("deployments", {}).items():
+            if deployment["status"] != "HEALTHY":
+                yield name, deployment
+
+
+def _ends(text: str) -> str:
+    """Its first line and its last: of an error what failed and how."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ... ".join(lines[:1] + lines[1:][-1:])
 
 
 def _running(deployment: Mapping[str, Any]) -> int:
     return sum(replica["state"] == "RUNNING" for replica in deployment.get("replicas", []))
 
 
-def all_running(details: Mapping[str, Any]) -> bool:
+def all_running(applications: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> bool:
     """False while an application is still to come, or an older version of it still answers."""
-    applications = details.get("applications", {})
-    return bool(applications) and all(one["status"] == "RUNNING" for one in applications.values())
+    return all(name in applications and applications[name]["status"] == "RUNNING" for name in names)
 
 
-def failure(details: Mapping[str, Any]) -> list[str] | None:
+def failure(applications: Mapping[str, Mapping[str, Any]]) -> list[str] | None:
     """The last lines of the reason for which an application can't be deployed."""
-    for name, application in details.get("applications", {}).items():
+    for name, application in applications.items():
         if application["status"] == "DEPLOY_FAILED":
             reasons = [application.get("message", "")]
             deployments = application.get("deployments", {})

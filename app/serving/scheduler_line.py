@@ -36,12 +36,18 @@ class SchedulerLine:
     """One a gateway. `who_leads` raises ConnectionError where nobody does."""
 
     def __init__(
-        self, who_leads: WhoLeads, http: aiohttp.ClientSession, gateway_id: str, timeout_s: float = TIMEOUT_S
+        self,
+        who_leads: WhoLeads,
+        http: aiohttp.ClientSession,
+        gateway_id: str,
+        timeout_s: float = TIMEOUT_S,
+        look_interval_s: float = LOOK_INTERVAL_S,
     ) -> None:
         self._who_leads = who_leads
         self._http = http
         self._headers = {GATEWAY_HEADER: gateway_id}
         self._timeout_s = timeout_s
+        self._look_interval_s = look_interval_s
         self._connection: _Connection | None = None
         self._looking: asyncio.Task[_Connection] | None = None
         # Serve cancels all calls that a request has made when its client leaves; this one is everybody's.
@@ -64,7 +70,7 @@ class SchedulerLine:
                 pass  # The next look may find it.
             except Exception:
                 logger.exception("Looking up the leading scheduler failed")
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await asyncio.sleep(self._look_interval_s)
 
     async def _connected(self) -> _Connection:
         if self._connection is not None and self._connection.open:

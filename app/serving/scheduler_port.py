@@ -19,6 +19,7 @@ from aiohttp import WSMsgType, web
 
 from app.contract import SECRET_HEADER, Closing, Grant, Refusal, Reply, SchedulerAddress
 from app.flow.ticket import Ticket
+from app.hosts import family
 from app.serving.frames import MAX_FRAME_BYTES, Answers, Outbox, decode_told, encode
 
 logger = logging.getLogger("ray.serve")
@@ -83,7 +84,7 @@ class SchedulerPort:
         application.router.add_route("*", "/{any:.*}", self._talk)
         self._runner = web.AppRunner(application, access_log=None, keepalive_timeout=KEEP_ALIVE_S)
         await self._runner.setup()
-        listener = socket.create_server((self._host, 0))
+        listener = socket.create_server((self._host, 0), family=family(self._host))
         await web.SockSite(self._runner, listener).start()
         return SchedulerAddress(self._host, listener.getsockname()[1], self._secret)
 

@@ -6,7 +6,6 @@ and `serve shutdown`, end HAProxy first, and every connection with it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import time
@@ -18,12 +17,11 @@ POLL_INTERVAL_S = 1.0
 
 
 def withdraw(names: list[str]) -> None:
-    """Blocks for as long as each application takes to drain. RAY_ADDRESS says of which cluster."""
+    """Blocks for as long as they take to drain, all at once. RAY_ADDRESS says of which cluster."""
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     for name in names:
-        # Serve itself waits for no longer than a minute.
-        with contextlib.suppress(TimeoutError):
-            serve.delete(name)
+        # Serve itself would wait for each in turn, and for no longer than a minute.
+        serve.delete(name, _blocking=False)
     while not serve.status().applications.keys().isdisjoint(names):
         time.sleep(POLL_INTERVAL_S)
 

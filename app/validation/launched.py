@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 # What the launcher says when the application answers.
@@ -20,12 +20,9 @@ TERMINATED = 143
 
 
 @contextlib.contextmanager
-def launched(config: Path, options: Sequence[str] = ()) -> Iterator[None]:
-    """Ready inside the block, gone after it; its words go to stderr. Raises ConnectionError where it ends.
-
-    `options`: of `python -m app.serving.launch`.
-    """
-    command = [sys.executable, "-m", "app.serving.launch", str(config), *options]
+def launched(config: Path) -> Iterator[None]:
+    """Ready inside the block, gone after it; its words go to stderr. Raises ConnectionError where it ends."""
+    command = [sys.executable, "-m", "app.serving.launch", str(config)]
     # Whoever ends us means what we have started, too.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

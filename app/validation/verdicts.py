@@ -9,6 +9,7 @@ from enum import StrEnum
 from app.flow.estimate import nearest_rank
 from app.promises import PromisesConfig
 from app.validation.measured import Filling, Latency, Measurements, NotMeasured, Ranks, RankState, Throughput
+from placement.memory import spread
 
 # Completions that come this much slower than they are offered are still the promised rate: the ends of a
 # run of seconds are ragged.
@@ -217,11 +218,6 @@ def _incomparable(values: dict[str, float]) -> str | None:
     if len(values) == 1:
         return "there is one rank: nothing to balance"
     return None if sum(values.values()) > 0 else "no rank did anything"
-
-
-def spread(values: Sequence[float]) -> float:
-    """(largest - smallest) / mean, of values whose mean is not zero."""
-    return (max(values) - min(values)) * len(values) / sum(values)
 
 
 def _extremes(values: dict[str, float]) -> str:

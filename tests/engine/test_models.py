@@ -40,6 +40,12 @@ def test_a_hugging_face_id_and_a_folder_are_returned_as_they_are(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_of_a_folder_that_is_not_here_can_not_be_had(tmp_path: Path) -> None:
+    """As on a gateway's node, where only the engines' have the model."""
+    with pytest.raises(FileNotFoundError, match="no folder here"):
+        model_file(str(tmp_path / "models" / "llama"), "tokenizer.json")
+
+
 def test_an_unknown_embedded_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'embedded:gpt5' is not one of .*smollm2.*, embedded:tiny-llama"):
         prepare("embedded:gpt5", cache=tmp_path)

@@ -75,9 +75,3 @@ def test_gateways_and_schedulers_go_where_their_resource_is():
 def test_an_amount_that_is_none_is_refused_by_its_field(amount):
     with pytest.raises(ValidationError, match=r"control_resources\.control"):
         build(arguments("smollm2-cpu.yaml") | {"control_resources": {"control": amount}})
-
-
-@pytest.mark.parametrize("name", ["CPU", "memory"])
-def test_ray_refuses_its_own_resources_before_anything_starts(name):
-    with pytest.raises(ValueError, match=name):
-        build(arguments("smollm2-cpu.yaml") | {"control_resources": {name: 1}})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 
+import grpc
 import pytest
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from app.engine.leases import LiveLeases
 from app.serving import engine
@@ -43,7 +45,7 @@ class Scheduler:
 
 
 def started(
-    monkeypatch, scheduler: Scheduler, start: Callable[[], Awaitable[object]]
+    monkeypatch, scheduler: Scheduler, start: Callable[[], Awaitable[object]], timeout_s: float = 600.0
 ) -> tuple[Plain, Awaitable]:
     """A replica, and its start, which ends as `start` does."""
     context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"))
@@ -54,7 +56,9 @@ def started(
     monkeypatch.setattr(engine, "get_current_placement_group", lambda: None)
     monkeypatch.setattr(engine.models, "prepare", lambda source, progress: source)
     monkeypatch.setattr(engine.EngineServer, "start", lambda *_, **__: start())
-    config = SimpleNamespace(model=SimpleNamespace(source="tiny"))
+    config = SimpleNamespace(
+        model=SimpleNamespace(source="tiny"), engine=SimpleNamespace(start_timeout_s=timeout_s)
+    )
     replica = Plain.__new__(Plain)
     return replica, replica.__init__(config, scheduler)
 
@@ -79,6 +83,55 @@ async def test_an_engine_that_is_stopped_while_it_starts_says_so(monkeypatch):
     assert await soon(scheduler.heard.get()) == ("replica_gone", "r1")
     task.cancel()
     await asyncio.wait({task})
+
+
+async def test_a_start_is_bounded_by_what_the_configuration_says(monkeypatch):
+    bounds = []
+
+    async def start():
+        raise RuntimeError("no memory")
+
+    def bounded(timeout_s: float) -> contextlib.AbstractContextManager[None]:
+        bounds.append(timeout_s)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(engine, "bounded_start", bounded)
+    _, starting = started(monkeypatch, Scheduler(), start, timeout_s=7.0)
+    with pytest.raises(RuntimeError, match="no memory"):
+        await starting
+    assert bounds == [7.0]
+
+
+def handle(error: BaseException) -> SimpleNamespace:
+    """A method that fails on whatever it is told."""
+
+    async def remote(*_: object) -> None:
+        raise error
+
+    return SimpleNamespace(remote=remote)
+
+
+NO_METADATA = grpc.aio.Metadata()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyError("as gRPC brings it"), True),
+        (RayTaskError("report", "", KeyError("as Ray brings it")), True),
+        (RayError(), False),
+        (grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, NO_METADATA, NO_METADATA), False),
+        (TimeoutError(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_a_scheduler_that_fails_or_is_away_ends_no_engine(error, told):
+    assert await engine._told(handle(error)) is told
+
+
+async def test_who_is_stopped_while_it_tells_stops():
+    with pytest.raises(asyncio.CancelledError):
+        await engine._told(handle(asyncio.CancelledError()))
 
 
 async def telling(scheduler: Scheduler) -> tuple[LiveLeases, asyncio.Task[None]]:

@@ -100,10 +100,11 @@ def test_an_engine_that_is_silent_has_one_too():
 
 def test_a_start_that_has_failed_is_tried_again():
     starts = Starts()
-    starts.began("r", OLD_S, OLD_S)
-    starts.gone("r", OLD_S + 5.0, waited_for=False)
-    starts.core.replica_gone("r", OLD_S + 5.0)
-    assert starts.expected(OLD_S + 5.0) == 1
+    for name in ("r", "again"):
+        starts.began(name, OLD_S, OLD_S)
+        starts.gone(name, OLD_S + 5.0, waited_for=False)
+        starts.core.replica_gone(name, OLD_S + 5.0)
+        assert starts.expected(OLD_S + 5.0) == 1
 
 
 @pytest.mark.parametrize("waited_for", [False, True])

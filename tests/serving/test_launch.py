@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -87,6 +88,97 @@ def test_what_it_has_started_ends_though_its_folder_is_gone(monkeypatch) -> None
     with pytest.raises(FileNotFoundError):
         launcher.stop()
     assert sleeping.poll() is not None
+
+
+@pytest.fixture
+def launcher(monkeypatch, tmp_path: Path) -> launch.Launcher:
+    """On a cluster that is not its own, which has nothing to wait for."""
+    monkeypatch.setenv("RAY_ADDRESS", "none")
+    monkeypatch.setattr(launch, "POLL_INTERVAL_S", 0.0)
+    launcher = launch.Launcher(Path("none.yaml"), 6379, 8265, [])
+    launcher._folder = tmp_path
+    return launcher
+
+
+def test_it_waits_for_its_own_application_and_says_what_hinders_it(
+    launcher, answering, monkeypatch, capsys
+) -> None:
+    """The cluster has an older one of that name, which has failed, and whose endpoint answers."""
+
+    def details(status: str, at_s: float, message: str = "") -> dict[str, object]:
+        engine = {"status": "UPDATING", "message": message}
+        one = {"status": status, "last_deployed_time_s": at_s, "deployments": {"Engine": engine}}
+        return {"applications": {"llm": one}}
+
+    old = details("DEPLOY_FAILED", 1.0)
+    waiting = details("DEPLOYING", 2.0, "no room")
+    answers = [old, old, waiting, waiting, details("RUNNING", 2.0)]
+    monkeypatch.setattr(launcher, "_details", lambda: answers.pop(0))
+    before = launch.deployed_at(launcher._details())
+    launcher._await_ready([answering.removesuffix("/ready")], ["llm"], before)
+    assert answers == []
+    assert capsys.readouterr().out.count("Engine: no room") == 1
+
+
+def test_before_it_deploys_it_notes_what_the_cluster_has(launcher, monkeypatch) -> None:
+    events: list[object] = []
+    older = {"applications": {"llm": {"last_deployed_time_s": 1.0}}}
+    monkeypatch.setattr(launcher, "_details", lambda: events.append("looks") or older)
+    monkeypatch.setattr(launcher, "_prepare", lambda _: None)
+    monkeypatch.setattr(launcher, "_start_serve", lambda: events.append("deploys"))
+    monkeypatch.setattr(launcher, "_await_ready", lambda _, names, before: events.append((names, before)))
+    launcher._config = Path("serve_configs/smollm2-cpu.yaml")
+    launcher.start()
+    assert events == ["looks", "deploys", (["llm"], {"llm": 1.0})]
+
+
+def test_an_application_that_can_not_be_deployed_ends_the_launch(launcher, monkeypatch) -> None:
+    failed = {"status": "DEPLOY_FAILED", "last_deployed_time_s": 2.0, "message": "no memory"}
+    monkeypatch.setattr(launcher, "_details", lambda: {"applications": {"llm": failed}})
+    with pytest.raises(launch.LaunchError, match="no memory"):
+        launcher._await_ready([], ["llm"], {"llm": 1.0})
+
+
+def test_streams_that_do_not_end_in_time_are_cut(launcher, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(launch, "DRAIN_TIMEOUT_S", 0.0)
+    commands: list[tuple[str, ...]] = []
+    draining = subprocess.Popen(["sleep", "600"])
+
+    def spawn(_log: Path, *command: str) -> subprocess.Popen[bytes]:
+        commands.append(command)
+        return draining
+
+    monkeypatch.setattr(launcher, "_spawn", spawn)
+    launcher._applications = ["a", "b"]
+    launcher._withdraw()
+    assert commands == [("python", "-m", "app.serving.withdraw", "a", "b")]
+    assert draining.wait(60) == -signal.SIGKILL
+    assert "they are cut" in capsys.readouterr().out
+
+
+def test_what_never_came_up_is_not_withdrawn(launcher, monkeypatch) -> None:
+    def spawn(*_: object) -> None:
+        raise AssertionError("nothing to withdraw")
+
+    monkeypatch.setattr(launcher, "_spawn", spawn)
+    launcher._withdraw()
+
+
+@pytest.mark.parametrize(
+    ("environment", "dashboard"),
+    [
+        ({}, "http://127.0.0.1:8266"),
+        ({"RAY_DASHBOARD_ADDRESS": "http://other:1"}, "http://127.0.0.1:8266"),
+        ({"RAY_ADDRESS": "a:1"}, "http://127.0.0.1:8266"),
+        ({"RAY_ADDRESS": "a:1", "RAY_DASHBOARD_ADDRESS": "http://other:1"}, "http://other:1"),
+    ],
+)
+def test_only_of_another_ray_the_environment_names_the_dashboard(monkeypatch, environment, dashboard) -> None:
+    for name in ("RAY_ADDRESS", "RAY_DASHBOARD_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launch.Launcher(Path("none.yaml"), 6379, 8266, [])._dashboard == dashboard
 
 
 class TestMain:

@@ -95,44 +95,85 @@ class TestEnvironment:
         assert found["RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"] == "1"
 
 
-DETAILS = {
-    "applications": {
-        "llm": {
-            "status": "DEPLOYING",
-            "message": "",
-            "deployments": {
-                "Gateway": {"status": "HEALTHY", "message": "", "replicas": [{"state": "RUNNING"}]},
-                "Engine": {
-                    "status": "UPDATING",
-                    "message": "",
-                    "target_num_replicas": 2,
-                    "replicas": [{"state": "RUNNING"}, {"state": "STARTING"}],
-                },
-            },
-        }
-    }
+def deployment(status: str, message: str = "", **more: object) -> dict[str, object]:
+    return {"status": status, "message": message, **more}
+
+
+def application(status: str, at_s: float = 1.0, **deployments: dict[str, object]) -> dict[str, object]:
+    return {"status": status, "message": "", "last_deployed_time_s": at_s, "deployments": deployments}
+
+
+STARTING = {
+    "llm": application(
+        "DEPLOYING",
+        Gateway=deployment("HEALTHY", replicas=[{"state": "RUNNING"}]),
+        Engine=deployment(
+            "UPDATING",
+            "1 replicas have taken more than 30s to be scheduled.",
+            target_num_replicas=2,
+            replicas=[{"state": "RUNNING"}, {"state": "STARTING"}],
+        ),
+    )
 }
 
 
-class TestDetails:
+class TestLaunched:
+    def test_an_older_application_of_the_name_is_not_judged(self) -> None:
+        details = {"applications": {"llm": application("RUNNING", at_s=5.0)}}
+        before = launch_plan.deployed_at(details)
+        assert launch_plan.launched(details, ["llm"], before) == {}
+        again = {"applications": {"llm": application("DEPLOYING", at_s=9.0)}}
+        assert launch_plan.launched(again, ["llm"], before) == again["applications"]
+
+    def test_a_controllers_clock_that_was_set_back_hides_nothing(self) -> None:
+        again = {"applications": {"llm": application("RUNNING", at_s=4.0)}}
+        assert launch_plan.launched(again, ["llm"], {"llm": 5.0}) == again["applications"]
+
+    def test_what_else_the_cluster_serves_is_not_judged(self) -> None:
+        details = {"applications": {"other": application("DEPLOY_FAILED"), "llm": application("RUNNING")}}
+        assert list(launch_plan.launched(details, ["llm"], {})) == ["llm"]
+
+    def test_before_serve_knows_anything_there_is_none(self) -> None:
+        assert launch_plan.launched({}, ["llm"], {}) == {}
+
+
+class TestApplications:
     def test_starting_names_what_is_missing(self) -> None:
-        assert launch_plan.starting(DETAILS) == "Engine UPDATING 1/2"
+        assert launch_plan.starting(STARTING) == "Engine UPDATING 1/2"
+
+    def test_why_it_is_missing_is_said_in_serves_words(self) -> None:
+        assert launch_plan.hindrances(STARTING) == [
+            "Engine: 1 replicas have taken more than 30s to be scheduled."
+        ]
+
+    def test_of_an_error_the_trace_is_left_out(self) -> None:
+        message = "A replica failed to start.\nTraceback:\n  line 1\nValueError: no memory\n\n"
+        failing = {"llm": application("DEPLOYING", Engine=deployment("UPDATING", message))}
+        assert launch_plan.hindrances(failing) == [
+            "Engine: A replica failed to start. ... ValueError: no memory"
+        ]
+
+    def test_what_has_nothing_to_say_and_what_is_there_hinder_nothing(self) -> None:
+        silent = application("DEPLOYING", Engine=deployment("UPDATING"), Gateway=deployment("HEALTHY", "x"))
+        assert launch_plan.hindrances({"llm": silent}) == []
 
     def test_starting_is_empty_before_serve_knows_anything(self) -> None:
-        assert launch_plan.starting({"applications": {}}) == ""
+        assert launch_plan.starting({}) == ""
 
     def test_deploying_is_neither_running_nor_failed(self) -> None:
-        assert not launch_plan.all_running(DETAILS)
-        assert launch_plan.failure(DETAILS) is None
+        assert not launch_plan.all_running(STARTING, ["llm"])
+        assert launch_plan.failure(STARTING) is None
 
-    def test_nothing_deployed_is_not_running(self) -> None:
-        assert not launch_plan.all_running({"applications": {}})
+    def test_all_run_only_when_none_is_still_to_come(self) -> None:
+        one = {"llm": application("RUNNING")}
+        assert not launch_plan.all_running({}, ["llm"])
+        assert not launch_plan.all_running(one, ["llm", "chat"])
+        assert launch_plan.all_running(one, ["llm"])
 
     def test_failure_ends_with_the_last_lines_of_the_reason(self) -> None:
         message = "\n".join(f"line {number}" for number in range(100))
-        engine = {"status": "DEPLOY_FAILED", "message": message}
-        application = {"status": "DEPLOY_FAILED", "message": "failed", "deployments": {"Engine": engine}}
-        reason = launch_plan.failure({"applications": {"llm": application}})
+        engine = deployment("DEPLOY_FAILED", message)
+        reason = launch_plan.failure({"llm": application("DEPLOY_FAILED", Engine=engine)})
         assert reason is not None
         assert reason[0] == "llm: DEPLOY_FAILED"
         assert reason[-1] == "line 99"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -23,12 +24,14 @@ from app.contract import (
 from app.flow.outcome import Outcome
 from app.flow.ticket import RateLimit, Ticket, Usage
 from app.serving.frames import MAX_JOINED, Answers, Told, decode_answers, encode
-from app.serving.scheduler_line import LOOK_INTERVAL_S, SchedulerLine
+from app.serving.scheduler_line import SchedulerLine
 from app.serving.scheduler_port import GATEWAY_HEADER, Inbox, SchedulerPort
 from tests.fakes import soon
 
 # Long enough to be waited for, short enough to be waited out.
 BRIEF_S = 0.3
+# Between two looks for who leads.
+LOOK_S = 0.01
 REFUSAL = Refusal(Outcome.REJECTED_FULL, 7)
 
 
@@ -62,9 +65,11 @@ class Desk:
 class Scheduler:
     """A desk behind its port."""
 
-    def __init__(self, reply: Reply | None = REFUSAL, silence_s: float = 10.0) -> None:
+    def __init__(
+        self, reply: Reply | None = REFUSAL, silence_s: float = 10.0, host: str = "127.0.0.1"
+    ) -> None:
         self.desk = Desk(reply)
-        self.port = SchedulerPort(self.desk, "127.0.0.1", silence_s, absence_s=BRIEF_S)
+        self.port = SchedulerPort(self.desk, host, silence_s, absence_s=BRIEF_S)
 
 
 class Leaders:
@@ -74,9 +79,18 @@ class Leaders:
         self.schedulers = schedulers
         self.leader: Scheduler | None = schedulers[0]
         self.asked = 0
+        self.looks = asyncio.Queue[None]()
+
+    async def looked_again(self) -> None:
+        """Until a look that begins now has ended."""
+        while not self.looks.empty():
+            self.looks.get_nowait()
+        for _ in range(2):
+            await soon(self.looks.get())
 
     async def __call__(self) -> SchedulerAddress:
         self.asked += 1
+        self.looks.put_nowait(None)
         if self.leader is None:
             raise ConnectionError("nobody")
         return await self.leader.port.address()
@@ -85,7 +99,7 @@ class Leaders:
 @contextlib.asynccontextmanager
 async def connected(leaders: Leaders, gateway_id: str = "g1") -> AsyncIterator[SchedulerLine]:
     async with aiohttp.ClientSession() as http:
-        yield SchedulerLine(leaders, http, gateway_id)
+        yield SchedulerLine(leaders, http, gateway_id, look_interval_s=LOOK_S)
     for scheduler in leaders.schedulers:
         await scheduler.port.close()
 
@@ -190,7 +204,7 @@ async def test_a_line_that_is_kept_leaves_a_scheduler_that_does_not_lead_any_mor
         assert await soon(first.desk.gone.get()) == "g1"
         assert await soon(line.submit(Ticket("a", 0, 0.0))) == REFUSAL
         leaders.leader = None
-        await asyncio.sleep(2 * LOOK_INTERVAL_S)
+        await leaders.looked_again()
         # Nobody who leads is no reason to leave the one that answers.
         assert await soon(line.submit(Ticket("b", 0, 0.0))) == REFUSAL
         assert not keeping.done()
@@ -203,6 +217,14 @@ async def test_a_gateway_that_goes_is_known_soon():
         await soon(line.submit(Ticket("a", 0, 0.0)))
         assert scheduler.desk.gone.empty()
     assert await soon(scheduler.desk.gone.get()) == "g1"
+
+
+async def test_an_ipv6_node_is_listened_on_and_reached():
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    scheduler = Scheduler(host="::1")
+    async with connected(Leaders(scheduler)) as line:
+        assert await soon(line.submit(Ticket("a", 0, 0.0))) == REFUSAL
 
 
 @pytest.mark.parametrize("old_ends_first", [True, False])
@@ -277,18 +299,20 @@ async def test_what_can_not_be_written_ends_the_line_and_whoever_waits_hears_of_
 async def test_an_error_of_another_kind_does_not_end_the_looking():
     scheduler = Scheduler()
     asked = 0
+    again = asyncio.Event()
 
     async def who_leads() -> SchedulerAddress:
         nonlocal asked
         asked += 1
         if asked == 1:
             raise ValueError("the method's own")
+        again.set()
         return await scheduler.port.address()
 
     async with aiohttp.ClientSession() as http:
-        line = SchedulerLine(who_leads, http, "g1")
+        line = SchedulerLine(who_leads, http, "g1", look_interval_s=LOOK_S)
         keeping = asyncio.create_task(line.keep())
-        await asyncio.sleep(1.5 * LOOK_INTERVAL_S)
+        await soon(again.wait())
         assert await soon(line.submit(Ticket("a", 0, 0.0))) == REFUSAL
         assert not keeping.done()
         keeping.cancel()

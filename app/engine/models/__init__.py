@@ -44,5 +44,9 @@ def model_file(source: str, name: str, *, cache: Path | None = None) -> Path:
     if folder.is_dir():
         return folder / name
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
 
-    return Path(hf_hub_download(source, name))
+    try:
+        return Path(hf_hub_download(source, name))
+    except HFValidationError as error:
+        raise FileNotFoundError(f"{source} is no folder here, and no Hugging Face id") from error
