@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from app.config import ApplicationConfig
 from placement.hardware import Cluster
 from placement.models import LanguageModel, known_model
 from placement.plans import ParallelPlan
+from placement.room import Room, room
 from placement.serving import Slo
-from placement.verdict import refusal
+from placement.verdict import MemoryPromises, refusal
 from placement.workload import WorkloadSpec
 
 # How vLLM calls checkpoints that say themselves what they hold.
@@ -35,6 +37,7 @@ def plan_of(config: ApplicationConfig) -> ParallelPlan:
         max_batched_tokens=engine.max_num_batched_tokens,
         prompt_step_tokens=engine.long_prefill_token_threshold,
         max_running=engine.max_num_seqs,
+        admitted=config.requests_per_replica(),
         memory_utilization=engine.gpu_memory_utilization,
         layer_partition=tuple(parallel.layer_partition) if parallel.layer_partition else None,
         one_node=parallel.strategy == "STRICT_PACK",
@@ -54,10 +57,13 @@ def _weight_dtype(config: ApplicationConfig) -> str:
 
 
 def _kv_dtype(config: ApplicationConfig) -> str:
-    if config.engine.kv_cache_dtype.startswith("fp8"):
-        return "fp8"
-    wide = config.engine.kv_cache_dtype == "auto" and config.engine.dtype == "float32"
-    return "float32" if wide else "bfloat16"
+    model, asked = model_of(config), config.engine.kv_cache_dtype
+    published = "bfloat16" if model is None else model.kv_dtype
+    if asked != "auto":
+        return "fp8" if asked.startswith("fp8") else asked
+    if published == "bfloat16" and config.engine.dtype == "float32":
+        return "float32"
+    return published
 
 
 def workload_of(config: ApplicationConfig) -> WorkloadSpec:
@@ -72,6 +78,12 @@ def slo_of(config: ApplicationConfig) -> Slo:
     return Slo(promises.ttft_p50_ms, promises.ttft_p99_ms, promises.tpot_p50_ms, promises.tpot_p99_ms)
 
 
+def memory_promises_of(config: ApplicationConfig) -> MemoryPromises:
+    """Those that `app validate` measures."""
+    promises = config.promises
+    return MemoryPromises(config.promised_kv_tokens(), promises.memory_share, promises.memory_imbalance)
+
+
 def refusal_of(config: ApplicationConfig, cluster: Cluster) -> str | None:
     """Why the configuration can't start on this hardware; None when it can, or when only the engine knows.
 
@@ -82,13 +94,15 @@ def refusal_of(config: ApplicationConfig, cluster: Cluster) -> str | None:
     return refusal(model_of(config), cluster, plan_of(config), config.engine.max_model_len)
 
 
-def control_missing(config: ApplicationConfig, free: Sequence[Mapping[str, float]]) -> str:
-    """What gateways and schedulers ask for and no node has left; empty where there is enough."""
-    replicas = config.gateway.replicas + 1 + config.scheduler.spares
-    for name, amount in config.control_resources.items():
-        left = sum(node.get(name, 0.0) // amount for node in free)
-        if left < replicas:
-            return (
-                f"gateways and schedulers: {replicas} ask for {amount:g} {name}, there is room for {left:g}"
-            )
-    return ""
+def control_room(config: ApplicationConfig, free: Sequence[Mapping[str, float]]) -> Room:
+    """Of gateways and schedulers, on nodes that have this left beside the engines. `missing` says for how
+    many of them there is room."""
+    processes, asked = config.gateway.replicas + 1 + config.scheduler.spares, config.control_resources
+    if not asked:
+        return Room(processes, left=tuple(free))
+    found = room(free, [asked], "PACK", processes)
+    if not found.missing:
+        return found
+    amounts = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
+    missing = f"gateways and schedulers: {processes} ask for {amounts}, there is room for {found.replicas}"
+    return replace(found, missing=missing)

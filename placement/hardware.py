@@ -25,6 +25,8 @@ class Gpu:
     pcie_gb_per_s: float
     source: str
     kernels_measured: bool  # False: efficiency curves are carried over from the H100 tables
+    # Largest batch that vLLM 0.29 captures as a CUDA graph by itself (config/vllm.py), tokens.
+    graph_tokens: int = 512
     runs_published: bool = False  # runs of it were held against the predictions
 
     @property
@@ -58,14 +60,32 @@ _SHEET = "vendor data sheet, as in aiconfigurator-core 0.12.0 systems/"
 
 GPUS = {
     "h100": Gpu(
-        "h100", 989, 1978, 3.35, 79.18, 450, 64, _SHEET + "; 79.18 GiB is what vLLM reports", True, True
+        "h100",
+        989,
+        1978,
+        3.35,
+        79.18,
+        450,
+        64,
+        _SHEET + "; 79.18 GiB is what vLLM reports",
+        True,
+        runs_published=True,
     ),
-    # 140.06 GiB usable of 141 GB: the same share (0.99) that vLLM sees of the H100's 80 GiB.
+    # Of the 141 GiB that the sheet calls GB as much (0.99) as vLLM sees of the H100's 80.
     "h200": Gpu(
-        "h200", 989, 1978, 4.8, 139.8, 450, 64, _SHEET + "; memory scaled as on the H100", False, True
+        "h200",
+        989,
+        1978,
+        4.8,
+        139.8,
+        450,
+        64,
+        _SHEET + "; memory scaled as on the H100",
+        False,
+        runs_published=True,
     ),
     "a100": Gpu("a100", 312, None, 2.039, 79.15, 300, 32, _SHEET, False),
-    "b200": Gpu("b200", 2250, 4500, 7.7, 178.0, 900, 128, _SHEET, False),
+    "b200": Gpu("b200", 2250, 4500, 7.7, 178.0, 900, 128, _SHEET, False, graph_tokens=1024),
     # Conservative: a PCIe card without NVLink, so that nothing unknown is promised.
     "generic": Gpu("generic", 125, None, 0.6, 23.5, 0, 32, "assumed: 24 GB PCIe inference card", False),
 }
@@ -73,29 +93,30 @@ GPUS = {
 _CLUSTER = re.compile(r"(?:(?P<nodes>\d+)x)?(?P<count>\d+)x(?P<gpu>[a-z0-9]+)")
 
 
-def find_gpu(name: str) -> Gpu:
-    """The entry of a name such as "h100" or "h100_sxm". Raises ValueError with the known names."""
+def find_gpu(name: str, field: str = "gpu") -> Gpu:
+    """The entry of a name such as "h100" or "h100_sxm". ValueError names the field and the known names."""
     key = name.lower().removesuffix("_sxm")
     if key not in GPUS:
-        raise ValueError(f"gpu: {name!r} is not in the catalogue ({', '.join(GPUS)})")
+        raise ValueError(f"{field}: {name!r} is not in the catalogue ({', '.join(GPUS)})")
     return GPUS[key]
 
 
-def parse_cluster(text: str) -> Cluster:
-    """ "8xh100" is GPUs in nodes of at most 8; "4x8xh100" is NODESxGPUSxTYPE. ValueError otherwise."""
+def parse_cluster(text: str, field: str = "hardware") -> Cluster:
+    """ "8xh100" is GPUs in nodes of at most 8; "4x8xh100" is NODESxGPUSxTYPE. ValueError otherwise, with the
+    field that the text stands in."""
     match = _CLUSTER.fullmatch(text.lower())
     if match is None:
-        raise ValueError(f"cluster: {text!r} is not GPUSxTYPE (8xh100) or NODESxGPUSxTYPE (4x8xh100)")
-    gpu, count = find_gpu(match["gpu"]), int(match["count"])
+        raise ValueError(f"{field}: {text!r} is not GPUSxTYPE (8xh100) or NODESxGPUSxTYPE (4x8xh100)")
+    gpu, count = find_gpu(match["gpu"], field), int(match["count"])
     if count < 1:
-        raise ValueError(f"cluster: {text!r} has no GPU")
+        raise ValueError(f"{field}: {text!r} has no GPU")
     if match["nodes"] is not None:
         nodes = int(match["nodes"])
         if nodes < 1:
-            raise ValueError(f"cluster: {text!r} has no node")
+            raise ValueError(f"{field}: {text!r} has no node")
         return Cluster(gpu, nodes, count)
     if count <= 8:
         return Cluster(gpu, 1, count)
     if count % 8:
-        raise ValueError(f"cluster: {text!r}: {count} GPUs don't fill nodes of 8; state NODESxGPUSxTYPE")
+        raise ValueError(f"{field}: {text!r}: {count} GPUs don't fill nodes of 8; state NODESxGPUSxTYPE")
     return Cluster(gpu, count // 8, 8)

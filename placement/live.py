@@ -57,10 +57,14 @@ def _connected(address: str) -> Iterator[str]:
 
 
 def reach(address: str) -> None:
-    """Raises OSError (a ConnectionError among others) when nobody listens; `auto` is Ray's to look up."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon:
-        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+    """Raises OSError (a ConnectionError among others) when nobody listens, ValueError for what is no address:
+    at `local` Ray would start a cluster. `auto` is Ray's to look up."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        raise ValueError(f"{address!r} is neither auto nor HOST:PORT")
+    socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def _observed(address: str, nodes: dict[str, str]) -> Iterator[Worker]:

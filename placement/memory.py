@@ -24,8 +24,6 @@ _LIVE_COPIES = 1.5
 # Rows of float32 logits that the sampler holds at the peak (logits, sorted copy, probabilities).
 _LOGIT_COPIES = 3
 BLOCK_TOKENS = 16  # vLLM's default KV block
-# What `app validate` holds the ranks' memory to when nothing else is stated.
-IMBALANCE_LIMIT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +57,6 @@ class MemoryPlan:
         return tokens // BLOCK_TOKENS * BLOCK_TOKENS
 
     @property
-    def fits(self) -> bool:
-        return self.kv_tokens > 0
-
-    @property
     def held_bytes(self) -> list[int]:
         """What a GPU of each stage holds: all get as many blocks of cache as the tightest has room for."""
         return [
@@ -92,23 +86,28 @@ def stage_weight_bytes(model: LanguageModel, plan: ParallelPlan, stage: int) -> 
     when there are fewer of them than tensor ranks.
     """
     tp, counts = plan.tensor_parallel, plan.layer_counts(model.layers)
-    linear = bytes_per_value(plan.weight_dtype)
+    linear, wide = bytes_per_value(plan.weight_dtype), _wide_bytes(plan)
     kv_heads = max(1.0, model.kv_heads / tp) * tp
     attention = model.hidden * model.head_dim * (2 * model.heads + 2 * kv_heads)
     sharded = (attention + model.experts * model.expert_parameters) * linear / tp
-    replicated = 2 * (model.norm_parameters_per_layer + model.router_parameters_per_layer)
+    replicated = wide * (model.norm_parameters_per_layer + model.router_parameters_per_layer)
     total = counts[stage] * (sharded + replicated)
     first, last = stage == 0, stage == len(counts) - 1
     tables = int(first) + int(last)
     if model.tied_embeddings and first and last:
         tables = 1
-    return round(total + tables * 2 * model.embedding_parameters / tp)
+    return round(total + tables * wide * model.embedding_parameters / tp)
+
+
+def _wide_bytes(plan: ParallelPlan) -> int:
+    """Of a value that is not quantised: of tables, norms and activations."""
+    return max(2, bytes_per_value(plan.weight_dtype))
 
 
 def activation_bytes(model: LanguageModel, plan: ParallelPlan) -> int:
     """Peak of one step above the weights, bytes a rank: the widest layer, and the sampler's logits."""
     width = 4 * model.hidden + _LIVE_COPIES * 2 * model.ffn * model.experts_per_token / plan.tensor_parallel
-    layer = 2 * plan.max_batched_tokens * width
+    layer = _wide_bytes(plan) * plan.max_batched_tokens * width
     logits = 4 * _LOGIT_COPIES * min(plan.max_running, plan.max_batched_tokens) * model.vocab
     small = model.parameters < 1e9  # the floor was measured on 8B to 70B; an embedded model needs far less
     return round(max(layer + logits, 0 if small else ACTIVATION_FLOOR_GIB * GIB))
@@ -153,7 +152,7 @@ def best_partition(model: LanguageModel, gpu: Gpu, plan: ParallelPlan) -> list[i
         return plan_memory(model, gpu, replace(plan, layer_partition=tuple(counts)))
 
     # A decode step reads all of a stage's weights but for the embedding, of which it looks rows up.
-    embedding = round(2 * model.embedding_parameters / plan.tensor_parallel)
+    embedding = round(_wide_bytes(plan) * model.embedding_parameters / plan.tensor_parallel)
     counts = [1] * plan.pipeline_parallel
     while sum(counts) < model.layers:
         larger = memory([count + 1 for count in counts]).stages

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from placement.quantization import stored_cache, stored_weights
+
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
@@ -30,6 +32,8 @@ class LanguageModel:
     qkv_bias: bool = False
     # What the published weights are stored in.
     weight_dtype: str = "bfloat16"
+    # What the cache is stored in where nothing else is asked for.
+    kv_dtype: str = "bfloat16"
     # The longest request that it was made for, prompt and output, tokens; None: not known.
     context: int | None = None
 
@@ -149,8 +153,8 @@ def catalogued(source: str) -> LanguageModel | None:
 
 
 def known_model(source: str) -> LanguageModel | None:
-    """A catalogued model, or a folder's of an architecture that is described. ValueError for a folder whose
-    `config.json` can't be used."""
+    """A catalogued model, or a folder's of an architecture that is described. ValueError names a folder whose
+    files can't be used."""
     try:
         return _named(source)
     except NotDescribed:
@@ -176,10 +180,20 @@ def find_model(source: str) -> LanguageModel:
 
 
 def _read(file: Path, name: str) -> LanguageModel:
-    content = json.loads(file.read_text())
-    if not isinstance(content, dict):
-        raise ValueError(f"model: {name}: its config.json holds no object")
+    content, beside = _object(file, name), file.with_name("hf_quant_config.json")
+    if content.get("quantization_config") is None and beside.is_file():
+        content["quantization_config"] = _object(beside, name)
     return from_hugging_face(content, name)
+
+
+def _object(file: Path, name: str) -> dict[str, object]:
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"model: {name}: its {file.name} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"model: {name}: its {file.name} holds no object")
+    return content
 
 
 def from_hugging_face(config: Mapping[str, object], name: str) -> LanguageModel:
@@ -207,6 +221,8 @@ def from_hugging_face(config: Mapping[str, object], name: str) -> LanguageModel:
             raise ValueError(f"{name}: config.json has no {' or '.join(keys)}")
         return default
 
+    said = config.get("quantization_config")
+    stored = said if isinstance(said, Mapping) else None
     hidden, heads = count("hidden_size"), count("num_attention_heads")
     experts = count("num_local_experts", "num_experts", default=1)
     ffn_keys = ("moe_intermediate_size", "intermediate_size") if experts > 1 else ("intermediate_size",)
@@ -224,7 +240,8 @@ def from_hugging_face(config: Mapping[str, object], name: str) -> LanguageModel:
         experts_per_token=count("num_experts_per_tok", default=1),
         qk_norm=kind in ("qwen3", "qwen3_moe"),
         qkv_bias=bool(config.get("attention_bias")) or kind == "qwen2",
-        weight_dtype=_stored_in(config.get("quantization_config")),
+        weight_dtype=stored_weights(stored),
+        kv_dtype=stored_cache(stored),
         # What stretches the positions stretches the context, by rules of its own.
         context=None if _is_stretched(config) else count("max_position_embeddings", default=0) or None,
     )
@@ -235,12 +252,3 @@ def _is_stretched(config: Mapping[str, object]) -> bool:
     parameters = config.get("rope_parameters")
     kind = parameters.get("rope_type", "default") if isinstance(parameters, dict) else "default"
     return bool(config.get("rope_scaling")) or kind != "default"
-
-
-def _stored_in(quantization: object) -> str:
-    """The dtype of a checkpoint's weights by its `quantization_config`; a method's name where it has none."""
-    if not isinstance(quantization, Mapping):
-        return "bfloat16"
-    method = str(quantization.get("quant_method") or "unknown")
-    fp8 = "fp8" in (method, str(quantization.get("quant_algo")).lower())
-    return "fp8" if fp8 else method

@@ -8,7 +8,7 @@ free for the next.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class NodeView:
     free_gpus: int
     total_gpus: int
     gpu_types: tuple[str, ...] = ()  # as Ray calls them, such as "A10G"; empty: it has not recognised them
+    free: Mapping[str, float] = field(default_factory=dict)  # of all its resources, those GPUs included
 
 
 # What a node has one of when Ray has recognised its GPUs: `accelerator_type:H100`.

@@ -61,7 +61,8 @@ class WorkerName:
 
 
 def replicas(workers: Iterable[Worker], topology: Topology) -> list[Replica]:
-    """The engines of this grid, by name; a worker whose name does not fit it is left out."""
+    """The engines of this grid, by name; a worker whose name does not fit it is left out. Neither names nor
+    groups say whose application they are: another one's of the same grid are among them."""
     by_engine: dict[str, list[Worker | None]] = {}
     for worker in workers:
         name = WorkerName.parse(worker.actor)

@@ -15,11 +15,13 @@ from placement.serving import (
     Capacity,
     Latency,
     Slo,
+    alone_us,
     broken_promises,
     expected_running,
     simulate,
     steady_capacity,
 )
+from placement.shapes import shape_of
 from placement.step_time import StepModel
 from placement.workload import WorkloadSpec
 
@@ -49,6 +51,7 @@ class Candidate:
     cluster_requests_per_s: float
     # Fewest that carry the stated rate within the TPOT promise, by the steady state alone; 0: no rate stated.
     replicas_for_rate: int
+    alone_ms: float  # a token of a request that nothing else runs beside
     latency: Latency | None  # at the stated rate, spread over all replicas
     broken: tuple[str, ...]
 
@@ -87,14 +90,16 @@ def grids(cluster: Cluster) -> Iterator[tuple[int, int]]:
         tensor *= 2
 
 
-def replicas_that_fit(cluster: Cluster, tensor: int, stages: int, *, one_node: bool = False) -> int:
-    """Copies of a grid when a TP group never leaves a node, stages may (unless `one_node`), and no two copies
-    share a GPU."""
-    groups = cluster.gpus_per_node // tensor * cluster.nodes
-    # A replica that fits into a node stays in it.
-    if one_node or stages * tensor <= cluster.gpus_per_node:
+def replicas_that_fit(cluster: Cluster, tensor: int, stages: int) -> int:
+    """Copies of a grid when no two share a GPU, no TP group leaves a node, and no copy that fits into one."""
+    if stages * tensor <= cluster.gpus_per_node:
         return cluster.gpus_per_node // (tensor * stages) * cluster.nodes
-    return groups // stages
+    return replicas_that_spread(cluster, tensor, stages)
+
+
+def replicas_that_spread(cluster: Cluster, tensor: int, stages: int) -> int:
+    """Copies of a grid when no two share a GPU and no TP group leaves a node; stages may."""
+    return cluster.gpus_per_node // tensor * cluster.nodes // stages
 
 
 def possible_plans(
@@ -138,7 +143,8 @@ def cluster_problem(cluster: Cluster, plan: ParallelPlan) -> str | None:
             f"STRICT_PACK: {plan.gpus_per_replica} GPUs on one node, but a node has {cluster.gpus_per_node}: "
             "PACK lets stages spread"
         )
-    room = replicas_that_fit(cluster, tensor, stages, one_node=plan.one_node)
+    fit = replicas_that_fit if plan.one_node else replicas_that_spread
+    room = fit(cluster, tensor, stages)
     if plan.replicas > room:
         return (
             f"{plan.replicas} replicas of {plan.gpus_per_replica} GPUs, but {cluster.nodes} nodes of "
@@ -153,15 +159,8 @@ def static_problem(model: LanguageModel, cluster: Cluster, plan: ParallelPlan, t
 
 
 def _model_problem(model: LanguageModel, cluster: Cluster, plan: ParallelPlan, tokens: int) -> str | None:
-    tensor, stages = plan.tensor_parallel, plan.pipeline_parallel
-    if stages > model.layers:
-        return f"PP={stages} leaves stages without a layer ({model.layers} layers)"
-    if model.heads % tensor or model.ffn % tensor:
-        return f"TP={tensor} does not divide {model.heads} heads and a feed-forward of {model.ffn}"
-    if model.kv_heads % tensor and tensor % model.kv_heads:
-        return f"TP={tensor} neither divides nor is a multiple of {model.kv_heads} KV heads"
-    if plan.layer_partition is not None and sum(plan.layer_partition) != model.layers:
-        return f"layers {list(plan.layer_partition)} are not the model's {model.layers}"
+    for problem in plan.topology().model_problems(plan.layer_partition, shape_of(model)):
+        return f"{problem.field[-1]} {problem.value}: {problem.reason}"
     if model.context is not None and tokens > model.context:
         return f"a request of {tokens} tokens, but the model's context is {model.context}"
     memory = plan_memory(model, cluster.gpu, plan)
@@ -202,7 +201,8 @@ def evaluate(
     needed = 0 if rate is None else ceil(rate / (LOAD_SHARE * capacity.requests_per_s))
     latency = latency_at(steps, memory, workload, LOAD_SHARE * whole if rate is None else rate)
     broken = tuple(broken_promises(latency, slo))
-    return Candidate(plan, memory, capacity, whole, needed, latency, broken)
+    alone_ms = alone_us(steps, workload.prompt_tokens, workload.output_tokens) / 1e3
+    return Candidate(plan, memory, capacity, whole, needed, alone_ms, latency, broken)
 
 
 def latency_at(
@@ -222,7 +222,7 @@ def latency_at(
         requests = max(_run_length(clients, fewest), FEWEST_TURNOVERS * clients)
         return simulate(steps, memory.kv_tokens, share, 0.0, requests=requests, seed=1)
     each = requests_per_s / replicas
-    running = expected_running(steps, workload, each, steps.plan.max_running)
+    running = expected_running(steps, workload, each, steps.plan.most_at_once)
     return simulate(steps, memory.kv_tokens, workload, each, requests=_run_length(running, fewest), seed=1)
 
 

@@ -25,6 +25,8 @@ class ParallelPlan:
     max_batched_tokens: int = 8192  # vLLM's server default on an H100
     prompt_step_tokens: int | None = None  # of one prompt in a step (vLLM's long_prefill_token_threshold)
     max_running: int = 256  # vLLM's max_num_seqs, all microbatches together
+    # What the scheduler in front of a replica lets into it at a time; None: as many as can run.
+    admitted: int | None = None
     memory_utilization: float = 0.85
     layer_partition: tuple[int, ...] | None = None
     # All ranks of a replica on one node (Ray's STRICT_PACK).
@@ -44,6 +46,11 @@ class ParallelPlan:
     def async_scheduling(self) -> bool:
         """vLLM's default, which the application switches off where it would fill no pipeline."""
         return self.pipeline_parallel == 1 or self.sequence_parallel_min_tokens is None
+
+    @property
+    def most_at_once(self) -> int:
+        """Most requests that run in a replica."""
+        return self.max_running if self.admitted is None else min(self.max_running, self.admitted)
 
     @property
     def longest_chunk(self) -> int:

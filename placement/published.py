@@ -148,11 +148,9 @@ def read_published(file: Path) -> list[PublishedRun]:
         return parse_rows(list(csv.DictReader(handle)))
 
 
-def predict(
-    run: PublishedRun, coefficients: Coefficients, reading: Reading | None = None, rounds: int | None = None
-) -> Prediction:
+def predict(run: PublishedRun, coefficients: Coefficients, rounds: int | None = None) -> Prediction:
     """Simulate the row's benchmark, on as many nodes as its GPUs fill. ValueError when that can't run."""
-    reading = reading or reading_of(run)
+    reading = reading_of(run)
     plan, model = plan_of(run, reading), find_model(run.model)
     cluster = Cluster(find_gpu(run.system), nodes=-(-plan.gpus // NODE_GPUS))
     if run.concurrency > MOST_CLIENTS:

@@ -6,17 +6,29 @@ from typing import Any
 
 import ray
 
+from placement.live import reach
 from placement.nodes import NodeView, gpu_types
 
 
+def nodes_of(address: str) -> list[NodeView]:
+    """Of the cluster at `auto` or `host:port`. OSError where nobody listens, ValueError for no address."""
+    reach(address)
+    ray.init(address=address, log_to_driver=False)
+    try:
+        return read_nodes()
+    finally:
+        ray.shutdown()
+
+
 def read_nodes() -> list[NodeView]:
-    """Living nodes of the connected cluster with their whole free GPUs."""
+    """Living nodes of the connected cluster with what is free on them."""
     return [
         NodeView(
             node_id=node["NodeID"],
             free_gpus=int(free.get("GPU", 0)),
             total_gpus=int(node["Resources"].get("GPU", 0)),
             gpu_types=gpu_types(node["Resources"]),
+            free=free,
         )
         for node, free in _living()
     ]

@@ -1,13 +1,14 @@
 """How many more replicas the nodes have room for, and what the next one would lack. Pure.
 
 A replica is a whole group of bundles: all of them find a place, or it is not placed at all. Counted as Ray
-packs: under STRICT_PACK the group shares one node; under PACK its bundles spread over as few as there can be.
+packs: under STRICT_PACK the group shares one node; under PACK its bundles, the largest first, spread over as
+few as there can be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Free amounts are decimal fractions: thirty times 0.1 is three.
 SLACK = 1e-6
@@ -19,6 +20,8 @@ class Room:
 
     replicas: int
     missing: str = ""
+    # On each node, once they are placed.
+    left: tuple[Mapping[str, float], ...] = field(default=(), compare=False)
 
 
 def room(
@@ -26,22 +29,27 @@ def room(
 ) -> Room:
     """`free`: what each living node has left. At most `most` replicas are looked for."""
     nodes = [dict(node) for node in free]
-    groups = [_total(bundles)] if strategy == "STRICT_PACK" else [dict(bundle) for bundle in bundles]
+    groups = [_total(bundles)] if strategy == "STRICT_PACK" else sorted(bundles, key=_size, reverse=True)
     for count in range(most):
         trial = [dict(node) for node in nodes]
         for group in groups:
             node = next((one for one in _fullest_first(trial) if _fits(one, group)), None)
             if node is None:
-                return Room(count, _lacking(trial, group))
+                return Room(count, _lacking(trial, group), tuple(nodes))
             for resource, amount in group.items():
                 node[resource] -= amount
         nodes = trial
-    return Room(most)
+    return Room(most, left=tuple(nodes))
 
 
 def _total(bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = {name for bundle in bundles for name in bundle}
     return {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in sorted(names)}
+
+
+def _size(resources: Mapping[str, float]) -> tuple[float, float, float]:
+    """By what there is least of."""
+    return resources.get("GPU", 0.0), resources.get("CPU", 0.0), sum(resources.values())
 
 
 def _fullest_first(nodes: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import exp
+from math import ceil, exp, inf
 
 from app.flow.estimate import nearest_rank
 from placement.simulator import Simulation
 from placement.step_time import Batch, StepModel, decode
 from placement.throughput import steady_batch
 from placement.workload import Arrivals, Workload, WorkloadSpec, poisson_times_s, uniform_asks
+
+# A replica that carries less than one request at a time is filled by so many parts of one.
+PARTS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,12 @@ class Slo:
     ttft_p99_ms: float | None = None
     tpot_p50_ms: float | None = None
     tpot_p99_ms: float | None = None
+
+    @property
+    def tightest_tpot_ms(self) -> float:
+        """Infinite without a promise."""
+        promised = (self.tpot_p50_ms, self.tpot_p99_ms)
+        return min((ms for ms in promised if ms is not None), default=inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,7 @@ class Capacity:
     """Most requests a second that one replica carries in steady state within the TPOT promise."""
 
     requests_per_s: float
-    running: int
+    running: float  # below one: in so much of the time one runs
     tpot_ms: float
     limit: str  # what stops it: "TPOT", "KV cache", "max_running", "prefill"
 
@@ -60,19 +69,25 @@ def parse_slo(text: str) -> Slo:
     return Slo(**values)
 
 
-def cycle_us(steps: StepModel, running: int, prompt_tokens: int, output_tokens: int) -> float:
-    """Time in which each running request gets one token, in steady state: the average step.
+def alone_us(steps: StepModel, prompt_tokens: int, output_tokens: int) -> float:
+    """Time of a token of a request that nothing else runs beside, microseconds."""
+    return steps.step_us(decode(1, prompt_tokens + output_tokens / 2))
 
+
+def cycle_us(steps: StepModel, running: float, prompt_tokens: int, output_tokens: int) -> float:
+    """Time in which each running request gets one token, in steady state: the average step. Microseconds.
+
+    Below one, `running` is the share of the time in which one runs: beside it are the prompts of as few.
     With PP stages the requests are split over as many microbatches, and none can overtake another: if any of
     those on their way carries a chunk, all wait for it in stage after stage. Prompts come at random, as many
     as requests end; those that come together share a step while the budget lasts.
     """
     stages, budget = len(steps.layer_counts), steps.plan.max_batched_tokens
-    share = max(1, -(-running // stages))
-    average = steady_batch(share, prompt_tokens, output_tokens)
+    share = ceil(running / stages)
+    average = steady_batch(min(share, running), prompt_tokens, output_tokens)
     if stages == 1:
         return steps.step_us(average)
-    batches, chunks = min(stages, running), -(-prompt_tokens // steps.plan.longest_chunk)
+    batches, chunks = min(stages, ceil(running)), -(-prompt_tokens // steps.plan.longest_chunk)
     # Whose chunks are among the batches that follow each other through the stages.
     prompts = running / stages / output_tokens * (batches + chunks - 1)
     some = 1 - exp(-prompts)
@@ -111,25 +126,38 @@ def expected_running(steps: StepModel, workload: WorkloadSpec, requests_per_s: f
 
 
 def steady_capacity(steps: StepModel, kv_tokens: int, workload: WorkloadSpec, slo: Slo) -> Capacity:
-    """Search the running batch: tokens a second grow with it, and so does the time of each token."""
-    prompt, output = workload.prompt_tokens, workload.output_tokens
-    by_cache = int(kv_tokens / (prompt + output / 2))
-    largest = min(steps.plan.max_running, by_cache)
-    promised = slo.tpot_p50_ms or slo.tpot_p99_ms or float("inf")
-    if largest < 1:
-        return Capacity(0.0, 0, 0.0, "KV cache")
+    """Search the running batch: tokens a second grow with it, and so does the time of each token.
 
-    def token_ms(running: int) -> float:
+    It is less than one request where the prompts that come while one runs break the promise, or fill more
+    than the steps. An output of one token has no time between tokens, and so no promise of it.
+    """
+    prompt, output = workload.prompt_tokens, workload.output_tokens
+    stages, budget = len(steps.layer_counts), steps.plan.max_batched_tokens
+    bounds = {
+        "KV cache": kv_tokens // (prompt + output / 2),
+        # With each token of a running request comes its share of the prompt that follows it.
+        "prefill": stages * budget / (1 + prompt / output),
+        "max_running": steps.plan.most_at_once,
+    }
+    limit = min(bounds, key=bounds.__getitem__)
+    promised = slo.tightest_tpot_ms if output > 1 else inf
+    if bounds["KV cache"] < 1:
+        return Capacity(0.0, 0, 0.0, "KV cache")
+    if (alone_ms := alone_us(steps, prompt, output) / 1e3) > promised:
+        return Capacity(0.0, 0, alone_ms, "TPOT")
+
+    def token_ms(running: float) -> float:
         return cycle_us(steps, running, prompt, output) / 1e3
 
-    if token_ms(1) > promised:
-        return Capacity(0.0, 0, token_ms(1), "TPOT")
+    unit, largest = 1.0, int(bounds[limit])
+    if largest < 1 or token_ms(1) > promised:
+        unit, largest = min(bounds[limit], 1) / PARTS, PARTS
     low, high = 1, largest
     while low < high:  # token time grows with the batch: the largest that keeps the promise
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if token_ms(middle) <= promised else (low, middle - 1)
-    limit = "TPOT" if low < largest else ("KV cache" if by_cache <= steps.plan.max_running else "max_running")
-    return Capacity(low / output / (token_ms(low) / 1e3), low, token_ms(low), limit)
+        low, high = (middle, high) if token_ms(middle * unit) <= promised else (low, middle - 1)
+    running, tpot_ms = low * unit, token_ms(low * unit)
+    return Capacity(running / output / (tpot_ms / 1e3), running, tpot_ms, "TPOT" if low < largest else limit)
 
 
 def simulate(
@@ -154,7 +182,7 @@ def simulate(
         arrivals = Arrivals(times_s=poisson_times_s(sent, requests_per_s, seed=seed))
     plan = steps.plan
     simulation = Simulation(
-        steps, kv_tokens, plan.max_batched_tokens, plan.max_running, plan.prompt_step_tokens
+        steps, kv_tokens, plan.max_batched_tokens, plan.most_at_once, plan.prompt_step_tokens
     )
     served = simulation.run(Workload(asks, arrivals), first=requests)
     by_sending = sorted(served, key=lambda request: request.sent_s)

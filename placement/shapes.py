@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from placement.models import catalogued
+from placement.models import LanguageModel, catalogued
 
 
 class ModelShape(BaseModel):
@@ -22,6 +22,8 @@ class ModelShape(BaseModel):
 def known_shape(source: str) -> ModelShape | None:
     """The shape of a model by Hugging Face id or embedded name; None when it is not in the catalogue."""
     model = catalogued(source)
-    if model is None:
-        return None
+    return None if model is None else shape_of(model)
+
+
+def shape_of(model: LanguageModel) -> ModelShape:
     return ModelShape(layers=model.layers, heads=model.heads, kv_heads=model.kv_heads, ffn=model.ffn)

@@ -22,6 +22,9 @@ from placement.memory import BLOCK_TOKENS
 from placement.step_time import Batch, StepModel
 from placement.workload import Ask, Workload
 
+# A decoding run is priced anew at least this often, tokens: its context grows meanwhile. 0: every step.
+LONGEST_JUMP = 256
+
 
 @dataclass(slots=True, eq=False)
 class _Request:
@@ -35,7 +38,6 @@ class _Request:
     generated: int = 0
     in_flight: int = 0
     first_token_s: float = -1.0
-    preemptions: int = 0
     running: bool = False
 
     def __lt__(self, other: _Request) -> bool:
@@ -54,7 +56,6 @@ class Served:
     sent_s: float
     first_token_s: float
     finished_s: float
-    preemptions: int
 
     @property
     def ttft_s(self) -> float:
@@ -83,8 +84,6 @@ class Simulation:
     max_running: int
     # Of one prompt in a step; None: no bound.
     prompt_step_tokens: int | None = None
-    # A decoding run is priced anew at least this often, tokens: its context grows meanwhile. 0: every step.
-    longest_jump: int = 256
     now_s: float = 0.0
     served: list[Served] = field(default_factory=list)
     preemptions: int = 0
@@ -213,7 +212,6 @@ class Simulation:
         victim.running = False
         self._free_blocks += victim.blocks
         victim.scheduled = victim.blocks = 0
-        victim.preemptions += 1
         self.preemptions += 1
         insort(self._waiting, victim)
         return victim
@@ -248,9 +246,7 @@ class Simulation:
         self._running.remove(request)
         self._free_blocks += request.blocks
         self._unfinished -= request.order < self._first
-        self.served.append(
-            Served(request.ask, request.sent_s, request.first_token_s, self.now_s, request.preemptions)
-        )
+        self.served.append(Served(request.ask, request.sent_s, request.first_token_s, self.now_s))
         assert self._workload is not None
         if self._workload.arrivals.concurrency is not None:
             self._send(self.now_s)
@@ -263,7 +259,7 @@ class Simulation:
         if moving != len(self._running) or (self._waiting and self._could_admit()):
             return False
         rounds = min(r.ask.output_tokens - r.generated for r in self._running) - 1
-        rounds = min(rounds, self.longest_jump, (self._free_blocks - moving) * BLOCK_TOKENS // moving)
+        rounds = min(rounds, LONGEST_JUMP, (self._free_blocks - moving) * BLOCK_TOKENS // moving)
         if rounds < 1:
             return False
         cycle_s = self._cycle_s(rounds / 2)
@@ -275,8 +271,6 @@ class Simulation:
             self._grow(request, rounds)
             request.generated += rounds
             request.known_tokens += rounds
-            if request.first_token_s < 0:
-                request.first_token_s = self._flights[0].finish_s
         moved_s = rounds * cycle_s
         self.now_s += moved_s
         self._stage_free_s = [time + moved_s for time in self._stage_free_s]

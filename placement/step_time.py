@@ -19,7 +19,6 @@ from placement.kernels import (
     Gemm,
     attention_roofline_us,
     attention_us,
-    collective_roofline_us,
     collective_us,
     gemm_roofline_us,
     gemms_us,
@@ -28,9 +27,6 @@ from placement.kernels import (
 from placement.models import LanguageModel, bytes_per_value
 from placement.plans import ParallelPlan
 
-# Largest batch that vLLM captures as a CUDA graph (max_cudagraph_capture_size); above it is eager. It is at
-# most twice the running requests and the tokens of a step, too.
-GRAPH_TOKENS = 512
 _ACTIVATION_BYTES = 2  # bf16 activations, whatever the weights are
 
 
@@ -51,14 +47,14 @@ class Batch:
         return self.prefill_tokens + self.decode_sequences
 
 
-def prefill(tokens: int, *, before: int = 0, sequences: int = 1, completes: bool = True) -> Batch:
-    """`sequences` equal chunks of `tokens` after `before` tokens that the cache already holds."""
+def prefill(tokens: int, *, before: int = 0, completes: bool = True) -> Batch:
+    """A chunk of `tokens` after `before` tokens that the cache already holds."""
     return Batch(
-        prefill_tokens=tokens * sequences,
-        prefill_sequences=sequences,
-        prefill_pairs=sequences * tokens * (before + (tokens + 1) / 2),
-        prefill_context_tokens=sequences * (before + tokens),
-        sampled=sequences if completes else 0,
+        prefill_tokens=tokens,
+        prefill_sequences=1,
+        prefill_pairs=tokens * (before + (tokens + 1) / 2),
+        prefill_context_tokens=before + tokens,
+        sampled=int(completes),
     )
 
 
@@ -85,7 +81,8 @@ class StepModel:
     ) -> None:
         self.model, self.gpu, self.plan, self.coefficients = model, cluster.gpu, plan, coefficients
         self.layer_counts = plan.layer_counts(model.layers)
-        self._graph_tokens = min(GRAPH_TOKENS, 2 * plan.max_running, plan.max_batched_tokens)
+        # Above it a step is eager (vLLM's max_cudagraph_capture_size).
+        self._graph_tokens = min(self.gpu.graph_tokens, 2 * plan.max_running, plan.max_batched_tokens)
         self._async_scheduling = plan.async_scheduling if async_scheduling is None else async_scheduling
         self._cluster = cluster
         tp = plan.tensor_parallel
@@ -241,18 +238,3 @@ class StepModel:
         gather = dict(self.coefficients.collectives["all_gather"])
         message = sampled * self.model.vocab * _ACTIVATION_BYTES
         return time + collective_us(self.gpu, gather, self.plan.tensor_parallel, message)
-
-    def roofline_us(self, batch: Batch) -> float:
-        """Least time that the hardware allows for the whole step, at full efficiency without latency."""
-        tp, gpu = self.plan.tensor_parallel, self.gpu
-        rows, experts, ffn = self._expert_rows(batch.tokens)
-        work = self._attention_work(batch)
-        layer = sum(attention_roofline_us(gpu, part) for part in work)
-        layer += gemm_roofline_us(gpu, self.plan.weight_dtype, batch.tokens, self._attention_gemms)
-        layer += gemm_roofline_us(gpu, self.plan.weight_dtype, rows, _side_by_side(ffn, experts))
-        if tp > 1:
-            message = batch.tokens * self.model.hidden * _ACTIVATION_BYTES
-            layer += 2 * collective_roofline_us(gpu, tp, message)
-        return self.model.layers * layer + gemm_roofline_us(
-            gpu, "bfloat16", batch.sampled, self._head
-        ) * bool(batch.sampled)

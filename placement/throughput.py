@@ -7,6 +7,7 @@ the physics carries over, and none was used in a fit.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 
 from placement.coefficients import Coefficients, StepResidual
 from placement.hardware import Cluster, find_gpu
@@ -120,16 +121,16 @@ def steady_step_us(steps: StepModel, running: int, prompt_tokens: float, output_
     return steps.step_us(steady_batch(running, prompt_tokens, output_tokens))
 
 
-def steady_batch(running: int, prompt_tokens: float, output_tokens: float) -> Batch:
-    """The average step when requests leave as fast as they come."""
-    prompts = running / output_tokens
+def steady_batch(running: float, prompt_tokens: float, output_tokens: float) -> Batch:
+    """The average step when requests leave as fast as they come; below one `running`, while one runs."""
+    prompts, sequences = running / output_tokens, ceil(running)
     tokens = round(prompts * prompt_tokens)
     return Batch(
         prefill_tokens=tokens,
         prefill_sequences=round(prompts) or int(tokens > 0),
         prefill_pairs=prompts * prompt_tokens * (prompt_tokens + 1) / 2,
         prefill_context_tokens=tokens,
-        decode_sequences=running,
-        decode_context_tokens=running * (prompt_tokens + output_tokens / 2),
-        sampled=running + round(prompts),
+        decode_sequences=sequences,
+        decode_context_tokens=sequences * (prompt_tokens + output_tokens / 2),
+        sampled=sequences + round(prompts),
     )

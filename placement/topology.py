@@ -78,6 +78,12 @@ class Topology:
     ) -> Iterator[Problem]:
         """Why this grid can't hold the model in these bundles."""
         yield from self._bundle_problems(bundles, needs_gpu)
+        yield from self.model_problems(layer_partition, shape)
+
+    def model_problems(
+        self, layer_partition: Sequence[int] | None, shape: ModelShape | None
+    ) -> Iterator[Problem]:
+        """Why the model can't be cut so; of a model without a known shape, only what the partition says."""
         yield from self._partition_problems(layer_partition, shape)
         if shape is not None:
             yield from self._shape_problems(shape)

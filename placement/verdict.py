@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from placement.coefficients import Coefficients
 from placement.hardware import Cluster
-from placement.memory import IMBALANCE_LIMIT, MemoryPlan, best_partition, plan_memory
+from placement.memory import MemoryPlan, best_partition, plan_memory
 from placement.models import SIZES, LanguageModel
 from placement.planner import LOAD_SHARE, cluster_problem, latency_at, static_problem
 from placement.plans import ParallelPlan
@@ -25,6 +26,15 @@ class Delivery:
     requests_per_s: float
     simulated_requests_per_s: float | None
     latency: Latency
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPromises:
+    """What `app validate` holds the memory of a running application to."""
+
+    kv_tokens: int  # that the cache of an engine holds, at least
+    share: float  # of a GPU's memory, at most
+    imbalance: float  # of what the GPUs hold, (largest - smallest) / mean, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,7 @@ def check_plan(
     longest_request_tokens: int,
     workload: WorkloadSpec,
     slo: Slo,
+    promises: MemoryPromises,
     coefficients: Coefficients,
 ) -> Verdict:
     """Refusals, warnings and figures of one plan."""
@@ -66,7 +77,10 @@ def check_plan(
     if plan.weight_dtype not in SIZES:
         return _unknown(f"weights as {plan.weight_dtype}: nothing is predicted", plan)
     memory = plan_memory(model, cluster.gpu, plan)
-    warnings = _imbalance_warning(model, cluster, plan, memory)
+    warnings = [
+        *_memory_warnings(plan, memory, promises),
+        *_imbalance_warning(model, cluster, plan, memory, promises.imbalance),
+    ]
     if workload.prompt_tokens + workload.output_tokens > longest_request_tokens:
         warnings.append(
             f"the workload's requests have {workload.prompt_tokens} + {workload.output_tokens} tokens, the "
@@ -103,10 +117,20 @@ def _delivery(
     return Delivery(most, None if workload.concurrency else simulated, latency)
 
 
+def _memory_warnings(plan: ParallelPlan, memory: MemoryPlan, promises: MemoryPromises) -> Iterator[str]:
+    if memory.kv_tokens < promises.kv_tokens:
+        yield f"KV cache of {memory.kv_tokens:,} tokens a replica, {promises.kv_tokens:,} promised"
+    if plan.memory_utilization > promises.share:
+        yield (
+            f"the engine takes {100 * plan.memory_utilization:g} % of a GPU's memory, "
+            f"{100 * promises.share:g} % promised"
+        )
+
+
 def _imbalance_warning(
-    model: LanguageModel, cluster: Cluster, plan: ParallelPlan, memory: MemoryPlan
+    model: LanguageModel, cluster: Cluster, plan: ParallelPlan, memory: MemoryPlan, promised: float
 ) -> list[str]:
-    if memory.imbalance <= IMBALANCE_LIMIT:
+    if memory.imbalance <= promised:
         return []
     best = best_partition(model, cluster.gpu, plan)
     better = plan_memory(model, cluster.gpu, replace(plan, layer_partition=tuple(best)))
@@ -115,4 +139,5 @@ def _imbalance_warning(
         f"{better.kv_tokens:,} tokens instead of {memory.kv_tokens:,}"
     )
     differ = f"memory in use differs by {100 * memory.imbalance:.1f} % between stages"
+    differ += f", {100 * promised:g} % promised"
     return [differ + (advice if better.kv_tokens > memory.kv_tokens else "")]

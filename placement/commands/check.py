@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from app.config import ApplicationConfig
 from app.config_file import ServedApplication, load_applications
-from app.plan_check import control_missing, model_of, plan_of, slo_of, workload_of
+from app.plan_check import memory_promises_of, model_of, plan_of, slo_of, workload_of
 from placement.coefficients import default_coefficients
 from placement.commands.plan import error_band
-from placement.hardware import Cluster, Gpu, parse_cluster
-from placement.nodes import NodeView, NoSeat, gpu_types, may_be, seat
+from placement.hardware import Cluster, parse_cluster
+from placement.nodes import NodeView
 from placement.plans import ParallelPlan
 from placement.report import write_json
+from placement.seats import Seated, Seats
 from placement.serving import parse_slo
 from placement.verdict import Verdict, check_plan
 from placement.workload import parse_workload
@@ -35,32 +36,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit status 1 when the plan is impossible."""
+    """Exit status 1 when the plan is impossible, or has no seats in the cluster that was asked."""
     applications = load_applications(arguments.file)
-    verdicts, seated = {}, True
+    seats = None if arguments.cluster is None else Seats(_nodes(arguments.cluster))
+    together = _more_than_all(applications, arguments.hardware)
+    verdicts = {}
     for application in applications:
         name, config = application.name, application.args
         if config.engine.device != "gpu":
             print(f"{name}: runs on the CPU; nothing more is predicted.")
             continue
         cluster = _cluster(config, arguments.hardware)
-        if arguments.cluster:
-            seated = report_seats(config, arguments.cluster, cluster.gpu) and seated
-        verdicts[name] = verdict = _verdict(config, cluster, arguments)
+        verdict = _verdict(config, cluster, arguments)
+        seated = Seated(()) if seats is None else seats.take(config, cluster.gpu.name)
+        refused = [together] if together else []
+        refused += [f"cluster: NO SEAT: {seated.missing}"] if seated.missing else []
+        verdicts[name] = verdict = replace(verdict, refusals=(*verdict.refusals, *refused))
         print(describe(name, plan_of(config), verdict))
+        for line in seated.lines:
+            print(f"  cluster: {line}")
         print(error_band(default_coefficients(), cluster.gpu, measured=not verdict.unmeasured))
-    together = _more_than_all(applications, arguments.hardware)
-    if together:
-        print(f"REFUSED: {together}")
     if arguments.json:
         write_json(arguments.json, verdicts)
-    refused = any(verdict.refusals for verdict in verdicts.values())
-    return 1 if refused or together or not seated else 0
+    return 1 if any(verdict.refusals for verdict in verdicts.values()) else 0
+
+
+def _nodes(address: str) -> list[NodeView]:
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"--cluster: {address}: Ray's client protocol does not tell nodes: host:port or auto"
+        )
+    from placement.ray_nodes import nodes_of  # here: the other checks need no Ray
+
+    try:
+        return nodes_of(address)
+    except OSError as error:
+        raise ConnectionError(f"--cluster: {address}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"--cluster: {error}") from error
 
 
 def _cluster(config: ApplicationConfig, hardware: str | None) -> Cluster:
     """What the command line says, else the file."""
-    return parse_cluster(hardware or config.hardware or DEFAULT_HARDWARE)
+    if hardware is not None:
+        return parse_cluster(hardware, "--hardware")
+    return parse_cluster(config.hardware or DEFAULT_HARDWARE)
 
 
 def _verdict(config: ApplicationConfig, cluster: Cluster, arguments: argparse.Namespace) -> Verdict:
@@ -71,6 +91,7 @@ def _verdict(config: ApplicationConfig, cluster: Cluster, arguments: argparse.Na
         config.engine.max_model_len,
         workload_of(config) if arguments.workload is None else parse_workload(arguments.workload),
         slo_of(config) if arguments.slo is None else parse_slo(arguments.slo),
+        memory_promises_of(config),
         default_coefficients(),
     )
 
@@ -83,68 +104,6 @@ def _more_than_all(applications: list[ServedApplication], hardware: str | None) 
     needed = sum(plan_of(config).gpus for config in on_gpus)
     there = max(_cluster(config, hardware).gpus for config in on_gpus)
     return f"together they need {needed} GPUs, the cluster has {there}" if needed > there else ""
-
-
-def report_seats(config: ApplicationConfig, address: str, gpu: Gpu) -> bool:
-    """Say where the `gpu`s of a live cluster have room for every rank now, or what is missing. True when all
-    fit."""
-    if address.startswith("ray://"):
-        raise ValueError(
-            f"--cluster: {address}: Ray's client protocol does not tell nodes: host:port or auto"
-        )
-    import ray  # here: the other checks need no cluster
-
-    from placement.live import reach
-    from placement.ray_nodes import read_free, read_nodes
-    from placement.room import room
-
-    plan, parallel = plan_of(config), config.parallel
-    try:
-        reach(address)
-        ray.init(address=address, log_to_driver=False)
-    except OSError as error:
-        raise ConnectionError(f"--cluster: {address}: {error}") from error
-    try:
-        nodes, free = read_nodes(), read_free()
-    finally:
-        ray.shutdown()
-    for line in _about_types(nodes, gpu.name):
-        print(line)
-    nodes = [node for node in nodes if may_be(node.gpu_types, gpu.name)]
-    seating = seat(nodes, plan.tensor_parallel, plan.pipeline_parallel, plan.replicas, one_node=plan.one_node)
-    if isinstance(seating, NoSeat):
-        print(f"cluster: NO SEAT: {seating.reason}")
-        return False
-    # GPUs are free; what else the bundles hold may not be.
-    alike = [resources for resources in free if may_be(gpu_types(resources), gpu.name)]
-    found = room(alike, parallel.bundles, parallel.strategy, plan.replicas)
-    if found.missing:
-        print(f"cluster: NO SEAT: replica {found.replicas + 1} of {plan.replicas}: {found.missing}")
-        return False
-    if missing := control_missing(config, free):
-        print(f"cluster: NO SEAT: {missing}")
-        return False
-    if not plan.one_node and sum(node.total_gpus > 0 for node in nodes) > 1:
-        print("cluster: a seating that keeps TP groups whole exists; Ray may choose another:")
-    for replica, ranks in enumerate(seating.nodes):
-        print(
-            f"cluster: replica {replica + 1}: " + " ".join(f"{r}@{node[:8]}" for r, node in enumerate(ranks))
-        )
-    print("cluster: NVLink islands inside a node are not known to Ray: check nvidia-smi topo -m")
-    return True
-
-
-def _about_types(nodes: Sequence[NodeView], gpu: str) -> Iterator[str]:
-    """What Ray says, or does not say, of GPUs that should be `gpu`s."""
-    others = [node for node in nodes if not may_be(node.gpu_types, gpu)]
-    if others:
-        types = ", ".join(sorted({one for node in others for one in node.gpu_types}))
-        gpus = sum(node.total_gpus for node in others)
-        yield f"cluster: not counted: {gpus} GPUs, {types} and not {gpu} (--hardware); Ray may choose them"
-    silent = [node for node in nodes if node.total_gpus and not node.gpu_types]
-    if silent:
-        gpus = sum(node.total_gpus for node in silent)
-        yield f"cluster: Ray reports no type of {gpus} GPUs: not checked that they are {gpu}"
 
 
 def describe(name: str, plan: ParallelPlan, verdict: Verdict) -> str:

@@ -13,12 +13,12 @@ from app.config import MOST_GPU_MEMORY
 from placement.coefficients import Coefficients, default_coefficients
 from placement.hardware import Gpu, parse_cluster
 from placement.models import find_model
-from placement.planner import Candidate, Planned, pareto_front, plan_cluster
+from placement.planner import LOAD_SHARE, Candidate, Planned, pareto_front, plan_cluster
 from placement.plans import MEASURED_TENSOR_PARALLEL
 from placement.plot import Series, scatter
 from placement.report import table, write_json
 from placement.serving import parse_slo
-from placement.workload import parse_workload
+from placement.workload import WorkloadSpec, parse_workload
 
 _MEASURED = ", ".join(map(str, MEASURED_TENSOR_PARALLEL))
 
@@ -38,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 when no plan keeps all promises."""
     _refuse_bad_numbers(arguments)
-    model, cluster = find_model(arguments.model), parse_cluster(arguments.cluster)
+    model, cluster = find_model(arguments.model), parse_cluster(arguments.cluster, "--cluster")
     if arguments.network_gb_per_s is not None:
         cluster = replace(cluster, network_gb_per_s=arguments.network_gb_per_s)
     workload, slo = parse_workload(arguments.workload), parse_slo(arguments.slo)
     coefficients = default_coefficients()
     planned = plan_cluster(model, cluster, workload, slo, coefficients, arguments.memory_utilization)
-    print(_describe(planned, arguments.top))
+    print(_describe(planned, workload, arguments.top))
     print(error_band(coefficients, cluster.gpu))
     if arguments.json:
         write_json(arguments.json, plan_json(planned, coefficients, cluster.gpu))
@@ -63,17 +63,28 @@ def _refuse_bad_numbers(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--top: {top} is not positive")
 
 
-def _describe(planned: Planned, top: int) -> str:
-    parts = ["Ranked by goodput per GPU (plans that keep every promise first); latencies with all replicas:"]
+def _describe(planned: Planned, workload: WorkloadSpec, top: int) -> str:
+    parts = [
+        "Ranked by goodput per GPU (plans that keep every promise first); latencies with all replicas "
+        f"{_load(workload)}:"
+    ]
     parts.append(_candidate_table(planned.candidates[:top]))
-    fastest = sorted(planned.candidates, key=lambda c: c.latency.tpot_p50_ms if c.latency else 0.0)[:5]
-    parts.append("\nFastest for one user (TPOT P50):")
+    fastest = sorted(planned.candidates, key=lambda candidate: candidate.alone_ms)[:5]
+    parts.append("\nFastest for one user alone:")
     parts.append(_candidate_table(fastest))
     parts.append("\nRejected:")
     reasons = Counter(reject.reason.split(":")[0] for reject in planned.rejects)
     parts += [f"  {count:4d}  {reason}" for reason, count in reasons.most_common()]
     parts += [f"  {reject.plan.label()}: {reject.reason}" for reject in planned.rejects[:top]]
     return "\n".join([*parts, ""])
+
+
+def _load(workload: WorkloadSpec) -> str:
+    """At which the latencies hold."""
+    if workload.concurrency is not None:
+        return f"at {workload.concurrency} clients"
+    rate = workload.requests_per_s
+    return f"at {LOAD_SHARE:g} of a plan's req/s" if rate is None else f"at {rate:g} req/s"
 
 
 def error_band(coefficients: Coefficients, gpu: Gpu, *, measured: bool = True) -> str:
@@ -117,7 +128,7 @@ def plan_json(planned: Planned, coefficients: Coefficients, gpu: Gpu) -> dict[st
 
 def _candidate_table(candidates: Sequence[Candidate]) -> str:
     header = ["plan", "req/s", "per GPU", "limit", "carry the rate", "TTFT P50/P99 ms", "TPOT P50/P99 ms"]
-    header += ["KV tokens", "promises"]
+    header += ["alone", "KV tokens", "promises"]
     return table(header, [_cells(candidate) for candidate in candidates])
 
 
@@ -132,6 +143,7 @@ def _cells(candidate: Candidate) -> list[str]:
         f"{carrying} of {candidate.plan.replicas}" if (carrying := candidate.replicas_for_rate) else "-",
         f"{latency.ttft_p50_ms:.0f}/{latency.ttft_p99_ms:.0f}" if latency else "-",
         f"{latency.tpot_p50_ms:.1f}/{latency.tpot_p99_ms:.1f}" if latency else "-",
+        f"{candidate.alone_ms:.1f}",
         f"{candidate.memory.kv_tokens:,}",
         "kept" if candidate.keeps_promises else "; ".join(candidate.broken),
     ]

@@ -32,6 +32,8 @@ def _workers(address: str) -> list[Worker]:
         return read_workers(address)
     except ConnectionError as error:
         raise ConnectionError(f"--address: {address}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"--address: {error}") from error
 
 
 def plan_of(application: ServedApplication) -> Plan:
@@ -65,4 +67,5 @@ def _blocks(plan: Plan, running: list[Replica] | None) -> list[str]:
         return [plan_text(plan), "The ranks are processes of the engine's replica: they have no actors."]
     if not running:
         return [plan_text(plan), "No engine of this grid is running."]
-    return [plan_text(plan), *(replica_text(plan, replica) for replica in running)]
+    whose = "Running engines of this grid, whichever application's they are: their workers do not say."
+    return [plan_text(plan), whose, *(replica_text(plan, replica) for replica in running)]

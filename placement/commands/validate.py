@@ -111,7 +111,8 @@ def _summary(rows: Sequence[ValidatedRow], full_load: Sequence[ValidatedThroughp
         ):
             error = mean_absolute_percent(errors)
             if error is not None:
-                lines.append([axis, name, str(len(chosen)), f"{error:.1f} %"])
+                known = sum(one is not None for one in errors)
+                lines.append([axis, name, str(known), f"{error:.1f} %"])
     error = mean_absolute_percent([item.error for item in full_load])
     lines.append(["throughput", "held out (another engine)", str(len(full_load)), f"{error or 0.0:.1f} %"])
     note = "* no published H100 measurement stands behind such a row."

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+# Of a logarithm, for a derivative.
+STEP = 0.02
 
 
 def relative_non_negative(features: Array, measured: Array) -> Array:
@@ -33,17 +35,15 @@ def mean_absolute_percentage(predicted: Array, measured: Array) -> float:
     return float(np.abs(predicted / measured - 1).mean() * 100)
 
 
-def levenberg_marquardt(
-    errors: Callable[[Array], Array], start: Array, rounds: int, *, step: float = 0.02
-) -> tuple[Array, Array]:
+def levenberg_marquardt(errors: Callable[[Array], Array], start: Array, rounds: int) -> tuple[Array, Array]:
     """Least squares in the logarithm of the parameters, so that all stay positive.
 
-    `errors` maps log-parameters to residuals; derivatives are forward differences of `step`.
+    `errors` maps log-parameters to residuals; derivatives are forward differences.
     """
     point, damping = start.astype(float), 1e-2
     current = errors(point)
     for _ in range(rounds):
-        columns = [(errors(point + step * unit) - current) / step for unit in np.eye(len(point))]
+        columns = [(errors(point + STEP * unit) - current) / STEP for unit in np.eye(len(point))]
         jacobian = np.stack(columns, axis=1)
         normal = jacobian.T @ jacobian
         for _ in range(6):

@@ -26,9 +26,6 @@ FIFO_MAX_QUEUED = 512
 Make = Callable[[EngineShape, int], Policy]
 
 
-DEFAULT_MIX = Mix()
-
-
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """All that decides a result; two equal experiments give equal bytes."""
@@ -42,7 +39,6 @@ class Experiment:
     returns: bool = False
     # Each has its part of the replicas, and of the requests whichever its gateways happen to get.
     schedulers: int = 1
-    mix: Mix = DEFAULT_MIX
     # Engines that are not quite what the model says, and words that take their time.
     noisy: bool = False
 
@@ -142,7 +138,7 @@ def run(experiment: Experiment, requests: Sequence[Request]) -> Json:
     engine, make = ENGINES[experiment.engine], POLICIES[experiment.policy]
     _check(experiment, requests, engine)
     capacity = capacity_per_s(engine, requests) * experiment.replicas
-    arrivals = spread(at_rate(requests, capacity * experiment.load), experiment.mix, experiment.seed)
+    arrivals = spread(at_rate(requests, capacity * experiment.load), Mix(), experiment.seed)
     ours = experiment.policy.startswith("flow")
     of_each = experiment.replicas // experiment.schedulers
     setup = Setup(

@@ -75,17 +75,6 @@ class _Peer:
     def tick(self, now_s: float) -> list[Action]:
         return self._dispatch(now_s)
 
-    def drain(self, now_s: float) -> list[Action]:
-        return [self._evict(ticket_id, Outcome.EVICTED_DRAINING) for ticket_id in list(self._queued)]
-
-    @property
-    def queued(self) -> int:
-        return len(self._queued)
-
-    @property
-    def in_flight(self) -> int:
-        return len(self._leases)
-
     def _band(self, ticket: Ticket) -> int:
         return 0
 

@@ -20,6 +20,8 @@ from placement.simulation.workload import Request
 TICK_S = 0.1
 # A request that is still running this long after the last arrival is a bug of the simulator.
 MAX_TAIL_S = 3600.0
+# Requests that a capacity is taken of.
+SAMPLE = 2000
 
 
 class Policy(Protocol):
@@ -70,8 +72,6 @@ class Setup:
     report_s: float = 1.0
     # Clients that come back once, at the time that the refusal named.
     returns: bool = False
-    # The bound that requests state: the least power of two times 64 that holds the output.
-    state_bound: bool = True
     # None: every step as the model says, and every word at once. The seed is the noise's alone.
     noise: Noise | None = None
     seed: str = ""
@@ -137,6 +137,7 @@ class Simulator:
             record.predicted_ttft_s = self._predicts(request.request_id)
 
     def _ticket(self, request: Request) -> Ticket:
+        # What requests state: the least power of two times 64 that holds the output.
         bound = 64 * 2 ** max(0, math.ceil(math.log2(request.output_tokens / 64)))
         return Ticket(
             ticket_id=request.request_id,
@@ -145,7 +146,7 @@ class Simulator:
             tenant=request.tenant,
             class_name=request.class_name,
             prompt_tokens=request.prompt_tokens,
-            max_output_tokens=bound if self._setup.state_bound else 0,
+            max_output_tokens=bound,
             prefix_blocks=request.prefix_blocks,
             session_id=request.session_id,
             size_bytes=4 * request.prompt_tokens,
@@ -264,10 +265,10 @@ class Simulator:
         self._at(at_s, "arrive", again)
 
 
-def capacity_per_s(engine: EngineShape, requests: Sequence[Request], sample: int = 2000) -> float:
+def capacity_per_s(engine: EngineShape, requests: Sequence[Request]) -> float:
     """Requests a second that one engine completes when it never lacks work: the middle half of a run."""
     simulated = SimulatedEngine(engine)
-    for request in requests[:sample]:
+    for request in requests[:SAMPLE]:
         simulated.add(request)
     now_s, times = 0.0, []
     while simulated.busy:

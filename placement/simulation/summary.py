@@ -40,9 +40,12 @@ def promise_of(classes: Sequence[ClassPolicy]) -> Promise:
     return Promise({policy.name: policy.ttft_budget_s for policy in classes})
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Nearest rank; 0 of nothing."""
-    return nearest_rank(values, share) if values else 0.0
+def percentile(values: Sequence[float], share: float, places: int | None = None) -> float | None:
+    """Nearest rank, to so many decimal places; None of nothing."""
+    if not values:
+        return None
+    found = nearest_rank(values, share)
+    return found if places is None else round(found, places)
 
 
 def jain_index(values: Sequence[float]) -> float:
@@ -83,8 +86,8 @@ def _class(records: Sequence[Record], name: str, promise: Promise) -> Json:
         "offered": len(of_class),
         "attainment": _share(sum(promise.kept(one) for one in of_class), len(of_class)),
         "answered": _share(sum(one.finished_s is not None for one in of_class), len(of_class)),
-        "ttft_p50_s": round(percentile(ttfts, 0.5), 4),
-        "ttft_p95_s": round(percentile(ttfts, 0.95), 4),
+        "ttft_p50_s": percentile(ttfts, 0.5, 4),
+        "ttft_p95_s": percentile(ttfts, 0.95, 4),
         "queue_wait_max_s": round(max(waits, default=0.0), 4),
     }
 

@@ -6,7 +6,7 @@ import csv
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 # A prompt that belongs to a session grows by its history; blocks are hashed at this size.
@@ -41,15 +41,16 @@ class Mix:
 def read_azure_trace(path: Path) -> list[Request]:
     """A trace of AzurePublicDataset's LLM inference set: TIMESTAMP, ContextTokens, GeneratedTokens.
 
-    Arrival times count from the first row. ValueError names the row that can't be read.
+    Arrival times count from the first row; one without a zone is UTC's. ValueError names the row that can't
+    be read.
     """
     requests: list[Request] = []
     start: datetime | None = None
     with path.open(newline="") as lines:
         for number, row in enumerate(csv.DictReader(lines)):
             try:
-                # Seven digits of a second; datetime reads six.
-                at = datetime.fromisoformat(row["TIMESTAMP"][:26])
+                at = datetime.fromisoformat(row["TIMESTAMP"])
+                at = at if at.tzinfo else at.replace(tzinfo=UTC)
                 prompt, output = int(row["ContextTokens"]), int(row["GeneratedTokens"])
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}, row {number + 1}: {row}: {error}") from error

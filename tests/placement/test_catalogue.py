@@ -103,6 +103,56 @@ def test_a_config_json_that_holds_a_list_is_refused(tmp_path):
         find_model(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["config.json", "hf_quant_config.json"])
+def test_a_file_that_is_no_json_is_named(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    (tmp_path / name).write_text('{"model_type": ')
+    with pytest.raises(ValueError, match=f"^model: {re.escape(str(tmp_path))}: its {name} is no JSON"):
+        known_model(str(tmp_path))
+
+
+FP8_CACHE = {"dynamic": False, "num_bits": 8, "type": "float"}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "cache"),
+    [
+        (None, "bfloat16"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "bfloat16"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": FP8_CACHE}, "fp8"),
+        ({"quant_method": "modelopt", "kv_cache_scheme": FP8_CACHE | {"dynamic": True}}, "bfloat16"),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}, "fp8"),
+        ({"quant_method": "modelopt_fp4", "kv_cache_quant_algo": "NVFP4"}, "bfloat16"),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": FP8_CACHE}, "fp8"),
+        ({"quant_method": "fp8", "kv_cache_scheme": FP8_CACHE}, "bfloat16"),
+    ],
+)
+def test_a_config_json_says_what_its_cache_is_stored_in(quantization, cache):
+    assert from_hugging_face({**LLAMA_8B, "quantization_config": quantization}, "x").kv_dtype == cache
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "cache", "stored"),
+    [
+        ("FP8", "FP8", ("fp8", "fp8")),
+        ("FP8_PB_WO", None, ("fp8", "bfloat16")),
+        ("NVFP4", "FP8", ("modelopt", "fp8")),
+    ],
+)
+def test_an_older_modelopt_checkpoint_says_it_in_a_file_of_its_own(tmp_path, algorithm, cache, stored):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    quantization = {"quant_algo": algorithm, "kv_cache_quant_algo": cache}
+    separate = {"producer": {"name": "modelopt", "version": "0.29.0"}, "quantization": quantization}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(separate))
+    model = find_model(str(tmp_path))
+    assert (model.weight_dtype, model.kv_dtype) == stored
+    # What config.json says itself counts.
+    (tmp_path / "config.json").write_text(
+        json.dumps({**LLAMA_8B, "quantization_config": {"quant_method": "awq"}})
+    )
+    assert find_model(str(tmp_path)).weight_dtype == "awq"
+
+
 @pytest.mark.parametrize("value", [None, 0, -1, "32", True, 1.5])
 def test_a_broken_config_json_is_refused_with_the_field_and_the_value(value):
     config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": value}

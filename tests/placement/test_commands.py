@@ -46,6 +46,20 @@ def test_plan_prints_ranks_rejects_and_error_band(capsys, tmp_path):
     assert picture.read_text().startswith("<svg")
 
 
+def test_plan_says_at_which_load_its_latencies_are_and_who_is_fastest_alone(capsys, tmp_path):
+    out = tmp_path / "plans.json"
+    plan = ["plan", "--model", "llama8b", "--cluster", "4xh100", "--top", "1", "--workload"]
+    loads = {"512/64@4": "at 4 req/s", "512/64": "at 0.9 of a plan's req/s", "512/64@8c": "at 8 clients"}
+    for workload, load in loads.items():
+        assert main([*plan, workload, "--json", str(out)]) == 0
+        said = capsys.readouterr().out
+        assert f"latencies with all replicas {load}:" in said
+        candidates = json.loads(out.read_text())["candidates"]
+        least = min(candidate["alone_ms"] for candidate in candidates)
+        first = said.split("Fastest for one user alone:")[1].splitlines()[3]
+        assert f"{least:.1f}" in first.split()
+
+
 def test_an_error_is_stated_below_where_runs_were_published_and_nowhere_else(capsys):
     arguments = ["plan", "--model", "llama8b", "--workload", "512/64@4", "--top", "1", "--cluster"]
     assert main([*arguments, "1xh100"]) == 0
@@ -126,7 +140,7 @@ def test_check_warns_of_a_partition_that_costs_cache_and_says_a_better_one(capsy
     file.write_text(file.read_text().replace("pipeline_parallel_size: 4", uneven))
     assert main(["check", str(file), "--workload", "1024/256@1"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"memory in use differs by 7\.\d % between stages", said)
+    assert re.search(r"memory in use differs by 7\.\d % between stages, 5 % promised", said)
     assert re.search(r"layer_partition: \[20, 20, 20, 20\] by 1\.\d %, and the cache holds", said)
 
 
@@ -180,13 +194,49 @@ def test_check_adds_up_the_applications_of_a_file(capsys, tmp_path):
     file.write_text(f"{head}applications:\n{one}{other}")
     assert main(["check", str(file), "--json", str(out)]) == 1
     assert "together they need 16 GPUs, the cluster has 8" in capsys.readouterr().out
-    assert set(json.loads(out.read_text())) == {"llama", "other"}
+    verdicts = json.loads(out.read_text())
+    assert set(verdicts) == {"llama", "other"}
+    assert all("together they need 16 GPUs" in one["refusals"][0] for one in verdicts.values())
     assert main(["check", str(file), "--hardware", "2x8xh100"]) == 0
 
 
 def test_check_does_not_ask_a_cluster_by_rays_client_protocol(capsys, tmp_path):
     assert main(["check", config(tmp_path), "--cluster", "ray://127.0.0.1:1"]) == 2
     assert "host:port or auto" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["local", "localhost:abc", "localhost:99999", ":6379", ""])
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_what_is_no_address_of_a_cluster_is_refused_and_starts_none(capsys, tmp_path, command, address):
+    option = {"check": "--cluster", "show": "--address"}[command]
+    assert main([command, config(tmp_path), option, address]) == 2
+    assert capsys.readouterr() == ("", f"placement: {option}: {address!r} is neither auto nor HOST:PORT\n")
+
+
+def test_check_holds_the_plan_against_the_promises_of_memory(capsys, tmp_path):
+    promises = "{memory_share: 0.8, kv_tokens: 9000000, memory_imbalance: 0.01}"
+    file, out = config(tmp_path, extra=f"      promises: {promises}"), tmp_path / "verdict.json"
+    assert main(["check", file, "--workload", "1024/256@2", "--json", str(out)]) == 0
+    warnings = json.loads(out.read_text())["llama"]["warnings"]
+    said = capsys.readouterr().out
+    assert all(f"warning: {warning}" in said for warning in warnings)
+    cache, share, imbalance = warnings
+    assert re.fullmatch(r"KV cache of [\d,]+ tokens a replica, 9,000,000 promised", cache)
+    assert share == "the engine takes 85 % of a GPU's memory, 80 % promised"
+    assert imbalance == "memory in use differs by 1.5 % between stages, 1 % promised"
+
+
+def test_check_counts_what_the_scheduler_lets_into_an_engine(capsys, tmp_path):
+    file = config(tmp_path, extra="      scheduler: {requests_per_replica: 2}")
+    assert main(["check", file, "--workload", "1024/256@1"]) == 0
+    assert "(max_running), 1 asked" in capsys.readouterr().out
+
+
+def test_check_names_the_field_of_a_wrong_hardware(capsys, tmp_path):
+    assert main(["check", config(tmp_path), "--hardware", "8xfoo"]) == 2
+    assert "--hardware: 'foo' is not in the catalogue" in capsys.readouterr().err
+    assert main(["check", config(tmp_path, extra="      hardware: 12xh100")]) == 2
+    assert "hardware: '12xh100': 12 GPUs" in capsys.readouterr().err
 
 
 def test_check_does_not_wait_for_a_cluster_that_is_not_there(capsys, tmp_path):
@@ -239,6 +289,17 @@ def test_check_refuses_replicas_that_would_share_gpus(capsys, tmp_path):
 def test_validate_without_a_file_checks_the_full_load_rows(capsys):
     assert main(["validate"]) == 0
     assert "MLPerf" in capsys.readouterr().out
+
+
+def test_validate_counts_on_each_axis_the_rows_that_have_its_figure(capsys, tmp_path):
+    runs = tmp_path / "runs.csv"
+    head = "id,model,system,precision,backend,tp,pp,isl,osl,concurrency,ttft_ms,tpot_ms"
+    row = "meta-llama/Llama-3.1-8B,h100_sxm,fp8,vllm,1,1,256,16,1"
+    runs.write_text(f"{head}\na,{row},20,6\nb,{row},,6\n")
+    assert main(["validate", "--csv", str(runs)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^TPOT +held out +2 ", said, re.MULTILINE)
+    assert re.search(r"^TTFT +held out +1 ", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", ["plan", "check", "validate", "claims", "fit"])

@@ -16,8 +16,10 @@ def test_a_cluster_is_read_as_nodes_of_gpus(text, nodes, per_node):
     "text", ["", "8", "h100", "8xh999", "0xh100", "9xh100", "0x8xh100", "-1xh100", "8 x h100"]
 )
 def test_a_cluster_that_cannot_be_is_refused(text):
-    with pytest.raises(ValueError, match=r"cluster|gpu"):
+    with pytest.raises(ValueError, match=r"^hardware: "):
         parse_cluster(text)
+    with pytest.raises(ValueError, match=r"^--cluster: "):
+        parse_cluster(text, "--cluster")
 
 
 def test_every_gpu_states_its_source():

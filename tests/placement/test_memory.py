@@ -95,7 +95,7 @@ def test_no_other_split_over_three_stages_holds_more(gpu):
 
 
 def test_a_model_that_does_not_fit_has_no_cache():
-    assert not plan_memory(LLAMA_70B, H100, ParallelPlan(1)).fits
+    assert plan_memory(LLAMA_70B, H100, ParallelPlan(1)).kv_tokens == 0
 
 
 def test_kv_heads_are_replicated_when_there_are_more_ranks_than_heads():
@@ -122,3 +122,13 @@ def test_the_best_partition_keeps_every_layer_and_every_stage(stages):
     assert sum(partition) == 80
     assert len(partition) == stages
     assert min(partition) > 0
+
+
+def test_float32_doubles_tables_norms_and_activations_too():
+    narrow, wide = (
+        plan_memory(LLAMA_70B, H100, ParallelPlan(8, weight_dtype=dtype, max_batched_tokens=32768)).stages[0]
+        for dtype in ("bfloat16", "float32")
+    )
+    assert wide.weight_bytes == 2 * narrow.weight_bytes
+    logits = 4 * 3 * 256 * LLAMA_70B.vocab
+    assert wide.activation_bytes - logits == 2 * (narrow.activation_bytes - logits)

@@ -7,7 +7,7 @@ import pytest
 
 from app.config import ApplicationConfig
 from app.config_file import load_applications
-from app.plan_check import control_missing, model_of, plan_of, refusal_of
+from app.plan_check import control_room, memory_promises_of, model_of, plan_of, refusal_of
 from placement.hardware import find_gpu, parse_cluster
 from placement.memory import plan_memory
 from tests.checkpoints import LLAMA_8B
@@ -15,7 +15,11 @@ from tests.checkpoints import LLAMA_8B
 LLAMA_70B = "meta-llama/Llama-3.3-70B-Instruct"
 
 
+SECTIONS = ("gateway", "promises", "scheduler")
+
+
 def config(*, tensor=2, stages=4, source=LLAMA_70B, parallel=None, tokens=8192, **engine):
+    sections = {name: engine.pop(name) for name in SECTIONS if name in engine}
     return ApplicationConfig.model_validate(
         {
             "model": {"name": "llama", "source": source},
@@ -27,6 +31,7 @@ def config(*, tensor=2, stages=4, source=LLAMA_70B, parallel=None, tokens=8192, 
             },
             "engine": {"max_model_len": tokens, **engine},
             "open_without_keys": True,
+            **sections,
         }
     )
 
@@ -94,6 +99,15 @@ class TestWhatWeightsAreStoredIn:
         assert "memory" in refusal("4xh100", **settings)
         assert refusal("4xh100", tensor=4, stages=1) is None
 
+    def test_an_automatic_cache_is_what_the_checkpoint_says(self, tmp_path):
+        quantization = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}
+        (tmp_path / "config.json").write_text(json.dumps({**LLAMA_8B, "quantization_config": quantization}))
+        kinds = {
+            asked: plan_of(config(source=str(tmp_path), kv_cache_dtype=asked)).kv_dtype
+            for asked in ("auto", "bfloat16", "fp8_e5m2")
+        }
+        assert kinds == {"auto": "fp8", "bfloat16": "bfloat16", "fp8_e5m2": "fp8"}
+
     def test_of_a_format_without_a_known_size_only_the_room_is_checked(self):
         assert refusal("1xh100", tensor=1, stages=1, quantization="awq") is None
         assert "needs 8 GPUs" in refusal("4xh100", quantization="awq")
@@ -111,12 +125,16 @@ class TestFolder:
     def test_a_partition_that_leaves_layers_out_is_refused(self, tmp_path):
         source = self.folder(tmp_path)
         parallel = {"layer_partition": [4, 4, 4, 4]}
-        assert "are not the model's 32" in refusal("8xh100", source=source, parallel=parallel)
+        assert "sums to 16, but the model has 32 layers" in refusal(
+            "8xh100", source=source, parallel=parallel
+        )
         assert refusal("8xh100", source=source) is None
 
     def test_more_stages_than_layers_are_refused(self, tmp_path):
         source = self.folder(tmp_path, num_hidden_layers=2)
-        assert "leaves stages without a layer" in refusal("8xh100", source=source)
+        assert "pipeline_parallel_size 4: the model has 2 layers: a stage would be empty" in refusal(
+            "8xh100", source=source
+        )
 
     def test_its_own_context_counts_unless_its_positions_are_stretched(self, tmp_path):
         source = self.folder(tmp_path, max_position_embeddings=4096)
@@ -132,10 +150,36 @@ class TestFolder:
 
 def test_gateways_and_schedulers_find_what_they_ask_for_or_it_is_said():
     asks = config().model_copy(update={"control_resources": {"control": 0.4}})
-    assert control_missing(config(), [{"GPU": 8.0}]) == ""
+    assert control_room(config(), [{"GPU": 8.0}]).missing == ""
     # Two fit into a node that has 1.0.
     replicas = asks.gateway.replicas + 1 + asks.scheduler.spares
-    assert control_missing(asks, [{"control": 1.0}] * ((replicas + 1) // 2)) == ""
-    assert control_missing(asks, [{"control": 1.0}]) == (
+    assert control_room(asks, [{"control": 1.0}] * ((replicas + 1) // 2)).missing == ""
+    assert control_room(asks, [{"control": 1.0}]).missing == (
         f"gateways and schedulers: {replicas} ask for 0.4 control, there is room for 2"
     )
+
+
+def test_tenths_of_a_resource_add_up_and_each_process_needs_all_of_its_own_on_one_node():
+    def asking(**resources):
+        return config(gateway={"replicas": 4}).model_copy(update={"control_resources": resources})
+
+    # Six processes.
+    assert control_room(asking(control=0.1), [{"control": 0.6}]).missing == ""
+    nodes = [{"control": 6.0, "edge": 0.0}, {"control": 0.0, "edge": 6.0}]
+    assert control_room(asking(control=1.0, edge=1.0), nodes).missing.endswith(
+        "6 ask for 1 control, 1 edge, there is room for 0"
+    )
+    both = [{"control": 6.0, "edge": 7.0}]
+    assert control_room(asking(control=1.0, edge=1.0), both).left == ({"control": 0.0, "edge": 1.0},)
+
+
+def test_what_the_scheduler_lets_into_an_engine_bounds_what_runs_in_it():
+    plan = plan_of(config(max_num_seqs=256, scheduler={"requests_per_replica": 16}))
+    assert (plan.max_running, plan.most_at_once) == (256, 16)
+    assert plan_of(config(max_num_seqs=8, scheduler={"requests_per_replica": 16})).most_at_once == 8
+    assert plan_of(config(max_num_seqs=8)).most_at_once == 8
+
+
+def test_the_promises_of_memory_are_those_that_validate_judges():
+    promised = memory_promises_of(config(max_num_seqs=4, tokens=2048, promises={"memory_share": 0.7}))
+    assert (promised.kv_tokens, promised.share, promised.imbalance) == (8192, 0.7, 0.05)

@@ -12,6 +12,7 @@ from placement.hardware import parse_cluster
 from placement.memory import plan_memory
 from placement.models import find_model
 from placement.planner import (
+    cluster_problem,
     evaluate,
     latency_at,
     pareto_front,
@@ -216,3 +217,27 @@ def test_weights_in_a_format_without_a_price_are_refused():
 )
 def test_a_tp_that_nobody_measured_is_marked(tensor, notes):
     assert ParallelPlan(tensor).unmeasured == notes
+
+
+@pytest.mark.parametrize(
+    ("grid", "replicas", "one_node", "fits"),
+    [
+        ((2, 3), 4, False, True),
+        ((2, 3), 4, True, False),
+        ((2, 3), 3, True, True),
+        ((2, 3), 5, False, False),
+        ((8, 3), 1, False, True),
+    ],
+)
+def test_under_pack_replicas_share_what_is_left_of_nodes(grid, replicas, one_node, fits):
+    plan = ParallelPlan(*grid, replicas, one_node=one_node)
+    problem = cluster_problem(parse_cluster("3x8xh100"), plan)
+    assert (problem is None) is fits
+
+
+def test_short_outputs_are_not_rejected_for_their_own_prompts():
+    plan = ParallelPlan(4, 1, 2, max_batched_tokens=2048)
+    workload, slo = parse_workload("7900/8@0.1"), Slo(tpot_p50_ms=50)
+    found = evaluate(find_model("llama70b"), parse_cluster("8xh100"), plan, workload, slo, COEFFICIENTS)
+    assert found.keeps_promises
+    assert found.latency.tpot_p50_ms == pytest.approx(found.alone_ms, rel=0.02)

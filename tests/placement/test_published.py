@@ -53,9 +53,9 @@ def test_a_row_that_cannot_run_is_refused_with_the_reason():
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"tp": "3"}, "TP=3 does not divide 64 heads"),
+        ({"tp": "3"}, "tensor_parallel_size 3: it does not divide the model's 64 attention heads"),
         ({"tp": "16"}, "TP=16 would leave a node of 8 GPUs"),
-        ({"tp": "1", "pp": "90"}, "PP=90 leaves stages without a layer"),
+        ({"tp": "1", "pp": "90"}, "pipeline_parallel_size 90: the model has 80 layers"),
         ({"osl": "200000"}, "the model's context is 131072"),
         ({"concurrency": "10001"}, "concurrency: 10001: at most 10000 clients"),
         ({"system": "a10"}, "gpu: 'a10' is not in the catalogue"),
@@ -137,7 +137,7 @@ def test_a_fit_without_a_row_to_fit_to_is_refused():
     with pytest.raises(ValueError, match="none of 2 published runs"):
         usable_runs(default_coefficients(), runs)
     (impossible,) = parse_rows([{**ROW, "tp": "3"}])
-    with pytest.raises(ValueError, match="x: TP=3 does not divide"):
+    with pytest.raises(ValueError, match="x: tensor_parallel_size 3: it does not divide"):
         usable_runs(default_coefficients(), [impossible])
 
 

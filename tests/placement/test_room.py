@@ -48,3 +48,14 @@ def test_small_gaps_are_filled_first_so_that_whole_nodes_stay_free():
     nodes = [{"GPU": 8.0}, {"GPU": 1.0}]
     assert room(nodes, [{"GPU": 1.0}], "PACK", 1).replicas == 1
     assert room(nodes, [{"GPU": 8.0}, {"GPU": 1.0}], "PACK", 1).replicas == 1
+
+
+def test_under_pack_the_largest_bundle_has_the_first_choice():
+    nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 2.0}]
+    bundles = [{"CPU": 1.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}]
+    assert room(nodes, bundles, "PACK", 1) == room(nodes, bundles[::-1], "PACK", 1) == Room(1)
+
+
+def test_what_is_left_is_told():
+    found = room([{"GPU": 8.0}, {"GPU": 3.0}], [{"GPU": 2.0}], "PACK", 2)
+    assert found.left == ({"GPU": 6.0}, {"GPU": 1.0})

@@ -95,6 +95,15 @@ def test_the_json_of_a_running_engine_holds_every_worker():
     ]
 
 
+def test_the_command_says_that_running_engines_may_be_another_applications(capsys, monkeypatch):
+    workers = [worker(rank) for rank in range(8)]
+    monkeypatch.setattr("placement.commands.show.read_workers", lambda address: workers)
+    assert main(["show", str(LLAMA_70B), "--address", "auto"]) == 0
+    said = capsys.readouterr().out
+    assert "Running engines of this grid, whichever application's they are" in said
+    assert "engine ab12c" in said
+
+
 def test_the_command_prints_the_plan_of_a_file(capsys):
     assert main(["show", str(LLAMA_70B)]) == 0
     assert capsys.readouterr().out == (

@@ -135,6 +135,13 @@ def test_a_trace_with_a_bad_row_names_it(tmp_path: Path):
         read_azure_trace(path)
 
 
+def test_times_of_a_trace_may_have_a_zone_and_a_fraction_or_not(tmp_path: Path):
+    path = tmp_path / "trace.csv"
+    times = ("2024-05-10 00:00:00+00:00", "2024-05-10 00:00:01.5000000", "2024-05-10 02:00:02.250000+02:00")
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(f"{at},10,5\n" for at in times))
+    assert [request.arrived_s for request in read_azure_trace(path)] == [0.0, 1.5, 2.25]
+
+
 def test_tenants_follow_their_zipf_shares_and_classes_theirs():
     requests = spread(poisson(20_000, 1.0, seed=0), Mix(tenants=3, zipf=1.0, shares=(2, 1, 1)), seed=1)
     count = {name: sum(one.tenant == name for one in requests) for name in ("tenant-01", "tenant-02")}
@@ -170,7 +177,8 @@ def test_the_figures_of_fairness_and_percentiles():
     assert jain_index([]) == jain_index([0.0, 0.0]) == 1.0
     assert max_min_shares({"a": 1.0, "b": 10.0, "c": 10.0}, 11.0) == {"a": 1.0, "b": 5.0, "c": 5.0}
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
-    assert percentile([], 0.5) == 0.0
+    assert percentile([1.25, 1.35], 1.0, places=1) == 1.4
+    assert percentile([], 0.5) is None
 
 
 @pytest.mark.parametrize(
@@ -194,6 +202,13 @@ def test_every_request_ends_and_the_same_seed_gives_the_same_bytes(policy: str):
     first, second = run(experiment, REQUESTS), run(experiment, REQUESTS)
     assert json.dumps(first) == json.dumps(second)
     assert sum(first["outcomes"].values()) == first["offered"]
+
+
+def test_what_no_request_came_to_has_no_figure():
+    result = run(Experiment(), [replace(one, class_name="") for one in REQUESTS[:2]])
+    unasked = [row for row in result["classes"].values() if not row["offered"]]
+    assert unasked
+    assert all(row["ttft_p50_s"] is None and row["ttft_p95_s"] is None for row in unasked)
 
 
 def test_another_seed_gives_another_result():

@@ -1,0 +1,74 @@
+"""Seats for the applications of a file on what a cluster has free: each on what those before it leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from app.config import ApplicationConfig
+from app.plan_check import control_room, plan_of
+from placement.nodes import NodeView, NoSeat, Seating, may_be, seat
+from placement.room import room
+
+
+@dataclass(frozen=True, slots=True)
+class Seated:
+    """What to say of an application's seats, and what it lacks; empty where all of it finds a place."""
+
+    lines: tuple[str, ...]
+    missing: str = ""
+
+
+class Seats:
+    """Of a cluster with these nodes."""
+
+    def __init__(self, nodes: Sequence[NodeView]) -> None:
+        self._nodes = tuple(nodes)
+
+    def take(self, config: ApplicationConfig, gpu: str) -> Seated:
+        """Engines on GPUs that may be the catalogue's `gpu`, gateways and schedulers on what is left; all of
+        them, or nothing is taken."""
+        said = tuple(_about_types(self._nodes, gpu))
+        plan, parallel = plan_of(config), config.parallel
+        alike = [node for node in self._nodes if may_be(node.gpu_types, gpu)]
+        others = [node for node in self._nodes if not may_be(node.gpu_types, gpu)]
+        seating = seat(
+            alike, plan.tensor_parallel, plan.pipeline_parallel, plan.replicas, one_node=plan.one_node
+        )
+        if isinstance(seating, NoSeat):
+            return Seated(said, seating.reason)
+        # GPUs are free; what else the bundles hold may not be.
+        found = room([node.free for node in alike], parallel.bundles, parallel.strategy, plan.replicas)
+        if found.missing:
+            return Seated(said, f"replica {found.replicas + 1} of {plan.replicas}: {found.missing}")
+        control = control_room(config, [*found.left, *(node.free for node in others)])
+        if control.missing:
+            return Seated(said, control.missing)
+        spread = not plan.one_node and sum(node.total_gpus > 0 for node in alike) > 1
+        taken = [node_id for ranks in seating.nodes for node_id in ranks]
+        self._nodes = tuple(
+            replace(node, free_gpus=node.free_gpus - taken.count(node.node_id), free=left)
+            for node, left in zip([*alike, *others], control.left, strict=True)
+        )
+        return Seated((*said, *_about_seats(seating, spread=spread)))
+
+
+def _about_types(nodes: Sequence[NodeView], gpu: str) -> Iterator[str]:
+    """What Ray says, or does not say, of GPUs that should be `gpu`s."""
+    others = [node for node in nodes if not may_be(node.gpu_types, gpu)]
+    if others:
+        types = ", ".join(sorted({one for node in others for one in node.gpu_types}))
+        gpus = sum(node.total_gpus for node in others)
+        yield f"not counted: {gpus} GPUs, {types} and not {gpu} (--hardware); Ray may choose them"
+    silent = [node for node in nodes if node.total_gpus and not node.gpu_types]
+    if silent:
+        gpus = sum(node.total_gpus for node in silent)
+        yield f"Ray reports no type of {gpus} GPUs: not checked that they are {gpu}"
+
+
+def _about_seats(seating: Seating, *, spread: bool) -> Iterator[str]:
+    if spread:
+        yield "a seating that keeps TP groups whole exists; Ray may choose another:"
+    for replica, ranks in enumerate(seating.nodes):
+        yield f"replica {replica + 1}: " + " ".join(f"{r}@{node[:8]}" for r, node in enumerate(ranks))
+    yield "NVLink islands inside a node are not known to Ray: check nvidia-smi topo -m"
