@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from app.load.streams import PATHS, Call
 from placement.simulation.workload import Mix, Request, spread
@@ -30,6 +31,7 @@ WORDS = (
     *("mother", "area", "money", "story", "fact", "month", "lot", "right", "study", "book", "eye", "job"),
     *("word", "business", "issue", "side", "kind", "head", "house", "service", "friend", "father", "power"),
 )
+NO_PRIORITIES: Mapping[str, int] = MappingProxyType({})
 # The beginning of a chat and its role markers.
 TEMPLATE_TOKENS = 32
 
@@ -88,14 +90,16 @@ def prompt(request: Request) -> str:
     return " ".join(source.choices(WORDS, k=request.prompt_tokens))
 
 
-def calls(requests: Iterable[Request], model: str, endpoint: str) -> list[Call]:
-    """`endpoint`: a key of PATHS."""
+def calls(
+    requests: Iterable[Request], model: str, endpoint: str, priorities: Mapping[str, int] = NO_PRIORITIES
+) -> list[Call]:
+    """`endpoint`: a key of PATHS; `priorities`: vLLM's, by class."""
     path, body = PATHS[endpoint]
     return [
         Call(
             one.request_id,
             path,
-            body(model, prompt(one), one.output_tokens, one.class_name),
+            body(model, prompt(one), one.output_tokens, one.class_name, priorities.get(one.class_name)),
             one.arrived_s,
             one.tenant,
             one.class_name,

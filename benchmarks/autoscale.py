@@ -127,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=TRACES, nargs="+", default=list(TRACES))
     parser.add_argument("--policies", choices=POLICIES, nargs="+", default=list(POLICIES))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=0, help="the settings were chosen on 0 to 4")
+    parser.add_argument("--first-seed", type=int, default=5, help="the settings were chosen on 0 to 4")
     parser.add_argument(
         "--fleet",
         type=int,

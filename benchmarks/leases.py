@@ -22,10 +22,10 @@ from statistics import linear_regression, median
 from typing import Any
 
 from app.config import ApplicationConfig
+from app.flow.estimate import nearest_rank
 from benchmarks import lease_cluster
 from benchmarks.lease_cluster import FIRST_TOKENS, SCHEDULER, TARGETS
 from benchmarks.lease_parts import Asked, Connect, Window
-from placement.simulation.summary import percentile
 
 Json = dict[str, Any]
 WARM_UP_S = 1.5
@@ -152,8 +152,8 @@ def measured(
         gateways=len(asked),
         streams=streams,
         leases_per_s=count / seconds,
-        p50_ms=percentile(waits_s, 0.5) * 1000,
-        p99_ms=percentile(waits_s, 0.99) * 1000,
+        p50_ms=nearest_rank(waits_s, 0.5) * 1000,
+        p99_ms=nearest_rank(waits_s, 0.99) * 1000,
         scheduler_us=cpu_s / count * 1e6,
         busiest_thread_us=busiest_s / count * 1e6,
         gateways_us=sum(one.cpu_s for one in asked) / count * 1e6,

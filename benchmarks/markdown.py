@@ -10,13 +10,12 @@ def table(first: str, rows: Mapping[str, Mapping[str, float | None]], form: str 
     what was not measured."""
     names = list(next(iter(rows.values())))
     return "\n".join(
-        lines(
-            {first: name} | {each: _figure(row[each], form) for each in names} for name, row in rows.items()
-        )
+        lines({first: name} | {each: figure(row[each], form) for each in names} for name, row in rows.items())
     )
 
 
-def _figure(value: float | None, form: str) -> str:
+def figure(value: float | None, form: str) -> str:
+    """A cell; "-" of what was not measured."""
     return "-" if value is None else format(value, form)
 
 

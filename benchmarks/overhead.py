@@ -37,8 +37,8 @@ from placement.plot import Series, scatter
 Json = dict[str, Any]
 Send = Callable[[ClosedLoop], Load]
 BARE = "vllm"
-# Its bound refuses streams that all have to be served here.
-BOUNDED = "vllm-queue-limit"
+# Whose bound refuses streams that all have to be served here, and one whose requests are of one class here.
+OF_OTHER_LOADS = ("vllm-queue-limit", "vllm-priority")
 # Tokens of a warm-up stream: connections, caches of code, and the engine's first batch of that size.
 WARM_UP_TOKENS = 16
 # Requests a stream: at one stream enough for a median, at many enough to last for seconds.
@@ -60,7 +60,7 @@ Pairs = dict[str, dict[int, list[tuple[Sample, Sample]]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    others = [name for name in systems(1) if name not in (BARE, BOUNDED)]
+    others = [name for name in systems(1) if name not in (BARE, *OF_OTHER_LOADS)]
     peers = [name for name in others if not name.startswith(BARE)]
     parser.add_argument("--config", type=Path, default=Path("serve_configs/smollm2-cpu.yaml"))
     parser.add_argument("--systems", nargs="+", choices=others, default=peers)

@@ -5,7 +5,8 @@ is a multiple of it. Every system sees the same requests at the same times (same
 30 % interactive, 40 % standard, 30 % batch, tenants by Zipf, every prompt unique. One server runs at a time;
 the order of the systems turns by one each round; what arrives in the first `--warm-up-s` of a run is sent and
 not counted. A request is kept when its first token came within its class's budget and the others at the pace
-that the simulation asks for. The peers ignore `service_tier` and the keys, which is their setting.
+that the simulation asks for. The peers ignore `service_tier` and the keys, which is their setting;
+`vllm-priority` is sent each class's rank as vLLM's own `priority`.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--systems",
         nargs="+",
         choices=list(systems(1)),
-        default=[OURS, "vllm", "vllm-queue-limit", "ray-serve-llm"],
+        default=[OURS, "vllm", "vllm-priority", "vllm-queue-limit", "ray-serve-llm"],
     )
     parser.add_argument(
         "--ablate", nargs="+", choices=[*ABLATIONS, *CLASS_ABLATIONS], default=[], help="ours without it"
@@ -237,23 +238,25 @@ class _Overload:
         with contestant.system.start(contestant.config, self._options.engine_threads) as server:
             count = self._streams * WARM_UP_REQUESTS_PER_STREAM
             warm_up = at_once(count, f"warm-up {number}", self._lengths, self._mix)
-            run_load(server.url, ClosedLoop(self._calls(warm_up), self._streams))
+            run_load(server.url, ClosedLoop(self._calls(warm_up, contestant.system), self._streams))
             for load in self._options.loads:
                 time.sleep(SETTLE_S)
-                yield load, self._offer(contestant.name, server.url, load, capacity, number)
+                yield load, self._offer(contestant, server.url, load, capacity, number)
 
-    def _offer(self, name: str, url: str, load: float, capacity: float, number: int) -> Run:
+    def _offer(self, contestant: Contestant, url: str, load: float, capacity: float, number: int) -> Run:
         options = self._options
         seed = f"{options.seed}.{number}.{load}"
         requests = poisson(options.duration_s, load * capacity, seed, self._lengths, self._mix)
-        loop = OpenLoop(self._calls(requests), options.client_timeout_s, options.returns)
+        ready = self._calls(requests, contestant.system)
+        loop = OpenLoop(ready, options.client_timeout_s, options.returns)
         answers = run_load(url, loop).answers
         completed = sum(one.outcome == COMPLETED for one in answers)
-        print(f"{name}, load {load}: {completed} of {len(requests)} completed", file=sys.stderr)
+        print(f"{contestant.name}, load {load}: {completed} of {len(requests)} completed", file=sys.stderr)
         return Run({one.request_id: one for one in requests}, answers, options.warm_up_s)
 
-    def _calls(self, requests: Iterable[Request]) -> list[Call]:
-        return calls(requests, self._model, self._options.endpoint)
+    def _calls(self, requests: Iterable[Request], system: System) -> list[Call]:
+        ranks = {name: rank for rank, name in enumerate(CLASSES)} if system.prioritised else {}
+        return calls(requests, self._model, self._options.endpoint, ranks)
 
 
 def _pooled(runs: Sequence[Run]) -> Run:
@@ -305,8 +308,8 @@ def _others(one: Json) -> dict[str, str]:
         "offered": str(one["offered"]),
         "failed": f"{one['failed']['share']:.3f}",
         "refused": f"{refusals['share']:.3f}",
-        "refused in ms P50": f"{refusals['time_p50_ms']:.0f}",
-        "P99": f"{refusals['time_p99_ms']:.0f}",
+        "refused in ms P50": markdown.figure(refusals["time_p50_ms"], ".0f"),
+        "P99": markdown.figure(refusals["time_p99_ms"], ".0f"),
         "hint s, median": "-" if hint is None else f"{hint:g}",
         "wasted": f"{one['wasted_share']:.3f}",
         "min Jain": f"{min(one['jain'].values()):.3f}",

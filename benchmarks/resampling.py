@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from statistics import median
 
-from placement.simulation.summary import percentile
+from app.flow.estimate import nearest_rank
 
 RESAMPLES = 5000
 # The tails that a 95 % interval leaves out.
@@ -24,6 +24,6 @@ def median_with_interval(values: Sequence[float], seed: int = 0) -> dict[str, fl
     medians = [median(source.choices(values, k=len(values))) for _ in range(RESAMPLES)]
     return {
         "median": median(values),
-        "low": percentile(medians, TAIL),
-        "high": percentile(medians, 1 - TAIL),
+        "low": nearest_rank(medians, TAIL),
+        "high": nearest_rank(medians, 1 - TAIL),
     }

@@ -31,12 +31,14 @@ MP = "its engine's worker in a process of its own (executor mp)"
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """`settings` in words; `variables` beside those that all get, or instead of them."""
+    """`settings` in words; `variables` beside those that all get, or instead of them; `prioritised`: of its
+    requests each carries the rank of its class as vLLM's `priority`."""
 
     settings: str
     server: Start
     variables: Mapping[str, str]
     missing: Callable[[], str | None] = lambda: None
+    prioritised: bool = False
 
     def start(self, config: Path, threads: int) -> AbstractContextManager[Server]:
         common = {"OMP_NUM_THREADS": str(threads), "RAY_worker_niceness": "0", "grpc_proxy": ""}
@@ -47,8 +49,8 @@ def _ray_serve_llm(settings: str, **variables: str) -> System:
     return System(f"{settings}; {MP}", servers.ray_serve_llm, variables, ray_serve_llm.missing)
 
 
-def _vllm(settings: str, *extra: str) -> System:
-    return System(settings, partial(servers.bare_vllm, extra=extra), {})
+def _vllm(settings: str, *extra: str, prioritised: bool = False) -> System:
+    return System(settings, partial(servers.bare_vllm, extra=extra), {}, prioritised=prioritised)
 
 
 def systems(vllm_max_queued: int, engines: int = 1) -> dict[str, System]:
@@ -61,6 +63,12 @@ def systems(vllm_max_queued: int, engines: int = 1) -> dict[str, System]:
     direct = {"RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"}
     return {
         "vllm": _vllm("vLLM's OpenAI server, first come first served, queue without bound", UNBOUNDED, ranks),
+        "vllm-priority": _vllm(
+            "vLLM's OpenAI server, its requests by vLLM's priority: the rank of their class",
+            UNBOUNDED,
+            ranks,
+            prioritised=True,
+        ),
         "vllm-queue-limit": _vllm(
             f"the same with --max-num-queued-reqs={vllm_max_queued}, running ones included",
             f"--max-num-queued-reqs={vllm_max_queued}",

@@ -191,7 +191,12 @@ def summary(accounts: list[Account]) -> Json:
             "settled_s_max": _of([one.settled_s for one in runs], max),
             "restored_s_max": _of([one.restored_s for one in runs], max),
         }
-    return {"cells": cells, "runs": [account.as_json() for account in accounts]}
+    changed_from_defaults = {name: SECTIONS[name] for name in ("engine", "scheduler", "flow", "replicas")}
+    return {
+        "settings": changed_from_defaults,
+        "cells": cells,
+        "runs": [account.as_json() for account in accounts],
+    }
 
 
 def _of(values: list[float | None], figure: Callable[[list[float]], float]) -> float | None:

@@ -78,6 +78,9 @@ def test_a_call_states_class_and_tenant():
     body = json.loads(call.body)
     assert body["service_tier"] == request.class_name
     assert body["max_tokens"] == request.output_tokens
+    assert "priority" not in body
+    (ranked,) = calls([request], "tiny", "chat", {request.class_name: 2})
+    assert json.loads(ranked.body) == body | {"priority": 2}
     assert body["messages"] == [{"role": "user", "content": prompt(request)}]
     assert call.head("host").count(f"Authorization: Bearer {key(request.tenant)}\r\n".encode()) == 1
 

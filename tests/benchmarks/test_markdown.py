@@ -24,3 +24,7 @@ def test_a_table_names_its_rows():
     assert markdown.table("policy", figures) == (
         "| policy | x | y |\n| --- | --- | --- |\n| a | 1.5 | 2 |\n| b | 0.25 | 4 |"
     )
+
+
+def test_what_was_not_measured_is_a_dash():
+    assert [markdown.figure(value, ".0f") for value in (3.2, None)] == ["3", "-"]

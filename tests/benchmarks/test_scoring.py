@@ -96,6 +96,13 @@ def test_refusals_have_their_times_and_hints():
     assert refusals["codes"] == {"429 rejected_full": 3}
 
 
+def test_what_was_not_measured_has_no_figure():
+    figures = scored(refused(0))
+    assert figures["classes"]["interactive"]["tpot_p95_s"] is None
+    refusals = scored(completed(0))["refusals"]
+    assert (refusals["time_p50_ms"], refusals["time_p99_ms"]) == (None, None)
+
+
 def test_jain_is_over_the_cost_that_backlogged_tenants_got():
     even = scored(
         *(completed(n, tenant=t) for n, t in enumerate("ab")),
