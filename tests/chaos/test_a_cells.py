@@ -51,3 +51,10 @@ def test_an_engine_core_dies_and_only_streams_that_had_begun_end_with_an_error(
     account = run(application, known, "engine-core:kill:mid-stream")
     assert account.failed_without_token == 0, account
     assert account.fates["error"] >= 1, account
+
+
+@pytest.mark.parametrize(
+    "cell", ["gateway:freeze:queued", "scheduler:freeze:queued", "engine-core:freeze:mid-stream"]
+)
+def test_what_stands_still_is_found_and_replaced(application: Application, known: Known, cell: str):
+    run(application, known, cell)
