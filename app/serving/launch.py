@@ -53,8 +53,8 @@ POLL_INTERVAL_S = 0.5
 WATCH_INTERVAL_S = 2.0
 REQUEST_TIMEOUT_S = 5.0
 RAY_START_TIMEOUT_S = 120.0
-# Running streams end in it; who stops a server does not wait for minutes.
-DRAIN_TIMEOUT_S = 30.0
+# Unless it is stated: who stops a server by hand does not wait for minutes.
+DRAIN_S = 30.0
 # Without applications Serve has nothing to wait for.
 SHUTDOWN_TIMEOUT_S = 30.0
 # Without Serve nothing of Ray is worth waiting for, and some of it waits for a part that has ended already.
@@ -79,8 +79,17 @@ class LaunchError(Exception):
 class Launcher:
     """One run: `start`, `watch`, and `stop` whatever became of the other two."""
 
-    def __init__(self, config: Path, port: int, dashboard_port: int, ray_options: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: Path,
+        port: int,
+        dashboard_port: int,
+        ray_options: Sequence[str],
+        drain_s: float = DRAIN_S,
+    ) -> None:
+        """`drain_s`: how long open streams have to end when it is stopped."""
         self._config = config
+        self._drain_s = drain_s
         self._port = port
         self._ray_options = ray_options
         self._started_s = time.monotonic()
@@ -154,11 +163,11 @@ class Launcher:
         """While HAProxy still stands: what waits is refused, streams end."""
         if not self._applications:
             return
-        self._say(f"Refusing new requests; open streams have {DRAIN_TIMEOUT_S:.0f} s to finish")
+        self._say(f"Refusing new requests; open streams have {self._drain_s:.0f} s to finish")
         log, names = self._folder / "withdraw.log", self._applications
         withdrawing = self._spawn(log, "python", "-m", "app.serving.withdraw", *names)
         try:
-            withdrawing.wait(DRAIN_TIMEOUT_S)
+            withdrawing.wait(self._drain_s)
         except subprocess.TimeoutExpired:
             self._say("Streams have not ended: they are cut")
             withdrawing.kill()
@@ -382,12 +391,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", metavar="CONFIG", type=Path, help="a file in Ray Serve's schema")
     parser.add_argument("--port", type=int, default=6379, help="of Ray's head")
     parser.add_argument("--dashboard-port", type=int, default=8265)
+    parser.add_argument(
+        "--drain-s",
+        type=float,
+        default=DRAIN_S,
+        metavar="SECONDS",
+        help="for open streams to end in when it is stopped (%(default)g), replicas.drain_s at most",
+    )
     options, ray_options = parser.parse_known_args(arguments)
     _adopt_orphans()
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in signals:
         signal.signal(number, _interrupt)
-    launcher = Launcher(options.config, options.port, options.dashboard_port, ray_options)
+    launcher = Launcher(options.config, options.port, options.dashboard_port, ray_options, options.drain_s)
     try:
         launcher.start()
         launcher.watch()

@@ -140,7 +140,7 @@ def test_an_application_that_can_not_be_deployed_ends_the_launch(launcher, monke
 
 
 def test_streams_that_do_not_end_in_time_are_cut(launcher, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(launch, "DRAIN_TIMEOUT_S", 0.0)
+    launcher._drain_s = 0.0
     commands: list[tuple[str, ...]] = []
     draining = subprocess.Popen(["sleep", "600"])
 
@@ -238,3 +238,20 @@ def test_an_orphan_is_ended_with_its_launcher() -> None:
     assert done.returncode == 0, done.stderr
     assert not psutil.pid_exists(int(done.stdout))
     assert time.monotonic() - started_s < 30
+
+
+def test_how_long_streams_have_can_be_stated(monkeypatch) -> None:
+    built: list[tuple[object, ...]] = []
+
+    class Ends(launch.Launcher):
+        def __init__(self, *arguments: object) -> None:
+            built.append(arguments)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "Launcher", Ends)
+    monkeypatch.setattr(launch, "_adopt_orphans", lambda: None)
+    monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
+    for options, drain_s in (([], launch.DRAIN_S), (["--drain-s", "900"], 900.0)):
+        with pytest.raises(KeyboardInterrupt):
+            launch.main(["none.yaml", *options, "--num-cpus=4"])
+        assert built.pop()[3:] == (["--num-cpus=4"], drain_s)
