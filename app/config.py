@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from app.flow.autoscale import ScalePolicy
 from app.flow.config import FlowConfig
 from app.limits import RequestLimits
 from app.promises import PromisesConfig
@@ -206,7 +207,9 @@ class ReplicasConfig(_Strict):
         "predicted, latency over its promise, and the KV cache.",
     )
     target_queue_depth: float = Field(
-        default=8.0, gt=0, description="Queued requests a replica that are tolerated before scaling up."
+        default=ScalePolicy().target_queue_depth,
+        gt=0,
+        description="Queued requests a replica that are tolerated before scaling up.",
     )
     headroom: Literal["normal", "lean"] = Field(
         default="normal",
@@ -214,11 +217,13 @@ class ReplicasConfig(_Strict):
         "less of their hours and kept two promises fewer of a hundred (docs/autoscaling.md).",
     )
     # With what the decision itself takes, three seconds from a queue to an engine that starts.
-    upscale_delay_s: float = Field(default=1.0, ge=0)
+    upscale_delay_s: float = Field(default=ScalePolicy().upscale_delay_s, ge=0)
     # A replica costs minutes to start, and bursts come back: give it up slowly.
-    downscale_delay_s: float = Field(default=600.0, gt=0)
+    downscale_delay_s: float = Field(default=ScalePolicy().downscale_delay_s, gt=0)
     # With `min` 0: what sleeps costs its next user a start.
-    idle_s: float = Field(default=600.0, gt=0, description="Without a request for so long, it sleeps.")
+    idle_s: float = Field(
+        default=ScalePolicy().idle_s, gt=0, description="Without a request for so long, it sleeps."
+    )
     cluster_grows: bool = Field(
         default=False,
         description="Nodes are added for what can't be placed (as by KubeRay's autoscaler): ask for it all "

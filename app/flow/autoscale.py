@@ -124,8 +124,6 @@ class Load:
     starting: int
     # Mean time that an engine takes to start.
     start_s: float
-    # Prompt tokens that wait.
-    queued_tokens: int = 0
     # Requests that have arrived since the beginning.
     arrived: int = 0
     # Predicted time to empty the queue; by class, over its budget.

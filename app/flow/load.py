@@ -73,7 +73,6 @@ class LoadMeter:
             running=len(usable),
             starting=pool.starts(start_s, now_s),
             start_s=start_s,
-            queued_tokens=sum(one.prompt_tokens for one in queue.classes),
             arrived=self._arrived,
             drain_s=drains_s[-1],
             drain_over_budget=tuple(

@@ -145,11 +145,6 @@ class Refused(NamedTuple):
     # A place is kept for a client that returns at that time.
     promised: bool = False
 
-    @property
-    def reason(self) -> str:
-        """Machine-readable; one of the outcomes' labels."""
-        return self.outcome.label
-
 
 class Revoke(NamedTuple):
     """Abort this request on its replica before its first token; it is queued again, with its age."""

@@ -110,6 +110,13 @@ def _engine(view: StatusView, replica: ReplicaDetail) -> Panel:
     facts.add_row(
         "places", _bar(replica.taken / max(1, replica.limit)), f"{replica.taken} of {replica.limit}"
     )
+    if replica.token_limit:
+        # Free places are none where nothing more fits.
+        facts.add_row(
+            "reserved",
+            _bar(replica.reserved_tokens / replica.token_limit),
+            f"{count(replica.reserved_tokens)} of {count(replica.token_limit)} tokens",
+        )
     if replica.metrics is not None:
         kv_use, itl_s = replica.metrics.kv_use, replica.metrics.itl_s
         facts.add_row(

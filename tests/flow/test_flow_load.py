@@ -49,7 +49,7 @@ class TestLoad:
         for number in range(3):
             submit(flow, f"q{number}", 0.0, "batch")
         load = flow.load(60.0, 0.0)
-        assert (load.in_flight, load.queued, load.queued_tokens, load.idle) == (2, 1, 100, False)
+        assert (load.in_flight, load.queued, load.idle) == (2, 1, False)
         assert [name for name, _ in load.drain_over_budget] == ["batch"]
 
     def test_without_an_engine_the_places_are_those_that_one_will_have(self):
