@@ -17,7 +17,7 @@ from app.gateway.requests import Request, Window, read
 from app.gateway.spans import describe, request_span
 from app.gateway.tenants import Tenants
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.serve")
 
 _DONE = b"[DONE]"
 _DATA = b"data: "

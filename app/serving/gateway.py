@@ -26,6 +26,7 @@ from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
 from app.serving.control import ServeControlPlane
 from app.serving.entrance import require_loopback
+from app.serving.refusals import NoRefusals
 
 logger = logging.getLogger("ray.serve")
 
@@ -47,6 +48,7 @@ class GatewayReplica:
         self, config: ApplicationConfig, scheduler: DeploymentHandle, engine: DeploymentHandle
     ) -> None:
         """`engine` is not called: Serve deploys what the ingress is bound to."""
+        logger.addFilter(NoRefusals())
         for name, without in _SETTINGS.items():
             if os.environ.get(name) != "1":
                 logger.warning(

@@ -1,4 +1,4 @@
-"""Last of all: no log of the whole suite's cluster holds a key, a secret, a token or a prompt."""
+"""Last of all: no log of the whole suite's cluster holds a key, a secret, a token, a prompt or a refusal."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ def secrets_of_the_suite() -> dict[str, str]:
     return {"Ray's token": os.environ["RAY_AUTH_TOKEN"], **keys, **prompts}
 
 
-def test_no_log_holds_a_secret_or_a_prompt(cluster: Cluster):
-    # What processes say at their ends too.
+@pytest.fixture(scope="module")
+def folder(cluster: Cluster) -> Path:
+    """With what processes say at their ends, too."""
     cluster.remove()
-    folder = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    return Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+
+
+def test_no_log_holds_a_secret_or_a_prompt(folder: Path):
     logs = [path for path in folder.rglob("*") if path.is_file()]
     assert any("replica_llm" in path.name for path in logs)
     found = [
@@ -38,3 +42,10 @@ def test_no_log_holds_a_secret_or_a_prompt(cluster: Cluster):
         if text.encode() in path.read_bytes()
     ]
     assert found == []
+
+
+def test_what_a_handle_was_refused_has_left_no_trace(folder: Path):
+    """Others have: tests/integration/test_classes.py is refused by handle."""
+    gateways = list(folder.rglob("*replica_llm*Gateway*"))
+    assert gateways
+    assert [path.name for path in gateways if b"ApiError" in path.read_bytes()] == []
