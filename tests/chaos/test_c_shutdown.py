@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import threading
-import time
 
 import httpx
 import pytest
@@ -44,9 +44,15 @@ def queued(application: Application) -> int:
     return httpx.get(f"{application.url}/ready", timeout=10).json()["queued"]
 
 
+def leases(application: Application) -> int:
+    text = httpx.get(f"{application.url}/metrics", timeout=10).text
+    (found,) = re.findall(r"^promiseserve_leases (\S+)$", text, re.MULTILINE)
+    return int(float(found))
+
+
 def test_streams_finish_what_waits_is_told_to_come_back_and_nothing_is_left(application: Application):
     running = Clients(application, application.places, LONG)
-    time.sleep(0.5)
+    wait_until(lambda: leases(application) == application.places, 30, "places that are all taken")
     waiting = Clients(application, application.places, 4)
     wait_until(lambda: queued(application) == application.places, 30, "a queue")
     serve.delete("llm", _blocking=False)
