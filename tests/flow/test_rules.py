@@ -419,7 +419,6 @@ class FlowRules(RuleBasedStateMachine):
 
     def follow_refusal(self, action: Refused) -> None:
         assert action.outcome.refuses
-        assert action.reason == action.outcome.label
         assert action.retry_after_s is None or 1 <= action.retry_after_s <= MAX_RETRY_AFTER_S
         assert action.ticket_id in self.waiting, "only what waits is refused"
         self.end(action.ticket_id, action.outcome)
