@@ -16,7 +16,6 @@ from app.config import ApplicationConfig
 from app.contract import RANKS_PATH
 from app.engine.arguments import uses_ray_workers, vllm_arguments
 from app.engine.guard import Guard
-from app.engine.killing import kill_with_children
 from app.engine.leases import LiveLeases
 from app.engine.phases import Phases
 from app.engine.stall import StallWatch
@@ -109,10 +108,6 @@ class EngineServer:
         self._server.should_exit = True
         await asyncio.wait({self._serving}, timeout=self._flush_timeout_s)
         self._engine.shutdown(timeout=0)
-
-    def kill(self) -> None:
-        """Ends what an engine that has died has left, with this process: a frozen core can't end itself."""
-        kill_with_children()
 
 
 def _http_server(app: Any) -> Any:

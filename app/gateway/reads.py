@@ -21,8 +21,6 @@ from app.gateway.shared import Shared
 
 # Whoever asks whether it is ready asks again; a start takes far longer than this.
 VIEW_KEEP_S = 0.25
-# An engine answers for its ranks when it has done what is under way.
-RANKS_KEEP_S = 1.0
 # A look costs little.
 READY_RETRY_AFTER_S = 1
 
@@ -51,7 +49,7 @@ class Reads:
         self._started_s = int(time.time())
         self._view = Shared(self._light_view, VIEW_KEEP_S, clock)
         self._figures = Shared(self._all_metrics, 0.0, clock)
-        self._every_rank = Shared(self._all_ranks, RANKS_KEEP_S, clock)
+        self._every_rank = Shared(self._all_ranks, 0.0, clock)
         self.open: dict[str, Read] = {
             "/health": self._health,
             "/ready": self._ready,
