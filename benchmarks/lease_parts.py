@@ -93,7 +93,8 @@ class AskingGateway:
             if now_s >= window.begin_s:
                 waits_s.append(time.perf_counter() - asked_s)
             if self._first_tokens:
-                await self._scheduler.first_tokens.remote([(ticket.ticket_id, time.time())])
+                news = [(ticket.ticket_id, time.time())]
+                await self._scheduler.first_tokens.remote(grant.engine.replica_id, news)
             await self._control.close(ticket.ticket_id, Outcome.COMPLETED, USAGE)
 
 

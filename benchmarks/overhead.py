@@ -9,7 +9,8 @@ A visit sends at each number of streams a warm-up that is discarded, then closed
 `--tokens` tokens. Same engine arguments, same threads; CPU seconds are those of all processes of the server
 but vLLM's engine core and workers, so they hold vLLM's own front end, Ray's daemons and HAProxy. Ratios are
 of a pair; medians of the pairs, with 95 % bootstrap intervals. `--systems vllm-mp` is bare vLLM with the
-executor that Ray Serve LLM sets on a CPU: what that costs is no fault of Serve's.
+executor that Ray Serve LLM sets on a CPU: what that costs is no fault of Serve's. `vllm-beside-ours` is bare
+vLLM beside an application of ours that nobody asks: what Ray and Serve take at rest, on cores that all share.
 """
 
 from __future__ import annotations

@@ -92,6 +92,15 @@ def ours(
 
 
 @contextlib.contextmanager
+def bare_vllm_beside_ours(
+    config: Path, variables: Mapping[str, str] = NOTHING, extra: Sequence[str] = ()
+) -> Iterator[Server]:
+    """Bare vLLM on a machine where an application of ours runs that nobody asks."""
+    with ours(config, variables), bare_vllm(config, variables, extra) as server:
+        yield server
+
+
+@contextlib.contextmanager
 def ray_serve_llm(config: Path, variables: Mapping[str, str] = NOTHING) -> Iterator[Server]:
     """Ray's own application for language models, its engine given the arguments of ours."""
     (application,) = load_applications(config)

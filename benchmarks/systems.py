@@ -77,6 +77,12 @@ def systems(vllm_max_queued: int, engines: int = 1) -> dict[str, System]:
         "vllm-mp": _vllm(
             f"the first, {MP}, as Ray Serve LLM has it", UNBOUNDED, ranks, "--distributed-executor-backend=mp"
         ),
+        "vllm-beside-ours": System(
+            "the first, on a machine where an application of ours runs that nobody asks: what Ray and Serve "
+            "take at rest",
+            partial(servers.bare_vllm_beside_ours, extra=(UNBOUNDED, ranks)),
+            {},
+        ),
         "ours": System(
             "what scripts/serve runs: HAProxy, RAY_SERVE_THROUGHPUT_OPTIMIZED=1", servers.ours, {}
         ),

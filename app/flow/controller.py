@@ -81,7 +81,7 @@ class FlowController:
         self._doors = Doors(config, self._queue, self._pool, self._predictor)
         self._gate = Gate(limits, config, self._predictor, self._pool, self._doors, uniform)
         self._endings = Endings(config, on_end)
-        self._meter = LoadMeter(config)
+        self._meter = LoadMeter(config, self._pool)
         self._lessons = Lessons(self._pool, self._leases, self._predictor, self._meter)
         self._evictions = Evictions(
             limits, self._queue, self._pool, self._tenants, self._predictor, self._gate, self._endings
@@ -111,7 +111,8 @@ class FlowController:
         if isinstance(verdict, Refused):
             # For the autoscaler it is an answer that came so late.
             assert verdict.predicted_wait_s is not None
-            self._meter.first_token(rank, verdict.predicted_wait_s, now_s)
+            uncached = ticket.prompt_tokens - self._pool.cached(ticket)
+            self._meter.first_token(rank, verdict.predicted_wait_s, uncached, now_s)
             return [self._evictions.count(verdict, ticket, rank, now_s)]
         if verdict is not None:
             self._enter(entry, now_s)
@@ -123,19 +124,25 @@ class FlowController:
             return [granted, *self._dispatch(now_s)] if self._queue.held else [granted]
         return self._wait(entry, now_s)
 
-    def first_tokens(self, news: Sequence[tuple[str, float]], now_s: float) -> list[Action]:
-        """Tickets whose first tokens are about to be sent, and when those came. They win over revokes that
-        are still under way."""
+    def first_tokens(
+        self, news: Sequence[tuple[str, float]], now_s: float, replica_id: str | None = None
+    ) -> list[Action]:
+        """Tickets whose first tokens are about to be sent by that replica (None: by whichever has them), and
+        when those came. They win over revokes that are still under way, and over leases granted since."""
+        freed = False
         for ticket_id, at_s in news:
             held = self._leases.get(ticket_id)
             if held is None:
                 entry = self._queue.get(ticket_id)
                 held = None if entry is None else self._reinstate(entry, now_s)
+            elif replica_id is not None and replica_id != held.lease.replica_id:
+                held = self._give_back(held, replica_id, now_s)
+                freed = freed or held is not None
             if held is not None and held.first_token_s is None:
                 self._lessons.first_token(held, at_s, now_s)
                 self._leases.first_token(held, at_s)
         # The engines have computed prompts.
-        return self._dispatch(now_s) if self._queue.held else []
+        return self._dispatch(now_s) if freed or self._queue.held else []
 
     def progress(self, ticket_id: str, output_tokens: int) -> None:
         """The output has this many tokens by now. Call it now and then, not for each token."""
@@ -259,7 +266,7 @@ class FlowController:
 
     def load(self, start_s: float, now_s: float) -> Load:
         """What the autoscaler needs to know; `start_s`: how long an engine takes to start."""
-        return self._meter.load(self._queue, self._pool, self._predictor, start_s, now_s)
+        return self._meter.load(self._queue, self._predictor, start_s, now_s)
 
     def young(self, now_s: float) -> bool:
         """It has yet to hear of its engines."""
@@ -323,8 +330,7 @@ class FlowController:
         if ticket.moved:
             return min(now_s + longest_s, ticket.arrived_s + deadline_s(self._config.classes[rank], ticket))
         if self._config.admission.enabled:
-            own_s = self._pool.prefill_s(ticket.prompt_tokens) if self._pool.pace.learnt else 0.0
-            longest_s = min(longest_s, max(0.0, budget - own_s))
+            longest_s = min(longest_s, max(0.0, budget - self._pool.alone_s(ticket.prompt_tokens)))
         return ticket.arrived_s + longest_s
 
     def _make_room(self, rank: int, now_s: float) -> list[Action] | None:
@@ -384,7 +390,8 @@ class FlowController:
         if not self._late(entry, choice, waited_s):
             return self._lease(entry, choice, expected, now_s)
         # For the autoscaler it is an answer that came so late.
-        self._meter.first_token(entry.rank, waited_s + choice.ttft_s, now_s)
+        uncached = entry.ticket.prompt_tokens - choice.cached
+        self._meter.first_token(entry.rank, waited_s + choice.ttft_s, uncached, now_s)
         return self._evictions.evict(entry, Outcome.EVICTED_DEADLINE, now_s)
 
     def _late(self, entry: Entry, choice: Choice, waited_s: float) -> bool:
@@ -470,13 +477,24 @@ class FlowController:
         self._requeue(loser, held)
         return [Revoke(loser.ticket.ticket_id, held.lease.replica_id), granted]
 
-    def _requeue(self, loser: Entry, held: Held) -> None:
-        """Back into the queue with its age; a new object, because heaps may still hold the old one."""
+    def _requeue(self, loser: Entry, held: Held) -> Entry:
+        """Back into the queue with its age; a new object, because heaps may still hold the old one. `held` is
+        the lease that it has lost to another."""
         again = Entry(loser.ticket, loser.rank, loser.account, loser.flow, loser.budget_s, loser.expires_s)
         again.raw_ttft_s, again.predicted_ttft_s = loser.raw_ttft_s, loser.predicted_ttft_s
         again.payer, again.rate_tokens = loser.payer, loser.rate_tokens
         again.revokes, again.revoked = loser.revokes + 1, held
         self._queue.push(again)
+        return again
+
+    def _give_back(self, held: Held, replica_id: str, now_s: float) -> Held | None:
+        """The engine that a ticket was taken from answers it though, and its next lease will not be used."""
+        entry = held.entry
+        first = None if entry is None else entry.revoked
+        if entry is None or first is None or first.replica.gone or first.lease.replica_id != replica_id:
+            return None
+        self._leases.revoke(held, entry)
+        return self._reinstate(self._requeue(entry, first), now_s)
 
     def _reinstate(self, entry: Entry, now_s: float) -> Held | None:
         """The revoke came too late: the request answers already, so it keeps the place that it had."""

@@ -27,7 +27,8 @@ class Lessons:
         if entry is None:
             return
         waited_s = at_s - entry.ticket.arrived_s
-        self._meter.first_token(entry.rank, waited_s, now_s)
+        uncached = entry.ticket.prompt_tokens - held.cached_tokens
+        self._meter.first_token(entry.rank, waited_s, uncached, now_s)
         # Of a pace that was assumed, nothing follows for the one that is known now; of an engine that was
         # taken back, nothing for the next.
         if entry.ticket.arrived_s < self._pool.pace.learnt_s or entry.revokes:

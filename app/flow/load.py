@@ -19,13 +19,16 @@ SERVICE_SMOOTHING = 0.004
 MIN_SAMPLES = 10
 MAX_SAMPLES = 512
 HIGH_SHARE = 0.9
+# Of its class's budget: a prompt that takes longer by itself is late on an engine that does nothing else, too.
+OWN_SHARE = 0.5
 
 
 class LoadMeter:
     """Learns from the controller's events what `Load` needs beside the queue and the pool."""
 
-    def __init__(self, config: FlowConfig) -> None:
+    def __init__(self, config: FlowConfig, pool: ReplicaPool) -> None:
         self._config = config
+        self._pool = pool
         # A class's requests may come in bursts as long as its budget: over that time their rate counts.
         self._arrivals = [DecayedRate(one.ttft_budget_s) for one in config.classes]
         self._arrived = 0
@@ -40,9 +43,13 @@ class LoadMeter:
         for arrivals in self._arrivals[rank:]:
             arrivals.add(1.0, now_s)
 
-    def first_token(self, rank: int, ttft_s: float, now_s: float) -> None:
-        """Over its class's budget: what a request asks for beyond that costs nobody an engine."""
-        self._ttft.add(ttft_s / self._config.classes[rank].ttft_budget_s, now_s)
+    def first_token(self, rank: int, ttft_s: float, uncached_tokens: int, now_s: float) -> None:
+        """Over its class's budget: what a request asks for beyond that costs nobody an engine. Neither does a
+        prompt that takes most of that by itself: no engine more helps it."""
+        budget_s = self._config.classes[rank].ttft_budget_s
+        most_s = OWN_SHARE * budget_s
+        if ttft_s <= most_s or self._pool.alone_s(uncached_tokens) <= most_s:
+            self._ttft.add(ttft_s / budget_s, now_s)
 
     def served(self, service_s: float) -> None:
         """Time that a completed request held its place; of several places, of all together."""
@@ -53,9 +60,8 @@ class LoadMeter:
         """By the engine's clock: how slowly a client reads is not the engines' load."""
         self._tpot.add(tpot_s / self._config.limit.itl_budget_s, now_s)
 
-    def load(
-        self, queue: FlowQueue, pool: ReplicaPool, predictor: Predictor, start_s: float, now_s: float
-    ) -> Load:
+    def load(self, queue: FlowQueue, predictor: Predictor, start_s: float, now_s: float) -> Load:
+        pool = self._pool
         usable = list(pool.usable(now_s))
         metrics = [one.report.metrics for one in usable if one.report.metrics is not None]
         # Who waits for the end of his own tenant's requests is helped by no engine.

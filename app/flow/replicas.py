@@ -295,6 +295,10 @@ class ReplicaPool:
         count = shared_steps(tokens, others, self._limits.batched_tokens, self._limits.prompt_step_tokens)
         return self.pace.prefill_s(tokens + others, count, self.pace.running)
 
+    def alone_s(self, tokens: float) -> float:
+        """Time to compute a prompt that has an engine to itself; none while nobody knows how long that takes."""
+        return self.prefill_s(tokens) if self.pace.learnt else 0.0
+
     def cached(self, ticket: Ticket) -> int:
         """Prompt tokens that some replica likely has cached, the most of them."""
         return max(self._known(ticket).values(), default=0) if ticket.prefix_blocks else 0

@@ -102,7 +102,7 @@ class EngineReplica:
         while True:
             leases = self._server.leases
             news = await leases.first_tokens()
-            told = await _told(self._scheduler.first_tokens, news)
+            told = await _told(self._scheduler.first_tokens, self._replica_id, news)
             if not told:
                 # What has ended can't be taken back any more: no more is kept than runs.
                 live = leases.ids()

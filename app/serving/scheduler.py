@@ -169,9 +169,9 @@ class SchedulerReplica:
             return {}
         return {DESIRED: float(decision.target)}
 
-    async def first_tokens(self, first_tokens: Sequence[tuple[str, float]]) -> None:
-        """Requests that have begun to answer, and when."""
-        self._perform(self._flow.first_tokens(first_tokens, time.time()))
+    async def first_tokens(self, replica_id: str, first_tokens: Sequence[tuple[str, float]]) -> None:
+        """Requests that an engine has begun to answer, and when."""
+        self._perform(self._flow.first_tokens(first_tokens, time.time(), replica_id))
 
     async def replica_gone(self, replica_id: str) -> None:
         """An engine has died, is about to stop or has failed to start, which Serve tries again."""

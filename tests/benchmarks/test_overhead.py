@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import random
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import servers
 from benchmarks.lease_cluster import SETTINGS
 from benchmarks.overhead import Sample, _figures, add_arguments, picture, table
 from benchmarks.processes import cpu_outside_engine_s, spent_between_s
@@ -81,8 +82,29 @@ def test_the_peers_executor_is_said_and_can_be_measured_alone():
     }
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    assert parser.parse_args(["--systems", "vllm-mp"]).systems == ["vllm-mp"]
-    assert "vllm-mp" not in parser.parse_args([]).systems
+    asked = ["vllm-mp", "vllm-beside-ours"]
+    assert parser.parse_args(["--systems", *asked]).systems == asked
+    assert not set(asked) & set(parser.parse_args([]).systems)
+
+
+def test_bare_vllm_is_measured_beside_an_application_that_outlives_it(monkeypatch, tmp_path: Path):
+    events: list[str] = []
+
+    def server(name: str) -> Callable[..., AbstractContextManager[Server]]:
+        @contextmanager
+        def started(config: Path, variables: Mapping[str, str], *extra: Sequence[str]) -> Iterator[Server]:
+            events.append(f"{name} starts {sorted(variables)} {extra}")
+            yield Server(name, 0.0, 0, config)
+            events.append(f"{name} ends")
+
+        return started
+
+    monkeypatch.setattr(servers, "ours", server("ours"))
+    monkeypatch.setattr(servers, "bare_vllm", server("bare"))
+    with servers.bare_vllm_beside_ours(tmp_path, {"A": "1"}, ["--x"]) as measured:
+        assert measured.url == "bare"
+    starts = ["ours starts ['A'] ()", "bare starts ['A'] (['--x'],)"]
+    assert events == [*starts, "bare ends", "ours ends"]
 
 
 def test_no_systems_replicas_call_each_other_through_a_proxy():

@@ -25,7 +25,7 @@ from app.flow.endings import Ended
 from app.flow.outcome import Outcome
 from app.flow.promises import INITIAL_RETURN_SHARE, SPARE_PROMISES, PromiseBook
 from app.flow.replicas import START_PATIENCE_S
-from app.flow.ticket import EngineMetrics, Granted, Refused, ReplicaReport, Revoke, Ticket, Usage
+from app.flow.ticket import EngineMetrics, Granted, Lease, Refused, ReplicaReport, Revoke, Ticket, Usage
 
 LIMITS = Limits(
     max_queued=100,
@@ -598,6 +598,51 @@ def test_a_first_token_that_crosses_its_revoke_keeps_the_lease():
     assert flow.first_tokens([("batch", 0.6)], 0.6) == []
     assert flow.snapshot(0.6).in_flight_by_replica == {"r": 2}
     assert flow.close("batch", Outcome.COMPLETED, 1.0) == []
+
+
+def crossed() -> FlowController:
+    """The lease of `batch` was taken back on r, and granted anew on s."""
+    flow = controller(replace(PREEMPT, admission=AdmissionPolicy(initial_service_s=3.4)), replicas="rs")
+    revocable(flow, "batch")
+    submit(flow, "other")
+    assert submit(flow, "urgent", 0.5)[0] == Revoke("batch", "r")
+    assert only(flow.close("other", Outcome.COMPLETED, 0.6)).lease == Lease("batch", "s")
+    return flow
+
+
+def test_a_first_token_that_crosses_its_revoke_leaves_the_next_lease_to_others():
+    flow = crossed()
+    assert submit(flow, "waits", 0.6) == []
+    granted = only(flow.first_tokens([("batch", 0.6)], 0.7, "r"))
+    assert granted.lease == Lease("waits", "s")
+    assert flow.snapshot(0.7).in_flight_by_replica == {"r": 2, "s": 1}
+    assert flow._leases["batch"].first_token_s == 0.6
+    flow.close("batch", Outcome.COMPLETED, 1.0, Usage(10, 5))
+    assert flow.snapshot(1.0).in_flight_by_replica == {"r": 1, "s": 1}
+
+
+@pytest.mark.parametrize("replica_id", ["s", None])
+def test_a_first_token_of_the_next_lease_is_its_own(replica_id: str | None):
+    flow = crossed()
+    assert flow.first_tokens([("batch", 0.7)], 0.7, replica_id) == []
+    assert flow.snapshot(0.7).in_flight_by_replica == {"r": 1, "s": 1}
+    assert flow._leases["batch"].first_token_s == 0.7
+
+
+def test_a_first_token_of_an_engine_that_never_had_the_lease_changes_nothing():
+    flow = crossed()
+    flow.report(ReplicaReport("t", frozenset({"adopted"})), 0.6)
+    news = [("batch", 0.7), ("urgent", 0.7), ("adopted", 0.7)]
+    assert flow.first_tokens(news, 0.7, "never") == []
+    assert flow.snapshot(0.7).in_flight_by_replica == {"r": 1, "s": 1, "t": 1}
+    assert [flow._leases[name].first_token_s for name, _ in news] == [None] * 3
+
+
+def test_a_first_token_of_an_engine_that_is_gone_changes_nothing():
+    flow = crossed()
+    flow.replica_gone("r", 0.65)
+    assert flow.first_tokens([("batch", 0.6)], 0.7, "r") == []
+    assert flow.snapshot(0.7).in_flight_by_replica == {"s": 1}
 
 
 def test_a_lease_that_stands_again_is_as_old_as_it_was_whatever_the_engines_clock_says():

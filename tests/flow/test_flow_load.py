@@ -8,7 +8,7 @@ from app.flow.config import FairnessPolicy, FlowConfig, Limits, TenantPolicy
 from app.flow.controller import FlowController
 from app.flow.load import MIN_SAMPLES
 from app.flow.outcome import Outcome
-from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
+from app.flow.ticket import EngineMetrics, Refused, ReplicaReport, Ticket, Usage
 
 LIMITS = Limits(
     max_queued=100, max_queue_wait_s=60.0, requests_per_replica=2, lease_ttl_s=60.0, replica_ttl_s=5.0
@@ -159,6 +159,35 @@ class TestLoad:
             submit(flow, f"q{number}", 0.0)
         # A hundred seconds of ten.
         assert flow.load(60.0, 0.0).ttft_over_slo == pytest.approx(10, rel=0.1)
+
+
+@pytest.mark.parametrize(("prompt_tokens", "own_s", "over"), [(1500, 0.77, 0.7), (2500, 1.27, None)])
+def test_what_a_prompt_takes_alone_asks_for_no_engine(prompt_tokens: int, own_s: float, over: float | None):
+    """Of a class that promises two seconds, on an engine that computes 2,000 tokens in each."""
+    flow = flow_with("a")
+    flow._pool.pace.learnt_s = 0.0
+    for number in range(2 * MIN_SAMPLES):
+        name, at_s = f"q{number}", 2.0 * number
+        # 1.4 s to the first token, of which it was on its way for what its prompt does not take.
+        ticket = Ticket(name, 0, at_s + own_s - 1.4, class_name="interactive", prompt_tokens=prompt_tokens)
+        flow.report(ReplicaReport("a", frozenset()), at_s)
+        flow.submit(ticket, at_s)
+        flow.first_tokens([(name, at_s + own_s)], at_s + own_s)
+        flow.close(name, Outcome.COMPLETED, at_s + 1.5, Usage(prompt_tokens, 1))
+    expected = None if over is None else pytest.approx(over, abs=0.01)
+    assert flow.load(60.0, 4.0 * MIN_SAMPLES).ttft_over_slo == expected
+
+
+def test_a_refusal_of_what_no_engine_could_do_in_time_asks_for_none():
+    flow = flow_with("a")
+    flow._pool.pace.learnt_s = 0.0
+    tickets = [
+        Ticket(f"q{number}", 0, 0.0, class_name="interactive", prompt_tokens=5000)
+        for number in range(2 * MIN_SAMPLES)
+    ]
+    actions = [action for ticket in tickets for action in flow.submit(ticket, 0.0)]
+    assert sum(isinstance(action, Refused) for action in actions) > MIN_SAMPLES
+    assert flow.load(60.0, 0.0).ttft_over_slo is None
 
 
 def test_first_tokens_are_judged_by_the_budget_of_the_class():

@@ -289,7 +289,7 @@ def test_what_is_too_late_at_dispatch_is_an_answer_that_late_for_the_autoscaler(
     one.submit("waits", "standard", A_SECOND // 2, 0.0, ttft_budget_s=1.3)
     one.submit("urgent", "interactive", round(0.4 * A_SECOND), 0.3)
     told = []
-    one.flow._meter.first_token = lambda rank, ttft_s, now_s: told.append((rank, ttft_s))
+    one.flow._meter.first_token = lambda rank, ttft_s, *_: told.append((rank, ttft_s))
     one.tick(0.77)
     assert told == [(1, pytest.approx(1.66, abs=0.02))]
 

@@ -139,6 +139,7 @@ async def telling(scheduler: Scheduler) -> tuple[LiveLeases, asyncio.Task[None]]
     replica = Plain.__new__(Plain)
     leases = LiveLeases()
     replica._scheduler, replica._server = scheduler, SimpleNamespace(leases=leases)
+    replica._replica_id = "r1"
     return leases, asyncio.ensure_future(replica._tell_first_tokens())
 
 
@@ -146,10 +147,10 @@ async def test_first_tokens_that_nobody_has_heard_are_told_again():
     scheduler = Scheduler(deaf=2)
     leases, task = await telling(scheduler)
     leases.attach("a", 0).tokens()
-    method, [(lease_id, _)] = await soon(scheduler.heard.get())
-    assert (method, lease_id) == ("first_tokens", "a")
+    method, replica_id, [(lease_id, _)] = await soon(scheduler.heard.get())
+    assert (method, replica_id, lease_id) == ("first_tokens", "r1", "a")
     leases.attach("b", 0).tokens()
-    _, [(lease_id, _)] = await soon(scheduler.heard.get())
+    _, _, [(lease_id, _)] = await soon(scheduler.heard.get())
     assert lease_id == "b"
     task.cancel()
 
@@ -160,6 +161,6 @@ async def test_of_what_has_ended_meanwhile_nothing_is_told_again():
     for lease_id in ("a", "b"):
         leases.attach(lease_id, 0).tokens()
     leases.end("a")
-    _, [(lease_id, _)] = await soon(scheduler.heard.get())
+    _, _, [(lease_id, _)] = await soon(scheduler.heard.get())
     assert lease_id == "b"
     task.cancel()

@@ -524,7 +524,7 @@ async def test_a_first_token_protects_its_lease(protected: bool):
         batch = replace(ticket("batch", priority=1), revocable=True)
         await soon(acquire(replica, batch))
         if protected:
-            await replica.first_tokens([("batch", time.time())])
+            await replica.first_tokens("r1", [("batch", time.time())])
         urgent = acquire(replica, ticket("urgent", priority=-1))
         assert urgent.done() is not protected
         await soon(asyncio.gather(*replica._revoking))
