@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from app.flow.outcome import Outcome
 from app.flow.ticket import RateLimit, Ticket, Usage
@@ -101,9 +101,16 @@ class Closing:
     usage: Usage | None = None
 
 
+class FirstToken(NamedTuple):
+    """An engine has begun to answer a ticket, at `at_s` since the epoch."""
+
+    ticket_id: str
+    at_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class SchedulerAddress:
-    """Where the scheduler that leads listens for gateways, and what opens it."""
+    """Where the scheduler that leads listens for gateways and engines, and what opens it."""
 
     host: str
     port: int

@@ -12,10 +12,12 @@ from typing import Any
 
 import aiohttp
 
-from app.contract import EnginePort, Grant, Reply
+from app.contract import EnginePort, FirstToken, Grant, Reply
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
 from app.serving.control import ServeControlPlane
+from app.serving.scheduler_line import SchedulerLine
+from app.serving.scheduler_port import ENGINE_HEADER
 
 # A handle's options are those of the process that makes it, so each makes its own.
 Connect = Callable[[], Any]
@@ -59,16 +61,26 @@ class AskingGateway:
     """One gateway's share of the streams. `connect` gives the handle of what it asks.
 
     `by_calls`: with a call each, instead of the application's own control plane. `first_tokens`: the engine's
-    word of each first token too, which an engine sends in batches, and here goes in a call each.
+    word of each first token too, over a connection of that engine.
     """
 
     def __init__(self, connect: Connect, by_calls: bool = False, first_tokens: bool = False) -> None:
         self._scheduler = connect()
         self._first_tokens = first_tokens
+        # By engine.
+        self._lines: dict[str, SchedulerLine] = {}
         self._control = CallControl(self._scheduler) if by_calls else self._application_control()
 
     def _application_control(self) -> ServeControlPlane:
         return ServeControlPlane(self._scheduler, uuid.uuid4().hex, aiohttp.ClientSession())
+
+    def _engine_line(self, engine_id: str) -> SchedulerLine:
+        line = self._lines.get(engine_id)
+        if line is None:
+            line = self._lines[engine_id] = SchedulerLine(
+                self._scheduler.address.remote, aiohttp.ClientSession(), engine_id, header=ENGINE_HEADER
+            )
+        return line
 
     async def pid(self) -> int:
         """It is there."""
@@ -93,8 +105,8 @@ class AskingGateway:
             if now_s >= window.begin_s:
                 waits_s.append(time.perf_counter() - asked_s)
             if self._first_tokens:
-                news = [(ticket.ticket_id, time.time())]
-                await self._scheduler.first_tokens.remote(grant.engine.replica_id, news)
+                line = self._engine_line(grant.engine.replica_id)
+                await line.first_tokens([FirstToken(ticket.ticket_id, time.time())])
             await self._control.close(ticket.ticket_id, Outcome.COMPLETED, USAGE)
 
 

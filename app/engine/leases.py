@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from app.contract import Metered
+from app.contract import FirstToken, Metered
 
 # A gateway that has broken off an answer asks at once what it used. What was said at an answer's end may not
 # have reached it, so that is kept too.
@@ -61,7 +61,7 @@ class Run:
         self.metered.last_token_at_s = time.time()
         if self.metered.first_token_at_s is None:
             self.metered.first_token_at_s = self.metered.last_token_at_s
-            self._leases.note_first_token(self._lease_id, self.metered.first_token_at_s)
+            self._leases.note_first_tokens(FirstToken(self._lease_id, self.metered.first_token_at_s))
 
 
 class _Recent(Generic[_T]):
@@ -112,7 +112,7 @@ class LiveLeases:
         self._ended: _Recent[Metered] = _Recent(kept_s)
         # Leases that were taken back before their requests came.
         self._revoked: _Recent[bool] = _Recent(kept_s)
-        self._first_tokens: list[tuple[str, float]] = []
+        self._first_tokens: list[FirstToken] = []
         self._news = asyncio.Event()
 
     def __len__(self) -> int:
@@ -126,15 +126,15 @@ class LiveLeases:
         made = ((id_, entry.metered.output_tokens) for id_, entry in self._live.items())
         return {id_: tokens for id_, tokens in made if tokens}
 
-    async def first_tokens(self) -> list[tuple[str, float]]:
-        """Waits for news: leases that have begun to answer since the last call, and when (epoch seconds)."""
+    async def first_tokens(self) -> list[FirstToken]:
+        """Waits for news: leases that have begun to answer since the last call."""
         await self._news.wait()
         self._news.clear()
         news, self._first_tokens = self._first_tokens, []
         return news
 
-    def note_first_token(self, lease_id: str, at_s: float) -> None:
-        self._first_tokens.append((lease_id, at_s))
+    def note_first_tokens(self, *news: FirstToken) -> None:
+        self._first_tokens += news
         self._news.set()
 
     def attach(self, lease_id: str, priority: int) -> Run | None:

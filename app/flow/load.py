@@ -19,7 +19,7 @@ SERVICE_SMOOTHING = 0.004
 MIN_SAMPLES = 10
 MAX_SAMPLES = 512
 HIGH_SHARE = 0.9
-# Of its class's budget: a prompt that takes longer by itself is late on an engine that does nothing else, too.
+# Of its class's budget: a prompt that takes longer by itself is late on an engine of its own, too.
 OWN_SHARE = 0.5
 
 

@@ -296,7 +296,7 @@ class ReplicaPool:
         return self.pace.prefill_s(tokens + others, count, self.pace.running)
 
     def alone_s(self, tokens: float) -> float:
-        """Time to compute a prompt that has an engine to itself; none while nobody knows how long that takes."""
+        """Time to compute a prompt that has an engine to itself; 0 while that is not known."""
         return self.prefill_s(tokens) if self.pace.learnt else 0.0
 
     def cached(self, ticket: Ticket) -> int:

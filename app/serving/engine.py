@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+import aiohttp
 import grpc  # type: ignore[import-untyped]
 import ray
 from ray import serve
@@ -15,20 +16,20 @@ from ray.serve.handle import DeploymentHandle
 from ray.util import get_current_placement_group
 
 from app.config import ApplicationConfig
-from app.contract import EnginePort
+from app.contract import EnginePort, SchedulerAddress
 from app.engine import models
 from app.engine.killing import kill_with_children
 from app.engine.server import EngineServer, point_at_cluster
 from app.engine.start_watch import bounded_start
 from app.flow.ticket import ReplicaReport
+from app.serving.scheduler_line import SchedulerLine
+from app.serving.scheduler_port import ENGINE_HEADER
 
 logger = logging.getLogger("ray.serve")
 
 REPORT_INTERVAL_S = 1.0
 # After a report that has found the scheduler dead: the next goes to the spare, which waits for it.
 RETRY_INTERVAL_S = 0.1
-# First tokens are told together when they come closer than this: one call, not one a request.
-NEWS_INTERVAL_S = 0.02
 # A scheduler that is restarting answers none of them; the next report tells it all.
 REPORT_TIMEOUT_S = 3.0
 # Before a drained engine goes: a lease that was granted before its report may still come, and gateways may
@@ -60,14 +61,18 @@ class EngineReplica:
         except BaseException:
             await self._gone()
             raise
-        self._reporting = asyncio.create_task(self._report_for_ever())
-        self._telling = asyncio.create_task(self._tell_first_tokens())
+        # As the last report was answered.
+        self._leader: SchedulerAddress | None = None
+        self._http = aiohttp.ClientSession()
+        line = SchedulerLine(self._who_leads, self._http, self._replica_id, header=ENGINE_HEADER)
+        work = (self._report_for_ever(), self._tell_first_tokens(line), line.keep())
+        self._tasks = [asyncio.create_task(one) for one in work]
 
     async def check_health(self) -> None:
         """Raises when the engine core or a worker is dead; being busy is not being ill."""
         if not self._server.healthy:
             raise RuntimeError("engine: the engine core or one of its workers has died")
-        if self._reporting.done() or self._telling.done():
+        if any(task.done() for task in self._tasks):
             raise RuntimeError("engine: the reports to the scheduler have ended")
 
     async def _report_for_ever(self) -> None:
@@ -90,7 +95,14 @@ class EngineReplica:
         server = self._server
         report = ReplicaReport(self._replica_id, server.leases.ids(), self._draining, server.vitals.metrics())
         port = EnginePort(self._replica_id, server.host, server.port, server.secret)
-        return await _told(self._scheduler.report, report, port, server.leases.output_tokens())
+        told, leader = await _told(self._scheduler.report, report, port, server.leases.output_tokens())
+        self._leader = leader or self._leader
+        return told
+
+    async def _who_leads(self) -> SchedulerAddress:
+        if self._leader is None:
+            raise ConnectionError("no scheduler has answered a report yet")
+        return self._leader
 
     async def _drain(self) -> None:
         """No more leases; what runs goes on until it has ended."""
@@ -98,43 +110,43 @@ class EngineReplica:
         await self._report()
         await self._server.leases.close(QUIET_S)
 
-    async def _tell_first_tokens(self) -> None:
+    async def _tell_first_tokens(self, line: SchedulerLine) -> None:
+        leases = self._server.leases
         while True:
-            leases = self._server.leases
             news = await leases.first_tokens()
-            told = await _told(self._scheduler.first_tokens, self._replica_id, news)
-            if not told:
+            try:
+                await line.first_tokens(news)
+            except ConnectionError:
+                await asyncio.sleep(RETRY_INTERVAL_S)
                 # What has ended can't be taken back any more: no more is kept than runs.
                 live = leases.ids()
-                for lease_id, at_s in news:
-                    if lease_id in live:
-                        leases.note_first_token(lease_id, at_s)
-            await asyncio.sleep(NEWS_INTERVAL_S if told else RETRY_INTERVAL_S)
+                leases.note_first_tokens(*(one for one in news if one.ticket_id in live))
 
     async def __del__(self) -> None:
         """Serve calls it when the replica is to stop, and ends the process `drain_s` later at the latest."""
-        if not hasattr(self, "_telling"):
+        if not hasattr(self, "_tasks"):
             await self._gone()  # Before it has started.
             return
         await self._drain()
-        self._reporting.cancel()
-        self._telling.cancel()
+        for task in self._tasks:
+            task.cancel()
         try:
             await self._gone()
         finally:
+            await self._http.close()
             await self._server.stop()
 
 
-async def _told(method: DeploymentHandle, *arguments: Any) -> bool:
-    """Whether the scheduler has heard it: one that restarts has not, one that fails on it has.
+async def _told(method: DeploymentHandle, *arguments: Any) -> tuple[bool, Any]:
+    """Whether the scheduler has heard it (one that restarts has not, one that fails on it has); its answer.
 
     Its failure comes as a RayTaskError, by gRPC as it was raised. An engine does not end for it: all of them
     would at once.
     """
     try:
-        await asyncio.wait_for(method.remote(*arguments), REPORT_TIMEOUT_S)
+        return True, await asyncio.wait_for(method.remote(*arguments), REPORT_TIMEOUT_S)
     except Exception as error:
         if isinstance(error, SCHEDULER_UNREACHABLE) and not isinstance(error, RayTaskError):
-            return False
+            return False, None
         logger.exception("The scheduler failed on what an engine told it")
-    return True
+    return True, None

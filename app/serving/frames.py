@@ -1,7 +1,7 @@
-"""What gateways and the scheduler write to each other, as frames: typed, so that a reader trusts no sender.
+"""What is written on connections to the scheduler, as frames: typed, so that a reader trusts no sender.
 
-A gateway sends `Told`, the scheduler `Answers`. Fields of a dataclass that a reader does not know it leaves
-out, so versions may differ in these while an update is under way.
+Gateways and engines send `Told`, the scheduler `Answers`. Fields of a dataclass that a reader does not know
+it leaves out, so versions may differ in these while an update is under way.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import msgspec
 
-from app.contract import Closing, Grant, Refusal
+from app.contract import Closing, FirstToken, Grant, Refusal
 from app.flow.ticket import Ticket
 
 T = TypeVar("T")
@@ -33,6 +33,8 @@ class Told:
 
     closings: list[Closing]
     tickets: list[Ticket]
+    # Of an engine.
+    first_tokens: list[FirstToken] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Outbox(Generic[T]):
                 await self._send(batch)
         except Exception as error:
             if not isinstance(error, ConnectionError):
-                logger.exception("Writing to the connection of gateway and scheduler failed")
+                logger.exception("Writing to a connection to or from the scheduler failed")
             self._waiting.clear()
             await self._close()
         finally:

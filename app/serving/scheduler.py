@@ -21,6 +21,7 @@ from app.contract import (
     SECRET_HEADER,
     Closing,
     EnginePort,
+    FirstToken,
     Grant,
     RateLimits,
     Refusal,
@@ -148,8 +149,10 @@ class SchedulerReplica:
         self._heard_s = time.monotonic()
         self._perform(self._starts.began(replica_id, time.time(), self._heard_s))
 
-    async def report(self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]) -> None:
-        """An engine's sign of life, and what its requests have made."""
+    async def report(
+        self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]
+    ) -> SchedulerAddress:
+        """An engine's sign of life, and what its requests have made. It learns where to tell first tokens."""
         self._begin()
         now_s, self._heard_s = time.time(), time.monotonic()
         self._note_port(port)
@@ -159,6 +162,7 @@ class SchedulerReplica:
             self._flow.progress(ticket_id, tokens)
         if self._flow.snapshot(now_s).replicas_ready:
             self._perform(self._starts.ready(now_s))
+        return await self._port.address()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve's hook, for app/serving/autoscaling.py. Nothing while nothing is known, or nobody says
@@ -169,9 +173,14 @@ class SchedulerReplica:
             return {}
         return {DESIRED: float(decision.target)}
 
-    async def first_tokens(self, replica_id: str, first_tokens: Sequence[tuple[str, float]]) -> None:
-        """Requests that an engine has begun to answer, and when."""
-        self._perform(self._flow.first_tokens(first_tokens, time.time(), replica_id))
+    def first_tokens(self, replica_id: str, news: Sequence[FirstToken]) -> None:
+        """What an engine has begun to answer."""
+        try:
+            actions = self._flow.first_tokens(news, time.time(), replica_id)
+        except Exception:
+            logger.exception("First tokens of engine %s failed", replica_id)
+            return
+        self._perform(actions)
 
     async def replica_gone(self, replica_id: str) -> None:
         """An engine has died, is about to stop or has failed to start, which Serve tries again."""

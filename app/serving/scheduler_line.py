@@ -1,7 +1,8 @@
-"""A gateway's connection to the scheduler that leads: tickets and closings there, answers back.
+"""A connection to the scheduler that leads: a gateway's tickets and closings there and answers back, or an
+engine's first tokens there.
 
-Who leads is asked over Serve's handle, once a second: its own death is the end of the connection, and a
-connection to one that does not lead any more is given up.
+Who leads is asked once a second: its own death is the end of the connection, and a connection to one that
+does not lead any more is given up.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import aiohttp
 
-from app.contract import SECRET_HEADER, Closing, Grant, Refusal, Reply, SchedulerAddress
+from app.contract import SECRET_HEADER, Closing, FirstToken, Grant, Refusal, Reply, SchedulerAddress
 from app.flow.ticket import Ticket
 from app.serving.frames import MAX_FRAME_BYTES, Outbox, Told, decode_answers, encode
 from app.serving.scheduler_port import GATEWAY_HEADER
@@ -33,19 +34,21 @@ WhoLeads = Callable[[], Awaitable[SchedulerAddress]]
 
 
 class SchedulerLine:
-    """One a gateway. `who_leads` raises ConnectionError where nobody does."""
+    """One a gateway or engine, whose id goes as `header`. `who_leads` raises ConnectionError where nobody
+    does."""
 
     def __init__(
         self,
         who_leads: WhoLeads,
         http: aiohttp.ClientSession,
-        gateway_id: str,
+        speaker_id: str,
         timeout_s: float = TIMEOUT_S,
         look_interval_s: float = LOOK_INTERVAL_S,
+        header: str = GATEWAY_HEADER,
     ) -> None:
         self._who_leads = who_leads
         self._http = http
-        self._headers = {GATEWAY_HEADER: gateway_id}
+        self._headers = {header: speaker_id}
         self._timeout_s = timeout_s
         self._look_interval_s = look_interval_s
         self._connection: _Connection | None = None
@@ -59,7 +62,13 @@ class SchedulerLine:
 
     async def close(self, closing: Closing) -> None:
         """Raises ConnectionError when the scheduler can't be reached."""
-        (await self._connected()).close(closing)
+        (await self._connected()).put(closing)
+
+    async def first_tokens(self, news: Sequence[FirstToken]) -> None:
+        """Raises ConnectionError when the scheduler can't be reached."""
+        connection = await self._connected()
+        for one in news:
+            connection.put(one)
 
     async def keep(self) -> None:
         """For ever: stays connected to the one that leads."""
@@ -113,7 +122,7 @@ class _Connection:
         self.open = True
         self._socket = socket
         self._answers: dict[str, asyncio.Future[Reply]] = {}
-        self._outbox: Outbox[Ticket | Closing] = Outbox(self._send, socket.close)
+        self._outbox: Outbox[Ticket | Closing | FirstToken] = Outbox(self._send, socket.close)
         self._reading = asyncio.get_running_loop().create_task(self._read())
 
     async def submit(self, ticket: Ticket) -> Reply:
@@ -127,20 +136,22 @@ class _Connection:
         finally:
             self._answers.pop(ticket.ticket_id, None)
 
-    def close(self, closing: Closing) -> None:
+    def put(self, said: Closing | FirstToken) -> None:
+        """What needs no answer."""
         if not self.open:
             raise ConnectionError(GONE)
-        self._outbox.put(closing)
+        self._outbox.put(said)
 
     async def hang_up(self) -> None:
         await self._socket.close()
 
-    async def _send(self, said: Sequence[Ticket | Closing]) -> None:
+    async def _send(self, said: Sequence[Ticket | Closing | FirstToken]) -> None:
         closings = [one for one in said if isinstance(one, Closing)]
+        first_tokens = [one for one in said if isinstance(one, FirstToken)]
         # Who has left meanwhile has closed a ticket that was never told: it must not come after that.
         tickets = [one for one in said if isinstance(one, Ticket) and self._waits(one.ticket_id)]
-        if closings or tickets:
-            await self._socket.send_bytes(encode(Told(closings, tickets)))
+        if closings or tickets or first_tokens:
+            await self._socket.send_bytes(encode(Told(closings, tickets, first_tokens)))
 
     async def _read(self) -> None:
         try:

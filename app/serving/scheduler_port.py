@@ -1,7 +1,7 @@
-"""Where gateways talk to the scheduler that leads: one WebSocket each, behind a secret.
+"""Where gateways and engines talk to the scheduler that leads: one WebSocket each, behind a secret.
 
-A call over Serve's handles costs more than what is decided in it. A gateway learns of this port by such a
-call and then writes to it; one whose connection has ended and that does not come back is gone.
+A call over Serve's handles costs more than what is decided in it. They learn of this port by such a call and
+then write to it; a gateway whose connection has ended and that does not come back is gone.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import hmac
 import logging
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from aiohttp import WSMsgType, web
 
-from app.contract import SECRET_HEADER, Closing, Grant, Refusal, Reply, SchedulerAddress
+from app.contract import SECRET_HEADER, Closing, FirstToken, Grant, Refusal, Reply, SchedulerAddress
 from app.flow.ticket import Ticket
 from app.hosts import family
-from app.serving.frames import MAX_FRAME_BYTES, Answers, Outbox, decode_told, encode
+from app.serving.frames import MAX_FRAME_BYTES, Answers, Outbox, Told, decode_told, encode
 
 logger = logging.getLogger("ray.serve")
 
 GATEWAY_HEADER = "x-gateway-id"
+ENGINE_HEADER = "x-engine-id"
 # A ping after so much silence, and half of it for the answer.
 PING_SHARE = 2 / 3
 # A living gateway that has lost its connection is back within a second or two.
@@ -50,6 +51,9 @@ class Desk(Protocol):
 
     def close(self, closing: Closing) -> None: ...
 
+    def first_tokens(self, replica_id: str, news: Sequence[FirstToken]) -> None:
+        """What that engine has begun to answer."""
+
     def gateway_gone(self, gateway_id: str) -> None:
         """Its connection has ended, and there is no new one."""
 
@@ -69,6 +73,7 @@ class SchedulerPort:
         self._runner: web.AppRunner | None = None
         # The last connection of each gateway: one that comes back is not gone when its old one ends.
         self._sockets: dict[str, web.WebSocketResponse] = {}
+        self._engines: set[web.WebSocketResponse] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -98,8 +103,9 @@ class SchedulerPort:
         await self._empty.wait()
 
     async def close(self) -> None:
-        """Every gateway asks who leads now."""
-        await asyncio.gather(*(connection.close() for connection in self._sockets.values()))
+        """Everybody asks who leads now."""
+        connections = [*self._sockets.values(), *self._engines]
+        await asyncio.gather(*(connection.close() for connection in connections))
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -107,13 +113,17 @@ class SchedulerPort:
         secret = request.headers.get(SECRET_HEADER, "").encode(errors="surrogateescape")
         if not hmac.compare_digest(secret, self._secret.encode()):
             raise web.HTTPUnauthorized()
-        gateway_id = request.headers.get(GATEWAY_HEADER)
-        if not gateway_id:
+        gateway_id, engine_id = request.headers.get(GATEWAY_HEADER), request.headers.get(ENGINE_HEADER)
+        if not (gateway_id or engine_id):
             raise web.HTTPBadRequest()
         connection = web.WebSocketResponse(
             timeout=GOODBYE_S, heartbeat=self._ping_s, compress=False, max_msg_size=MAX_FRAME_BYTES
         )
         await connection.prepare(request)
+        if not gateway_id:
+            assert engine_id
+            await self._hear(connection, engine_id)
+            return connection
         self._sockets[gateway_id] = connection
         self._empty.clear()
         try:
@@ -137,15 +147,30 @@ class SchedulerPort:
             await connection.send_bytes(encode(Answers(grants, refusals)))
 
         inbox = Outbox(send, connection.close)
-        async for frame in connection:
-            if frame.type is not WSMsgType.BINARY:
-                break
-            try:
-                told = decode_told(frame.data)
-            except ValueError as error:
-                logger.error("Undecodable frame from gateway %s: %s", gateway_id, error)
-                break
+        async for told in _frames(connection, gateway_id):
             for closing in told.closings:
                 self._desk.close(closing)
             for ticket in told.tickets:
                 self._desk.submit(replace(ticket, caller=gateway_id), inbox)
+
+    async def _hear(self, connection: web.WebSocketResponse, engine_id: str) -> None:
+        """An engine's end is told in another way: its connection means nothing."""
+        self._engines.add(connection)
+        try:
+            async for told in _frames(connection, engine_id):
+                self._desk.first_tokens(engine_id, told.first_tokens)
+        finally:
+            self._engines.discard(connection)
+
+
+async def _frames(connection: web.WebSocketResponse, speaker_id: str) -> AsyncIterator[Told]:
+    """Until the connection ends, or what comes can't be read."""
+    async for frame in connection:
+        if frame.type is not WSMsgType.BINARY:
+            return
+        try:
+            told = decode_told(frame.data)
+        except ValueError as error:
+            logger.error("Undecodable frame from %s: %s", speaker_id, error)
+            return
+        yield told

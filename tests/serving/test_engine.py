@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
 
 import grpc
 import pytest
 from ray.exceptions import RayError, RayTaskError
 
+from app.contract import FirstToken, SchedulerAddress
 from app.engine.leases import LiveLeases
 from app.serving import engine
 from app.serving.engine import EngineReplica
@@ -25,17 +26,13 @@ class Plain(EngineReplica):
 
 
 class Scheduler:
-    """A handle: `heard` is what has been told, but for the next `deaf` calls."""
+    """A handle: `heard` is what has been told."""
 
-    def __init__(self, deaf: int = 0) -> None:
+    def __init__(self) -> None:
         self.heard: asyncio.Queue[tuple[object, ...]] = asyncio.Queue()
-        self.deaf = deaf
 
     def __getattr__(self, method: str) -> SimpleNamespace:
         async def remote(*arguments: object) -> None:
-            if self.deaf:
-                self.deaf -= 1
-                raise RayError
             self.heard.put_nowait((method, *arguments))
 
         return SimpleNamespace(remote=remote)
@@ -126,7 +123,7 @@ NO_METADATA = grpc.aio.Metadata()
     ids=lambda value: type(value).__name__,
 )
 async def test_a_scheduler_that_fails_or_is_away_ends_no_engine(error, told):
-    assert await engine._told(handle(error)) is told
+    assert await engine._told(handle(error)) == (told, None)
 
 
 async def test_who_is_stopped_while_it_tells_stops():
@@ -134,33 +131,70 @@ async def test_who_is_stopped_while_it_tells_stops():
         await engine._told(handle(asyncio.CancelledError()))
 
 
-async def telling(scheduler: Scheduler) -> tuple[LiveLeases, asyncio.Task[None]]:
+class Line:
+    """A connection to the scheduler that is gone for the next `deaf` calls."""
+
+    def __init__(self, deaf: int) -> None:
+        self.heard: asyncio.Queue[list[str]] = asyncio.Queue()
+        self._deaf = deaf
+
+    async def first_tokens(self, news: Sequence[FirstToken]) -> None:
+        if self._deaf:
+            self._deaf -= 1
+            raise ConnectionError
+        self.heard.put_nowait([one.ticket_id for one in news])
+
+
+async def telling(line: Line) -> tuple[LiveLeases, asyncio.Task[None]]:
     """Leases of an engine whose first tokens are told."""
     replica = Plain.__new__(Plain)
     leases = LiveLeases()
-    replica._scheduler, replica._server = scheduler, SimpleNamespace(leases=leases)
-    replica._replica_id = "r1"
-    return leases, asyncio.ensure_future(replica._tell_first_tokens())
+    replica._server = SimpleNamespace(leases=leases)
+    return leases, asyncio.ensure_future(replica._tell_first_tokens(line))
 
 
 async def test_first_tokens_that_nobody_has_heard_are_told_again():
-    scheduler = Scheduler(deaf=2)
-    leases, task = await telling(scheduler)
+    line = Line(deaf=2)
+    leases, task = await telling(line)
     leases.attach("a", 0).tokens()
-    method, replica_id, [(lease_id, _)] = await soon(scheduler.heard.get())
-    assert (method, replica_id, lease_id) == ("first_tokens", "r1", "a")
+    assert await soon(line.heard.get()) == ["a"]
     leases.attach("b", 0).tokens()
-    _, _, [(lease_id, _)] = await soon(scheduler.heard.get())
-    assert lease_id == "b"
+    assert await soon(line.heard.get()) == ["b"]
     task.cancel()
 
 
 async def test_of_what_has_ended_meanwhile_nothing_is_told_again():
-    scheduler = Scheduler(deaf=1)
-    leases, task = await telling(scheduler)
+    line = Line(deaf=1)
+    leases, task = await telling(line)
     for lease_id in ("a", "b"):
         leases.attach(lease_id, 0).tokens()
     leases.end("a")
-    _, _, [(lease_id, _)] = await soon(scheduler.heard.get())
-    assert lease_id == "b"
+    assert await soon(line.heard.get()) == ["b"]
     task.cancel()
+
+
+async def test_who_leads_is_learnt_by_reporting():
+    address = SchedulerAddress("10.0.0.1", 1, "secret")
+    replica = Plain.__new__(Plain)
+    vitals = SimpleNamespace(metrics=lambda: None)
+    replica._server = SimpleNamespace(leases=LiveLeases(), vitals=vitals, host="h", port=1, secret="s")
+    replica._replica_id, replica._draining, replica._leader = "r1", False, None
+    with pytest.raises(ConnectionError, match="no scheduler"):
+        await replica._who_leads()
+
+    def answering(answer: SchedulerAddress | Exception) -> None:
+        async def remote(*_: object) -> SchedulerAddress:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        replica._scheduler = SimpleNamespace(report=SimpleNamespace(remote=remote))
+
+    answering(address)
+    assert await replica._report()
+    assert await replica._who_leads() == address
+    # One that is away, or fails on a report, leads until another is heard of.
+    for error, told in ((RayError(), False), (KeyError("a defect"), True)):
+        answering(error)
+        assert await replica._report() is told
+        assert await replica._who_leads() == address

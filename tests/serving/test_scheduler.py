@@ -6,12 +6,13 @@ import asyncio
 import pickle
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
 
 from app.config import ApplicationConfig
-from app.contract import SECRET_HEADER, Closing, EnginePort, Grant, Refusal, Reply
+from app.contract import SECRET_HEADER, Closing, EnginePort, FirstToken, Grant, Refusal, Reply
 from app.flow.autoscale import Reason
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
@@ -524,11 +525,28 @@ async def test_a_first_token_protects_its_lease(protected: bool):
         batch = replace(ticket("batch", priority=1), revocable=True)
         await soon(acquire(replica, batch))
         if protected:
-            await replica.first_tokens("r1", [("batch", time.time())])
+            replica.first_tokens("r1", [FirstToken("batch", time.time())])
         urgent = acquire(replica, ticket("urgent", priority=-1))
         assert urgent.done() is not protected
         await soon(asyncio.gather(*replica._revoking))
         assert engine.revoked.empty() is protected
+
+
+async def test_first_tokens_that_fail_end_no_connection(monkeypatch, caplog):
+    replica = scheduler()
+
+    def fail(*_: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(replica, "_flow", SimpleNamespace(first_tokens=fail))
+    replica.first_tokens("r1", [FirstToken("a", 0.0)])
+    assert "First tokens of engine r1 failed" in caplog.text
+
+
+async def test_an_engine_learns_where_to_tell_first_tokens():
+    replica = scheduler()
+    told = await replica.report(ReplicaReport("r1", frozenset()), EnginePort("r1", "127.0.0.1", 1, "s"), {})
+    assert told == await replica.address()
 
 
 async def test_an_engine_that_can_not_be_asked_for_a_lease_back_does_no_harm():

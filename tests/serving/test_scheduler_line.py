@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import aiohttp
@@ -15,6 +15,7 @@ from app.contract import (
     SECRET_HEADER,
     Closing,
     EnginePort,
+    FirstToken,
     Grant,
     RateLimits,
     Refusal,
@@ -25,7 +26,7 @@ from app.flow.outcome import Outcome
 from app.flow.ticket import RateLimit, Ticket, Usage
 from app.serving.frames import MAX_JOINED, Answers, Told, decode_answers, encode
 from app.serving.scheduler_line import SchedulerLine
-from app.serving.scheduler_port import GATEWAY_HEADER, Inbox, SchedulerPort
+from app.serving.scheduler_port import ENGINE_HEADER, GATEWAY_HEADER, Inbox, SchedulerPort
 from tests.fakes import soon
 
 # Long enough to be waited for, short enough to be waited out.
@@ -44,6 +45,7 @@ class Desk:
         self.tickets: list[Ticket] = []
         self.inboxes: dict[str, Inbox] = {}
         self.gone: asyncio.Queue[str] = asyncio.Queue()
+        self.news: asyncio.Queue[tuple[str, list[FirstToken]]] = asyncio.Queue()
         self.heard = asyncio.Event()
 
     def submit(self, ticket: Ticket, inbox: Inbox) -> None:
@@ -57,6 +59,9 @@ class Desk:
     def close(self, closing: Closing) -> None:
         self.told.append(closing)
         self.heard.set()
+
+    def first_tokens(self, replica_id: str, news: Sequence[FirstToken]) -> None:
+        self.news.put_nowait((replica_id, list(news)))
 
     def gateway_gone(self, gateway_id: str) -> None:
         self.gone.put_nowait(gateway_id)
@@ -225,6 +230,57 @@ async def test_an_ipv6_node_is_listened_on_and_reached():
     scheduler = Scheduler(host="::1")
     async with connected(Leaders(scheduler)) as line:
         assert await soon(line.submit(Ticket("a", 0, 0.0))) == REFUSAL
+
+
+async def test_first_tokens_come_together_with_their_engine_whose_end_says_nothing():
+    scheduler = Scheduler()
+    async with aiohttp.ClientSession() as http:
+        line = SchedulerLine(Leaders(scheduler), http, "e1", header=ENGINE_HEADER)
+        news = [FirstToken("a", 1.5), FirstToken("b", 1.5)]
+        await line.first_tokens(news)
+        assert await soon(scheduler.desk.news.get()) == ("e1", news)
+        assert not scheduler.port.connected
+    await soon(scheduler.port.left())
+    await asyncio.sleep(2 * BRIEF_S)
+    assert scheduler.desk.gone.empty()
+    await scheduler.port.close()
+
+
+async def let_go(line: SchedulerLine) -> None:
+    """Until nobody hears it."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await line.first_tokens([FirstToken("c", 3.0)])
+            await asyncio.sleep(LOOK_S)
+
+
+async def test_an_engine_goes_to_the_next_scheduler():
+    first, second = Scheduler(), Scheduler()
+    leaders = Leaders(first, second)
+    async with aiohttp.ClientSession() as http:
+        line = SchedulerLine(leaders, http, "e1", look_interval_s=LOOK_S, header=ENGINE_HEADER)
+        keeping = asyncio.create_task(line.keep())
+        await line.first_tokens([FirstToken("a", 1.0)])
+        assert await soon(first.desk.news.get()) == ("e1", [FirstToken("a", 1.0)])
+        leaders.leader = second
+        await leaders.looked_again()
+        await line.first_tokens([FirstToken("b", 2.0)])
+        assert await soon(second.desk.news.get()) == ("e1", [FirstToken("b", 2.0)])
+        leaders.leader = None
+        # It lets its engines go.
+        await soon(second.port.close())
+        await soon(let_go(line))
+        keeping.cancel()
+    await first.port.close()
+
+
+async def test_who_says_not_who_it_is_is_not_heard():
+    scheduler = Scheduler()
+    address = await scheduler.port.address()
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="400"):
+            await http.ws_connect(address.url, headers={SECRET_HEADER: address.secret})
+    await scheduler.port.close()
 
 
 @pytest.mark.parametrize("old_ends_first", [True, False])
