@@ -51,7 +51,7 @@ def metric(application: Application, name: str) -> int:
 
 
 def test_streams_finish_what_waits_is_told_to_come_back_and_nothing_is_left(application: Application):
-    # An engine's limit begins below its places, and grows with what it is given: run alone, this is the first.
+    # A limit begins below the places of its engine, and grows with what it is given.
     for _ in range(20):
         if metric(application, "replica_limit") >= application.places:
             break
