@@ -120,10 +120,13 @@ class SchedulerPort:
             timeout=GOODBYE_S, heartbeat=self._ping_s, compress=False, max_msg_size=MAX_FRAME_BYTES
         )
         await connection.prepare(request)
-        if not gateway_id:
-            assert engine_id
-            await self._hear(connection, engine_id)
-            return connection
+        if gateway_id:
+            await self._talk_with_gateway(connection, gateway_id)
+        elif engine_id:
+            await self._hear_engine(connection, engine_id)
+        return connection
+
+    async def _talk_with_gateway(self, connection: web.WebSocketResponse, gateway_id: str) -> None:
         self._sockets[gateway_id] = connection
         self._empty.clear()
         try:
@@ -134,7 +137,6 @@ class SchedulerPort:
                 asyncio.get_running_loop().call_later(self._absence_s, self._miss, gateway_id)
                 if not self._sockets:
                     self._empty.set()
-        return connection
 
     def _miss(self, gateway_id: str) -> None:
         if gateway_id not in self._sockets:
@@ -153,7 +155,7 @@ class SchedulerPort:
             for ticket in told.tickets:
                 self._desk.submit(replace(ticket, caller=gateway_id), inbox)
 
-    async def _hear(self, connection: web.WebSocketResponse, engine_id: str) -> None:
+    async def _hear_engine(self, connection: web.WebSocketResponse, engine_id: str) -> None:
         """An engine's end is told in another way: its connection means nothing."""
         self._engines.add(connection)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 
 import httpx
@@ -11,7 +10,7 @@ from ray import serve
 
 from benchmarks.chaos.cell import Application
 from benchmarks.chaos.parts import named
-from tests.integration.cluster import wait_until
+from tests.integration.cluster import Cluster, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
 
@@ -44,20 +43,18 @@ def queued(application: Application) -> int:
     return httpx.get(f"{application.url}/ready", timeout=10).json()["queued"]
 
 
-def metric(application: Application, name: str) -> int:
-    text = httpx.get(f"{application.url}/metrics", timeout=10).text
-    found = re.findall(rf"^promiseserve_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
-    return int(sum(map(float, found)))
-
-
-def test_streams_finish_what_waits_is_told_to_come_back_and_nothing_is_left(application: Application):
+def test_streams_finish_what_waits_is_told_to_come_back_and_nothing_is_left(
+    application: Application, cluster: Cluster
+):
     # A limit begins below the places of its engine, and grows with what it is given.
     for _ in range(20):
-        if metric(application, "replica_limit") >= application.places:
+        if cluster.metric("promiseserve_replica_limit") >= application.places:
             break
         Clients(application, 2 * application.places, LONG).join()
     running = Clients(application, application.places, LONG)
-    wait_until(lambda: metric(application, "leases") == application.places, 30, "places that are all taken")
+    wait_until(
+        lambda: cluster.metric("promiseserve_leases") == application.places, 30, "places that are all taken"
+    )
     waiting = Clients(application, application.places, 4)
     wait_until(lambda: queued(application) == application.places, 30, "a queue")
     serve.delete("llm", _blocking=False)
