@@ -19,6 +19,14 @@ def figure(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
+def interval(figure: Mapping[str, float] | None, digits: int) -> str:
+    """A cell of a median with its interval; "-" of what was not measured."""
+    if figure is None:
+        return "-"
+    low, high = (f"{figure[name]:.{digits}f}" for name in ("low", "high"))
+    return f"{figure['median']:.{digits}f} [{low}, {high}]"
+
+
 def lines(rows: Iterable[Mapping[str, str]]) -> list[str]:
     """The first row's names, then a line for each row; nothing of no row."""
     taken = list(rows)

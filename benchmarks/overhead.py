@@ -28,6 +28,7 @@ from typing import Any
 
 from app.load.loops import ClosedLoop, Load, load_client
 from app.load.streams import COMPLETED, PATHS, Call
+from benchmarks import markdown
 from benchmarks.configs import TINY_LLAMA, changed
 from benchmarks.processes import cpu_outside_engine_s, spent_between_s
 from benchmarks.resampling import median_with_interval
@@ -205,10 +206,7 @@ def _row(figures: Json, name: str, streams: str) -> str:
         return value
 
     def interval(figure: str, digits: int) -> str:
-        if name == BARE:
-            return "-"
-        one = figures[figure][name][streams]
-        return f"{one['median']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+        return markdown.interval(None if name == BARE else figures[figure][name][streams], digits)
 
     cells = [name, streams, f"{of('tokens_per_s'):,.0f}", interval("ratio_to_bare", 2)]
     cells += [f"{of('ttft_ms'):.1f}", interval("ttft_overhead_ms", 1), f"{of('gap_ms'):.1f}"]

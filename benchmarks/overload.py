@@ -28,7 +28,7 @@ from app.load.streams import COMPLETED, PATHS, Answer, Call
 from benchmarks import markdown
 from benchmarks.arrivals import Lengths, api_keys, at_once, calls, poisson
 from benchmarks.configs import changed
-from benchmarks.scoring import Json, Run, score
+from benchmarks.scoring import Json, Run, beside, score
 from benchmarks.servers import StartError
 from benchmarks.systems import System, systems, turned
 from placement.simulation.experiment import NO_PREFILL_SHARE
@@ -47,7 +47,7 @@ CAPACITY_WARM_UP_SHARE = 1 / 3
 CAPACITY_REQUESTS_PER_STREAM = 200
 # Before the open loop, requests a stream that are sent and not counted.
 WARM_UP_REQUESTS_PER_STREAM = 1
-OURS = "ours"
+OURS, BARE = "ours", "vllm"
 # No overload goes on for so long.
 NO_END_S = 1e9
 # The options that the figures repeat.
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--systems",
         nargs="+",
         choices=list(systems(1)),
-        default=[OURS, "vllm", "vllm-priority", "vllm-queue-limit", "ray-serve-llm"],
+        default=[OURS, BARE, "vllm-priority", "vllm-queue-limit", "ray-serve-llm"],
     )
     parser.add_argument(
         "--ablate", nargs="+", choices=[*ABLATIONS, *CLASS_ABLATIONS], default=[], help="ours without it"
@@ -168,11 +168,17 @@ class _Overload:
             "offered": self._offered(),
             "systems": {one.name: one.system.settings for one in contestants},
             "missing": {name: why for name, why in absent.items() if why},
-            "runs": [
-                {"system": name, "load": load, **score(_pooled(several), Promise(self._budgets_s))}
-                for (name, load), several in sorted(runs.items(), key=lambda item: item[0][1])
-            ],
+            "runs": self._scores({key: _pooled(several) for key, several in runs.items()}),
         }
+
+    def _scores(self, runs: dict[tuple[str, float], Run]) -> list[Json]:
+        """Load by load; with bare vLLM among the systems, also beside it."""
+        scores: list[Json] = []
+        for (name, load), run in sorted(runs.items(), key=lambda item: item[0][1]):
+            scores.append({"system": name, "load": load, **score(run, Promise(self._budgets_s))})
+            if name != BARE and (BARE, load) in runs:
+                scores[-1]["beside_bare"] = beside(run, runs[BARE, load])
+        return scores
 
     def _offered(self) -> Json:
         stated = {name: getattr(self._options, name) for name in STATED}
@@ -219,7 +225,7 @@ class _Overload:
         duration_s = self._options.capacity_s
         requests = at_once(self._streams * CAPACITY_REQUESTS_PER_STREAM, "capacity", self._lengths, self._mix)
         loop = ClosedLoop(calls(requests, self._model, self._options.endpoint), self._streams, duration_s)
-        with self._systems["vllm"].start(
+        with self._systems[BARE].start(
             self._configured("capacity", {}), self._options.engine_threads
         ) as server:
             answers = run_load(server.url, loop).answers
@@ -284,6 +290,10 @@ def table(figures: Json) -> str:
         "",
         *markdown.lines(_row(one) | _others(one) for one in figures["runs"]),
     ]
+    beside_bare = [_row(one) | _beside(one["beside_bare"]) for one in figures["runs"] if "beside_bare" in one]
+    if beside_bare:
+        lines += ["", "Times that bare vLLM took for the same requests, of those that both completed:", ""]
+        lines += markdown.lines(beside_bare)
     return "\n".join(lines)
 
 
@@ -299,6 +309,14 @@ def _promises(one: Json) -> dict[str, str]:
     for name, row in one["classes"].items():
         cells[f"{name} longest wait s"] = f"{row['longest_wait_s']:.1f}"
     return cells
+
+
+def _beside(classes: Json) -> dict[str, str]:
+    return {
+        f"{name} {title}": markdown.interval(classes.get(name, {}).get(figure), 2)
+        for name in CLASSES
+        for title, figure in (("TTFT", "ttft_ratio"), ("E2E", "e2e_ratio"))
+    }
 
 
 def _others(one: Json) -> dict[str, str]:

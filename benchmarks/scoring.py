@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from app.load.streams import BROKEN, COMPLETED, FAILED, REFUSED, UNREACHABLE, Answer
+from benchmarks.resampling import median_with_interval
 from placement.simulation.simulator import Record
 from placement.simulation.summary import PREDICTION_TOLERANCE, Promise, percentile, summarise
 from placement.simulation.workload import Request
@@ -73,6 +74,26 @@ def score(run: Run, promise: Promise) -> Json:
         "refused_share": refusals["share"],
         "refusals": refusals,
         "latest_send_s": round(max((one.sent_late_s for one in run.answers), default=0.0), 4),
+    }
+
+
+def beside(run: Run, bare: Run) -> Json:
+    """By class: how many times as long as on `bare` the first token and the whole answer took, as medians of
+    the ratios of the requests that both completed: the same, and sent at the same times."""
+    other = {one.request_id: one for one in bare.first_tries()}
+    ratios: dict[str, list[tuple[float, float]]] = {}
+    for one in run.first_tries():
+        its = other.get(one.request_id)
+        if its is not None and one.outcome == its.outcome == COMPLETED and one.ttft_s and its.ttft_s:
+            pair = one.ttft_s / its.ttft_s, one.ended_s / its.ended_s
+            ratios.setdefault(one.class_name, []).append(pair)
+    return {
+        name: {
+            "requests": len(pairs),
+            "ttft_ratio": median_with_interval([ttft for ttft, _ in pairs]),
+            "e2e_ratio": median_with_interval([e2e for _, e2e in pairs]),
+        }
+        for name, pairs in sorted(ratios.items())
     }
 
 

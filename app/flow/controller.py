@@ -4,7 +4,8 @@ Rules
 - A ticket is in one of three places: the queue, a lease, or ended; it ends with exactly one outcome.
 - A lease is granted only by a replica that is fresh, not draining, and below its limits.
 - While the next ticket fits on a replica, in a place that its class need not leave to others, nothing waits
-  but for an engine to compute the prompts that it has: a newcomer of a more urgent class would wait for all.
+  but for an engine to compute the prompts that it has (a newcomer of a more urgent class would wait for all),
+  or while a more urgent class is refused for want of places.
   A class that comes to be owed its share by a newcomer's lease gets it with the next event.
 - Nothing that is too late for its promise goes to an engine, but for what had one and lost it.
 - A refusal on arrival charges nothing; a lease charges its tenant at once and is corrected as tokens come.

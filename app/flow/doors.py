@@ -11,7 +11,9 @@ the level of those that were refused needs one place more than its class leaves 
 request by which it is ahead of (behind) that level takes one place more (less).
 
 A class leaves places free for more urgent ones. Until a queue stands it need not leave what falls free in
-time for them: else a load just below the capacity would wait beside empty engines.
+time for them: else a load just below the capacity would wait beside empty engines. Who waits would take each
+place that falls free before newcomers of a more urgent class that do not wait; so it yields while any of
+these are refused, as long as it can wait: a burst may end before.
 
 Where not all can be served, more are if the short go first (Smith's rule: least work for each promise). A
 request dearer than its own tenant's mean needs more places, a cheaper one fewer: no tenant gains a share by
@@ -27,13 +29,13 @@ from itertools import accumulate
 from app.flow.config import AdmissionPolicy, FlowConfig
 from app.flow.estimate import DecayedRate
 from app.flow.predictor import Predictor
-from app.flow.queue import Entry, FlowQueue
+from app.flow.queue import ClassQueue, Entry, FlowQueue
 from app.flow.replicas import Choice, ReplicaPool
 
-# A class, or tenant, that was refused this recently still wants.
-WANTED_S = 10.0
 # Of a budget: the engine needs the rest, and a longer wait is hard to predict.
 WAIT_SHARE = 0.1
+# Of a budget: who has no more of it left yields to nobody, for the overload may not end in that time.
+LAST_SHARE = 0.25
 # However far behind a tenant is, this part of what its class leaves to others is not touched.
 UNTOUCHED_SHARE = 0.5
 # What has stood for so many times as long as anybody would wait is remembered, and no more: a lull of minutes
@@ -84,13 +86,17 @@ class Doors:
         self._prefill_share = config.route.prefill_share
 
     def keep_free(self, now_s: float) -> None:
-        """What each class leaves to more urgent ones until the next tick: places, and engines' time."""
+        """What each class leaves to more urgent ones until the next tick: places, and engines' time. Some of
+        these do not wait for a place, so those that can wait until none of them is short of one."""
+        short = False
         for queue in self._queue.classes:
             urgent_places = self._predictor.urgent_places(queue.rank, now_s)
             room_s = self._prefill_share * self._urgent_budget_s[queue.rank] if urgent_places else math.inf
             queue.prefill_room_s = room_s
             reserve = queue.policy.reserve(self._pool.places, urgent_places)
             queue.reserve = max(0.0, reserve - self._free_soon(queue.rank))
+            queue.yields = short and _can_wait(queue, now_s)
+            short = short or queue.short(now_s)
 
     def _free_soon(self, rank: int) -> float:
         """Places that fall free in time for more urgent requests, while nothing stands in their way."""
@@ -104,7 +110,7 @@ class Doors:
         free, queue = self._pool.free, self._queue.classes[entry.rank]
         if free <= 0 or entry.account.at_cap or (queue.size and queue.order.next() is not None):
             return False
-        if queue.wanted_until_s <= now_s:
+        if not queue.wants(now_s):
             queue.order.undisputed(entry.payer)
             return queue.has_room(free)
         ahead = queue.order.ahead(entry.flow)
@@ -126,6 +132,10 @@ class Doors:
         engines = self._pool.with_room(fitting, tokens, room_s, now_s)
         return self._pool.choose(engines, entry.ticket, within_s, now_s) if engines else None
 
+    def plenty(self) -> bool:
+        """Whoever comes finds a place."""
+        return self._pool.free > max(queue.reserve for queue in self._queue.classes)
+
     def wait_s(self, rank: int, budget_s: float) -> float:
         """How long a newcomer of this class may wait."""
         queue = self._queue.classes[rank]
@@ -137,7 +147,7 @@ class Doors:
         """There was no place for this newcomer."""
         queue = self._queue.classes[entry.rank]
         queue.order.denied(entry.payer)
-        queue.wanted_until_s = now_s + WANTED_S
+        queue.denied_s = now_s
 
     def _chosen(self, entry: Entry, ahead: float, cost: float) -> bool:
         """Whether it may have one of the few places, by its tenant's counter and by its own cost."""
@@ -147,3 +157,11 @@ class Doors:
         needed = ahead / self._predictor.cost(entry.rank)
         needed += self._thrift_roots * math.sqrt(places) * dearness
         return free - reserve > needed and free > UNTOUCHED_SHARE * reserve
+
+
+def _can_wait(queue: ClassQueue, now_s: float) -> bool:
+    """The oldest of those that wait has more before it than the last part of its wait."""
+    if not queue.size:
+        return True
+    oldest = queue.arrivals.oldest()
+    return oldest.expires_s - now_s > LAST_SHARE * oldest.budget_s

@@ -111,7 +111,7 @@ class Gate:
         if kept_s:
             kept_s /= self._predictor.rate_per_s(rank, now_s)
         # While no queue stands nobody else wants the time: refused is who is more likely late than not.
-        spare = choice is not None and doors.standing.value_s <= 0.0
+        spare = choice is not None and (doors.standing.value_s <= 0.0 or doors.plenty())
         ttft_s = waited_s + (median_s if spare else high_s) + kept_s
         budget = entry.budget_s
         if not self._pool.ready:

@@ -9,9 +9,10 @@ The order, from outside in
 4. Within the tenant the earliest deadline; equal deadlines in the order of submission.
 
 Nothing starves. By 2, a class is overtaken only by arrivals within the difference of boosts; or while it is
-held, because every engine has prompts that more urgent classes would wait for. By 1, while a class waits it
-gets at least `min_share x dispatched cost - 2 x the largest cost`, held or not. By 3, a tenant's turn comes
-when the others' counters have passed its own.
+held, because every engine has prompts that more urgent classes would wait for; or while it yields, because
+one of these is refused for want of places. By 1, while a class waits it gets at least `min_share x dispatched
+cost - 2 x the largest cost` all the same. By 3, a tenant's turn comes when the others' counters have passed
+its own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from app.flow.ticket import Ticket
 if TYPE_CHECKING:
     from app.flow.leases import Held
 
+# A class that was refused this recently still wants its share, and this recently is short of places.
+WANTED_S = 10.0
+SHORT_S = 2.0
 # Dead entries are dropped from the lists when they outnumber the live ones by this much.
 MAX_DEAD_SHARE = 2
 MIN_COMPACT = 64
@@ -138,6 +142,7 @@ class ClassQueue:
     __slots__ = (
         "arrivals",
         "credit",
+        "denied_s",
         "order",
         "policy",
         "prefill_room_s",
@@ -145,7 +150,7 @@ class ClassQueue:
         "rank",
         "reserve",
         "size",
-        "wanted_until_s",
+        "yields",
     )
 
     def __init__(self, policy: ClassPolicy, rank: int, fairness: FairnessPolicy) -> None:
@@ -155,18 +160,32 @@ class ClassQueue:
         self.prompt_tokens = 0
         # Cost that the class is owed under its minimum share.
         self.credit = 0.0
-        # Somebody was refused lately: the class wants its share as if it waited.
-        self.wanted_until_s = -math.inf
+        # When somebody was last refused for want of a place.
+        self.denied_s = -math.inf
         self.arrivals = Arrivals()
         self.order = FairOrder(fair=fairness.enabled, credit=fairness.return_credit)
-        # As of the last tick: free places that the class leaves to more urgent ones, and how long the prompts
-        # of an engine may take that gets one of its requests.
+        # As of the last tick: free places that the class leaves to more urgent ones; whether those who wait
+        # go on waiting because one of these is short of places; and how long the prompts of an engine may
+        # take that gets one of its requests.
         self.reserve = 0.0
+        self.yields = False
         self.prefill_room_s = math.inf
+
+    def wants(self, now_s: float) -> bool:
+        """Somebody was refused lately: the class wants its share as if it waited."""
+        return now_s - self.denied_s < WANTED_S
+
+    def short(self, now_s: float) -> bool:
+        """It would take any place that it may have: newcomers are refused that do not wait for one."""
+        return self.policy.reserve_roots > 0.0 and now_s - self.denied_s < SHORT_S
 
     def has_room(self, free: int) -> bool:
         """One of the free places is not left to others; a class that is owed its share leaves none."""
         return self.credit > 0 or free > self.reserve
+
+    def may_go(self, free: int) -> bool:
+        """Whoever waits may have one of the free places; a class that is owed its share goes before all."""
+        return self.credit > 0 or (free > self.reserve and not self.yields)
 
     def room_s(self) -> float:
         """How long an engine's prompts may take; a class that is owed its share waits for nobody's."""
@@ -242,7 +261,7 @@ class FlowQueue:
             if one.size
             and one.rank < below
             and one.rank != aside
-            and ((one.order.lane.size and one.order.lane_ready()) or one.has_room(free))
+            and ((one.order.lane.size and one.order.lane_ready()) or one.may_go(free))
         ]
         if self.held:
             # Less urgent ones have no more room, and should not pass.
@@ -270,7 +289,7 @@ class FlowQueue:
             else:
                 # What nobody wants lapses; what it had too much does not.
                 credit = before + cost * queue.policy.min_share
-                wanted = queue.size or queue.wanted_until_s > now_s
+                wanted = queue.size or queue.wants(now_s)
                 queue.credit = credit if wanted or credit < 0.0 else 0.0
             grown.append(queue.credit - before)
         return grown
@@ -286,7 +305,7 @@ class FlowQueue:
             entry.set_back(span_s)
         self._expiry = _shifted(self._expiry, span_s)
         for queue in self.classes:
-            queue.wanted_until_s += span_s
+            queue.denied_s += span_s
             for flow in (queue.order.lane, *queue.order.flows.values()):
                 flow.heap = _shifted(flow.heap, span_s)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.load.streams import BROKEN, COMPLETED, FAILED, GAVE_UP, REFUSED, UNREACHABLE, Answer
-from benchmarks.scoring import Run, score
+from benchmarks.scoring import Run, beside, score
 from placement.simulation.summary import Promise
 from placement.simulation.workload import Request
 
@@ -127,3 +127,26 @@ def test_returns_are_counted_apart():
     assert figures["offered"] == 1
     assert figures["returned"]["returned"] == 1
     assert figures["returned"]["admitted_share"] == 1.0
+
+
+def test_beside_bare_only_what_both_completed_is_compared():
+    def run(*answers: Answer) -> Run:
+        return Run({one.request_id: Request(one.request_id, 10.0, 10, 11) for one in answers}, answers, 5.0)
+
+    ours = run(
+        completed(0, ttft_s=0.5, ended_s=1.5),
+        completed(1, ttft_s=0.6, ended_s=1.0),
+        completed(2, ttft_s=9.0),
+        refused(3),
+        completed(4, class_name="batch"),
+        completed(5, returned=True),
+    )
+    bare = run(
+        *(completed(number, ttft_s=0.4, ended_s=1.0) for number in (0, 1, 3, 5)), answer(2, outcome=GAVE_UP)
+    )
+    figures = beside(ours, bare)
+    assert list(figures) == ["interactive"]
+    row = figures["interactive"]
+    assert (row["requests"], row["ttft_ratio"]["median"]) == (2, pytest.approx(1.375))
+    assert row["e2e_ratio"]["median"] == pytest.approx(1.25)
+    assert row["ttft_ratio"]["low"] == pytest.approx(1.25)

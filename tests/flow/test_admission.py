@@ -1082,7 +1082,7 @@ def test_what_would_be_late_in_a_place_of_its_own_is_told_no_time(promise: dict[
     assert (refused.outcome, refused.retry_after_s) == (Outcome.REJECTED_DEADLINE, None)
     assert not refused.promised
     # Nobody else is in want because of it.
-    assert flow._queue.classes[0].wanted_until_s < 2.0
+    assert not flow._queue.classes[0].wants(2.0)
 
 
 def test_where_nothing_is_known_of_an_engine_a_time_is_told_all_the_same():

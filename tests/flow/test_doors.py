@@ -9,8 +9,9 @@ import pytest
 from app.flow import COMPILED
 from app.flow.config import AdmissionPolicy, FlowConfig, Limits, default_classes
 from app.flow.controller import FlowController
-from app.flow.doors import WANTED_S, StandingQueue
+from app.flow.doors import StandingQueue
 from app.flow.outcome import Outcome
+from app.flow.queue import SHORT_S, WANTED_S
 from app.flow.ticket import Granted, Refused, ReplicaReport, Ticket, Usage
 
 pytestmark = pytest.mark.skipif(COMPILED, reason="sets what the core would learn: interpreted only")
@@ -194,6 +195,65 @@ def test_a_class_with_a_longer_budget_stays_patient_for_longer():
     assert doors.wait_s(0, 2.0) == 2.0
     assert doors.wait_s(1, 10.0) == 0.0
     assert 45.0 < doors.wait_s(2, 60.0) < 60.0
+
+
+def where_batch_waits(refuse: str | None) -> tuple[Load, int]:
+    """One batch request waits; then its class has a place, and another class is refused one or not. How many
+    of the two run."""
+    load = Load()
+    load.fill("batch", 100 - BATCH_LEAVES)
+    assert load.submit("batch") is None
+    if refuse is not None:
+        rank = ["interactive", "standard", "batch"].index(refuse)
+        load.flow._queue.classes[rank].denied_s = load.now_s
+    load.flow._queue.classes[2].credit = 0.0
+    load.flow.tick(load.now_s)
+    load.end(2)
+    return load, len(load.running) - (100 - BATCH_LEAVES - 2)
+
+
+@pytest.mark.parametrize(
+    ("refused", "gone"), [(None, 1), ("standard", 0), ("interactive", 1), ("batch", 1)], ids=str
+)
+def test_who_waits_yields_while_a_more_urgent_class_is_refused_that_does_not_wait(
+    refused: str | None, gone: int
+):
+    """Interactive waits itself, so its turn comes; batch is nobody's better."""
+    load, went = where_batch_waits(refused)
+    assert went == gone
+    load.now_s += SHORT_S
+    load.flow.tick(load.now_s)
+    load.end(0)
+    assert load.flow.snapshot(load.now_s).queued == 0
+
+
+def test_who_waits_yields_no_more_than_its_minimum_share():
+    load, went = where_batch_waits("standard")
+    assert went == 0
+    load.flow._queue.classes[2].credit = 1.0
+    load.flow.tick(load.now_s)
+    assert load.flow.snapshot(load.now_s).queued == 0
+
+
+def test_who_waits_yields_until_a_quarter_of_its_budget_is_left():
+    load = Load()
+    load.fill("batch", 100 - BATCH_LEAVES)
+    assert load.submit("batch") is None
+    for left_s, queued in ((16.0, 1), (14.0, 0)):
+        load.now_s = 60.0 - left_s
+        load.flow._queue.classes[1].denied_s = load.now_s
+        load.flow._queue.classes[2].credit = 0.0
+        load.flow.tick(load.now_s)
+        load.end(1)
+        assert load.flow.snapshot(load.now_s).queued == queued
+
+
+def test_newcomers_have_the_places_that_their_class_need_not_leave_all_the_same():
+    """Only who waits can wait longer: at a lasting overload nobody does."""
+    load = Load()
+    load.flow._queue.classes[1].denied_s = load.now_s
+    load.flow.tick(load.now_s)
+    assert isinstance(load.submit("batch"), Granted)
 
 
 def test_without_impatience_the_queue_stands():

@@ -420,17 +420,19 @@ def test_one_that_fits_nowhere_holds_back_less_urgent_ones_only():
     assert "moved" in one.granted
 
 
-def test_while_no_queue_stands_who_finds_a_place_is_refused_only_if_it_is_more_likely_late_than_not():
+def test_while_places_are_plenty_who_finds_one_is_refused_only_if_it_is_more_likely_late_than_not():
+    """No queue stands, or whoever comes finds a place."""
     outcomes = []
-    for stood_s in (0.0, 5.0):
+    for stood_s, left in ((0.0, 100.0), (5.0, 0.0), (5.0, 100.0)):
         one = Flow(urgent_places=0.0)
         one.flow._doors.standing.value_s = stood_s
+        one.flow._queue.classes[2].reserve = left
         # A third of the first tokens come half as late again as predicted.
         for number in range(60):
             one.flow._predictor.first_token(None, 1.6, 2.4 if number % 3 == 0 else 1.6)
         one.submit("runs", "standard", 100, 0.0)
         outcomes.append(one.submit("likely", "interactive", int(1.5 * A_SECOND), 0.1))
-    assert outcomes == [True, False]
+    assert outcomes == [True, True, False]
 
 
 def test_while_no_engine_can_be_reached_none_is_kept():
