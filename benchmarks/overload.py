@@ -60,6 +60,7 @@ ABLATIONS: dict[str, Json] = {
     "no-admission": {"admission": {"enabled": False}},
     "no-impatience": {"admission": {"impatient": False}},
     "no-end": {"admission": {"overload_s": NO_END_S}},
+    "no-yield": {"admission": {"yield_share": 0.0}},
     "no-thrift": {"admission": {"thrift_roots": 0.0}},
     "no-steps": {"route": {"follow_steps": False}},
     "no-prefill-room": {"route": {"prefill_share": NO_PREFILL_SHARE}},

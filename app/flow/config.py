@@ -125,6 +125,10 @@ class AdmissionPolicy:
     # Places more that a request needs at a lasting overload for each time that it costs its tenant's mean
     # above that mean, in square roots of all places. What it gains: docs/flow.md.
     thrift_roots: float = 1.0
+    # Who waits yields to more urgent newcomers that find no place for this share of its budget: long enough
+    # to outlast a burst. With 1 an overload of three minutes refuses a third more after a wait; 0: it never
+    # yields.
+    yield_share: float = 0.75
     # A second of lull outweighs so many of standing: with one, a bursty trace keeps fewer promises.
     lull_weight: float = 5.0
     # Keep a place for a client that was told when to return.
@@ -279,6 +283,7 @@ def _check_admission(policy: AdmissionPolicy) -> None:
     _check_below_one("admission", policy, "error_quantile")
     weights = ("standing_weight", "thrift_roots", "promise_early_s")
     _check_not_below_zero("admission", policy, *weights, most=LARGEST)
+    _check_not_below_zero("admission", policy, "yield_share", most=1.0)
     _check_not_below_zero("admission", policy, "max_promises")
 
 

@@ -34,8 +34,6 @@ from app.flow.replicas import Choice, ReplicaPool
 
 # Of a budget: the engine needs the rest, and a longer wait is hard to predict.
 WAIT_SHARE = 0.1
-# Of a budget: who has no more of it left yields to nobody, for the overload may not end in that time.
-LAST_SHARE = 0.25
 # However far behind a tenant is, this part of what its class leaves to others is not touched.
 UNTOUCHED_SHARE = 0.5
 # What has stood for so many times as long as anybody would wait is remembered, and no more: a lull of minutes
@@ -80,6 +78,7 @@ class Doors:
         most_s = REMEMBERED * patience_s / self._weight if self._weight > 0.0 else math.inf
         self.standing = StandingQueue(config.admission, predictor, most_s)
         self._thrift_roots = config.admission.thrift_roots
+        self._last_share = 1.0 - config.admission.yield_share
         self._predictor = predictor
         # By rank: the shortest promise of the more urgent classes.
         self._urgent_budget_s = [math.inf, *accumulate((one.ttft_budget_s for one in config.classes), min)]
@@ -95,8 +94,15 @@ class Doors:
             queue.prefill_room_s = room_s
             reserve = queue.policy.reserve(self._pool.places, urgent_places)
             queue.reserve = max(0.0, reserve - self._free_soon(queue.rank))
-            queue.yields = short and _can_wait(queue, now_s)
+            queue.yields = short and self._can_wait(queue, now_s)
             short = short or queue.short(now_s)
+
+    def _can_wait(self, queue: ClassQueue, now_s: float) -> bool:
+        """The oldest of those that wait has more before it than the last part of its wait."""
+        if not queue.size:
+            return True
+        oldest = queue.arrivals.oldest()
+        return oldest.expires_s - now_s > self._last_share * oldest.budget_s
 
     def _free_soon(self, rank: int) -> float:
         """Places that fall free in time for more urgent requests, while nothing stands in their way."""
@@ -157,11 +163,3 @@ class Doors:
         needed = ahead / self._predictor.cost(entry.rank)
         needed += self._thrift_roots * math.sqrt(places) * dearness
         return free - reserve > needed and free > UNTOUCHED_SHARE * reserve
-
-
-def _can_wait(queue: ClassQueue, now_s: float) -> bool:
-    """The oldest of those that wait has more before it than the last part of its wait."""
-    if not queue.size:
-        return True
-    oldest = queue.arrivals.oldest()
-    return oldest.expires_s - now_s > LAST_SHARE * oldest.budget_s

@@ -54,7 +54,8 @@ class Lessons:
         self._predictor.output(held.entry.account, held.entry.ticket, usage.output_tokens)
         tpot_s = usage.tpot_s(held.answers)
         if tpot_s is not None:
-            self._meter.tpot(tpot_s, now_s)
+            engine = held.replica
+            self._meter.tpot(tpot_s, (engine.running - held.answers) / engine.limit.requests, now_s)
         # Not a time where an engine's arithmetic went wrong.
         if held.first_token_s is None and usage.ttft_s is not None and math.isfinite(usage.ttft_s):
             self.first_token(held, held.entry.ticket.arrived_s + usage.ttft_s, now_s)

@@ -21,6 +21,8 @@ MAX_SAMPLES = 512
 HIGH_SHARE = 0.9
 # Of its class's budget: a prompt that takes longer by itself is late on an engine of its own, too.
 OWN_SHARE = 0.5
+# Of an engine's places: where others hold no more, its tokens are slow by themselves.
+FEW_SHARE = 0.125
 
 
 class LoadMeter:
@@ -56,9 +58,12 @@ class LoadMeter:
         # Less than nothing: the clock was set back.
         self._service_s.add(max(0.0, service_s))
 
-    def tpot(self, tpot_s: float, now_s: float) -> None:
-        """By the engine's clock: how slowly a client reads is not the engines' load."""
-        self._tpot.add(tpot_s / self._config.limit.itl_budget_s, now_s)
+    def tpot(self, tpot_s: float, others_share: float, now_s: float) -> None:
+        """By the engine's clock: how slowly a client reads is not the engines' load. Slow tokens of an engine
+        of whose places others hold a small share are not, either: no engine more makes them faster."""
+        over = tpot_s / self._config.limit.itl_budget_s
+        if over <= OWN_SHARE or others_share > FEW_SHARE:
+            self._tpot.add(over, now_s)
 
     def load(self, queue: FlowQueue, predictor: Predictor, start_s: float, now_s: float) -> Load:
         pool = self._pool

@@ -92,6 +92,7 @@ ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
     "no-reserve": _no_reserve,
     "no-impatience": lambda c: replace(c, admission=replace(c.admission, impatient=False)),
     "no-end": lambda c: replace(c, admission=replace(c.admission, overload_s=math.inf)),
+    "no-yield": lambda c: replace(c, admission=replace(c.admission, yield_share=0.0)),
     "no-thrift": _no_thrift,
     "no-steps": lambda c: replace(c, route=replace(c.route, follow_steps=False)),
     "no-fairness": lambda c: replace(c, fairness=replace(c.fairness, enabled=False)),

@@ -1008,6 +1008,11 @@ def test_a_part_is_more_than_nothing_and_not_more_than_the_whole(name: str, valu
     assert FlowConfig(admission=AdmissionPolicy(**{name: 1.0}))
 
 
+def test_nobody_yields_for_longer_than_it_may_wait():
+    with pytest.raises(ValueError, match=r"^admission\.yield_share: 1\.5 must be 0 or more and at most 1$"):
+        FlowConfig(admission=AdmissionPolicy(yield_share=1.5))
+
+
 @pytest.mark.parametrize("value", [-2.0, math.nan])
 @pytest.mark.parametrize(
     ("kind", "where", "names"),
@@ -1016,7 +1021,7 @@ def test_a_part_is_more_than_nothing_and_not_more_than_the_whole(name: str, valu
         (
             AdmissionPolicy,
             "admission",
-            ["standing_weight", "thrift_roots", "promise_early_s", "max_promises"],
+            ["standing_weight", "thrift_roots", "promise_early_s", "max_promises", "yield_share"],
         ),
         (LimitPolicy, "limit", ["burst_share", "window_s", "stale_s"]),
         (PreemptPolicy, "preempt", ["max_revokes", "max_age_s", "min_slack_s", "risk_share"]),

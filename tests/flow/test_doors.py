@@ -248,6 +248,17 @@ def test_who_waits_yields_until_a_quarter_of_its_budget_is_left():
         assert load.flow.snapshot(load.now_s).queued == queued
 
 
+def test_who_yields_for_no_share_of_its_budget_never_does():
+    load = Load(yield_share=0.0)
+    load.fill("batch", 100 - BATCH_LEAVES)
+    assert load.submit("batch") is None
+    load.flow._queue.classes[1].denied_s = load.now_s
+    load.flow._queue.classes[2].credit = 0.0
+    load.flow.tick(load.now_s)
+    load.end(1)
+    assert load.flow.snapshot(load.now_s).queued == 0
+
+
 def test_newcomers_have_the_places_that_their_class_need_not_leave_all_the_same():
     """Only who waits can wait longer: at a lasting overload nobody does."""
     load = Load()

@@ -128,21 +128,33 @@ class TestLoad:
 
     def test_answers_over_their_budgets(self):
         def answered(every_s: float) -> FlowController:
-            """A twentieth of the budget to the first token, two tokens in 0.4 s, read slowly."""
+            """A twentieth of the budget to the first token, two tokens in 0.2 s, read slowly."""
             flow = flow_with("a")
             for number in range(MIN_SAMPLES):
                 at_s = every_s * number
                 flow.report(ReplicaReport("a", frozenset()), at_s)
                 submit(flow, f"q{number}", at_s)
                 flow.first_tokens([(f"q{number}", at_s + 0.5)], at_s + 0.5)
-                flow.close(f"q{number}", Outcome.COMPLETED, at_s + 0.95, Usage(100, 3, 0.5, decode_s=0.4))
+                flow.close(f"q{number}", Outcome.COMPLETED, at_s + 0.95, Usage(100, 3, 0.5, decode_s=0.2))
             return flow
 
         # Of the last minute there are too few.
         assert answered(10.0).load(60.0, 93.0).ttft_over_slo is None
         load = answered(1.0).load(60.0, 10.0)
         assert load.ttft_over_slo == pytest.approx(0.05)
-        assert load.tpot_over_slo == pytest.approx(0.2 / 0.25)
+        assert load.tpot_over_slo == pytest.approx(0.1 / 0.25)
+
+    @pytest.mark.parametrize(("beside", "counts"), [(0, False), (1, True)])
+    def test_slow_tokens_count_where_others_hold_places(self, beside: int, counts: bool):
+        """An engine that is slow by itself asks for no others, without end."""
+        flow = flow_with("a")
+        for number in range(beside):
+            submit(flow, f"b{number}", 0.0)
+        for number in range(MIN_SAMPLES):
+            submit(flow, f"q{number}", 0.0)
+            flow.close(f"q{number}", Outcome.COMPLETED, 1.0, Usage(100, 3, 0.5, decode_s=0.8))
+        load = flow.load(60.0, 1.0)
+        assert load.tpot_over_slo == (pytest.approx(0.4 / 0.25) if counts else None)
 
     def test_one_token_has_no_pace(self):
         flow = flow_with("a")
