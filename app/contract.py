@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from app.flow.outcome import Outcome
-from app.flow.ticket import RateLimit, Ticket, Usage
+from app.flow.ticket import RateLimit, ReplicaReport, Ticket, Usage
 from app.hosts import in_url
 from app.status.view import StatusView
 
@@ -106,6 +106,15 @@ class FirstToken(NamedTuple):
 
     ticket_id: str
     at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """An engine's sign of life: its state, where it listens, and how many tokens each lease has made."""
+
+    state: ReplicaReport
+    port: EnginePort
+    output_tokens: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,16 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
 
-from app.contract import EnginePort, FirstToken, Grant, Reply
+from app.contract import EnginePort, EngineReport, FirstToken, Grant, Reply
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
 from app.serving.control import ServeControlPlane
+from app.serving.scheduler_handle import who_leads
 from app.serving.scheduler_line import SchedulerLine
 from app.serving.scheduler_port import ENGINE_HEADER
 
@@ -42,6 +44,11 @@ class Asked:
 
     waits_s: list[float]
     cpu_s: float
+
+
+def engine_line(scheduler: Any, http: aiohttp.ClientSession, engine_id: str) -> SchedulerLine:
+    """An engine's connection to it."""
+    return SchedulerLine(partial(who_leads, scheduler), http, engine_id, header=ENGINE_HEADER)
 
 
 class CallControl:
@@ -77,9 +84,7 @@ class AskingGateway:
     def _engine_line(self, engine_id: str) -> SchedulerLine:
         line = self._lines.get(engine_id)
         if line is None:
-            line = self._lines[engine_id] = SchedulerLine(
-                self._scheduler.address.remote, aiohttp.ClientSession(), engine_id, header=ENGINE_HEADER
-            )
+            line = self._lines[engine_id] = engine_line(self._scheduler, aiohttp.ClientSession(), engine_id)
         return line
 
     async def pid(self) -> int:
@@ -119,17 +124,19 @@ class Engines:
 
     async def begin(self) -> None:
         """The first report of each; the others follow for ever."""
-        await asyncio.gather(*map(self._report, self._ports))
-        self._reporting = [asyncio.create_task(self._report_for_ever(port)) for port in self._ports]
+        http = aiohttp.ClientSession()
+        reporting = [(engine_line(self._scheduler, http, port.replica_id), port) for port in self._ports]
+        await asyncio.gather(*(self._report(*one) for one in reporting))
+        self._reporting = [asyncio.create_task(self._report_for_ever(*one)) for one in reporting]
 
-    async def _report_for_ever(self, port: EnginePort) -> None:
+    async def _report_for_ever(self, line: SchedulerLine, port: EnginePort) -> None:
         while True:
             await asyncio.sleep(REPORT_INTERVAL_S)
-            await self._report(port)
+            await self._report(line, port)
 
-    async def _report(self, port: EnginePort) -> None:
-        report = ReplicaReport(port.replica_id, frozenset(), metrics=EngineMetrics(0, 0, 0.0))
-        await self._scheduler.report.remote(report, port, {})
+    async def _report(self, line: SchedulerLine, port: EnginePort) -> None:
+        state = ReplicaReport(port.replica_id, frozenset(), metrics=EngineMetrics(0, 0, 0.0))
+        await line.report(EngineReport(state, port, {}))
 
 
 class EmptyScheduler:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from functools import partial
 
 import aiohttp
-import grpc  # type: ignore[import-untyped]
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from app.contract import Closing, Reply, SchedulerAddress, SchedulerView
+from app.contract import Closing, Reply, SchedulerView
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
-from app.serving.scheduler_line import TIMEOUT_S, SchedulerLine
+from app.serving.scheduler_handle import answered, who_leads
+from app.serving.scheduler_line import SchedulerLine
 from app.status.view import StatusView
 
 
@@ -31,7 +28,7 @@ class ServeControlPlane:
         http: aiohttp.ClientSession,
     ) -> None:
         self._scheduler = scheduler
-        self._line = SchedulerLine(self._who_leads, http, gateway_id)
+        self._line = SchedulerLine(partial(who_leads, scheduler), http, gateway_id)
 
     async def keep_line(self) -> None:
         """For ever: stays connected to the scheduler."""
@@ -43,30 +40,14 @@ class ServeControlPlane:
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
         await self._line.close(Closing(ticket_id, outcome, usage))
 
-    async def _who_leads(self) -> SchedulerAddress:
-        return await _answer(self._scheduler.address.remote())
-
     async def replica_gone(self, replica_id: str) -> None:
-        await _answer(self._scheduler.replica_gone.remote(replica_id))
+        await answered(self._scheduler.replica_gone.remote(replica_id))
 
     async def replica_unroutable(self, replica_id: str) -> None:
-        await _answer(self._scheduler.replica_unroutable.remote(replica_id))
+        await answered(self._scheduler.replica_unroutable.remote(replica_id))
 
     async def view(self, metrics: bool = True) -> SchedulerView:
-        return await _answer(self._scheduler.view.remote(metrics))
+        return await answered(self._scheduler.view.remote(metrics))
 
     async def status(self) -> StatusView:
-        return await _answer(self._scheduler.status.remote())
-
-
-async def _answer(call: Any) -> Any:
-    try:
-        # Serve's router waits for a replica for ever.
-        async with asyncio.timeout(TIMEOUT_S):
-            return await call
-    except RayTaskError:
-        raise  # The replica lives and has raised: the method's own error.
-    except (RayError, RayServeException, grpc.aio.AioRpcError) as error:
-        raise ConnectionError(str(error)) from error
-    except TimeoutError as error:
-        raise ConnectionError(f"no scheduler answers within {TIMEOUT_S:g} s") from error
+        return await answered(self._scheduler.status.remote())

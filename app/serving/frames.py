@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from app.contract import Closing, FirstToken, Grant, Refusal
+from app.contract import Closing, EngineReport, FirstToken, Grant, Refusal
 from app.flow.ticket import Ticket
 
 T = TypeVar("T")
@@ -35,6 +35,7 @@ class Told:
     tickets: list[Ticket]
     # Of an engine.
     first_tokens: list[FirstToken] = field(default_factory=list)
+    reports: list[EngineReport] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

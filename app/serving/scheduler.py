@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -21,6 +21,7 @@ from app.contract import (
     SECRET_HEADER,
     Closing,
     EnginePort,
+    EngineReport,
     FirstToken,
     Grant,
     RateLimits,
@@ -32,7 +33,7 @@ from app.contract import (
 from app.flow.autoscale import Load, Reason
 from app.flow.controller import FlowController, Limits
 from app.flow.outcome import Outcome
-from app.flow.ticket import Action, Granted, Refused, ReplicaReport, Revoke, Ticket
+from app.flow.ticket import Action, Granted, Refused, Revoke, Ticket
 from app.serving.autoscaling import DESIRED
 from app.serving.engine_scaling import EngineScaling
 from app.serving.engine_starts import EngineStarts
@@ -106,7 +107,7 @@ class SchedulerReplica:
         self._looking = loop.create_task(self._look_for_starts())
 
     async def address(self) -> SchedulerAddress:
-        """Where gateways submit and close; Serve's router asks the one that leads."""
+        """Where gateways submit and close, and engines report; Serve's router asks the one that leads."""
         self._begin()
         return await self._port.address()
 
@@ -149,20 +150,20 @@ class SchedulerReplica:
         self._heard_s = time.monotonic()
         self._perform(self._starts.began(replica_id, time.time(), self._heard_s))
 
-    async def report(
-        self, report: ReplicaReport, port: EnginePort, output_tokens: Mapping[str, int]
-    ) -> SchedulerAddress:
-        """An engine's sign of life, and what its requests have made. It learns where to tell first tokens."""
-        self._begin()
+    def report(self, report: EngineReport) -> None:
+        """An engine's sign of life, and what its requests have made."""
+        replica_id = report.state.replica_id
         now_s, self._heard_s = time.time(), time.monotonic()
-        self._note_port(port)
-        self._perform(self._starts.reports(report.replica_id, now_s, self._heard_s))
-        self._perform(self._flow.report(report, now_s))
-        for ticket_id, tokens in output_tokens.items():
-            self._flow.progress(ticket_id, tokens)
-        if self._flow.snapshot(now_s).replicas_ready:
-            self._perform(self._starts.ready(now_s))
-        return await self._port.address()
+        self._note_port(report.port)
+        try:
+            self._perform(self._starts.reports(replica_id, now_s, self._heard_s))
+            self._perform(self._flow.report(report.state, now_s))
+            for ticket_id, tokens in report.output_tokens.items():
+                self._flow.progress(ticket_id, tokens)
+            if self._flow.snapshot(now_s).replicas_ready:
+                self._perform(self._starts.ready(now_s))
+        except Exception:
+            logger.exception("A report of engine %s failed", replica_id)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve's hook, for app/serving/autoscaling.py. Nothing while nothing is known, or nobody says

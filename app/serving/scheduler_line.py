@@ -1,7 +1,7 @@
 """A connection to the scheduler that leads: a gateway's tickets and closings there and answers back, or an
-engine's first tokens there.
+engine's reports and first tokens there.
 
-Who leads is asked once a second: its own death is the end of the connection, and a connection to one that
+Who leads is asked now and then: its own death is the end of the connection, and a connection to one that
 does not lead any more is given up.
 """
 
@@ -14,7 +14,16 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import aiohttp
 
-from app.contract import SECRET_HEADER, Closing, FirstToken, Grant, Refusal, Reply, SchedulerAddress
+from app.contract import (
+    SECRET_HEADER,
+    Closing,
+    EngineReport,
+    FirstToken,
+    Grant,
+    Refusal,
+    Reply,
+    SchedulerAddress,
+)
 from app.flow.ticket import Ticket
 from app.serving.frames import MAX_FRAME_BYTES, Outbox, Told, decode_answers, encode
 from app.serving.scheduler_port import GATEWAY_HEADER
@@ -22,7 +31,7 @@ from app.serving.scheduler_port import GATEWAY_HEADER
 logger = logging.getLogger("ray.serve")
 
 LOOK_INTERVAL_S = 1.0
-# Of a question over Serve's handle; who leads, with the connection to it.
+# Of the question who leads, and of the connection to it.
 TIMEOUT_S = 5.0
 # The scheduler answers a ping in milliseconds. After so much silence, and half of it more, it is frozen.
 PING_S = 5.0
@@ -30,6 +39,8 @@ PING_S = 5.0
 GOODBYE_S = 1.0
 GONE = "the scheduler has gone"
 
+# What goes to the scheduler.
+Said = Ticket | Closing | FirstToken | EngineReport
 WhoLeads = Callable[[], Awaitable[SchedulerAddress]]
 
 
@@ -69,6 +80,10 @@ class SchedulerLine:
         connection = await self._connected()
         for one in news:
             connection.put(one)
+
+    async def report(self, report: EngineReport) -> None:
+        """Raises ConnectionError when the scheduler can't be reached."""
+        (await self._connected()).put(report)
 
     async def keep(self) -> None:
         """For ever: stays connected to the one that leads."""
@@ -122,7 +137,7 @@ class _Connection:
         self.open = True
         self._socket = socket
         self._answers: dict[str, asyncio.Future[Reply]] = {}
-        self._outbox: Outbox[Ticket | Closing | FirstToken] = Outbox(self._send, socket.close)
+        self._outbox: Outbox[Said] = Outbox(self._send, socket.close)
         self._reading = asyncio.get_running_loop().create_task(self._read())
 
     async def submit(self, ticket: Ticket) -> Reply:
@@ -136,7 +151,7 @@ class _Connection:
         finally:
             self._answers.pop(ticket.ticket_id, None)
 
-    def put(self, said: Closing | FirstToken) -> None:
+    def put(self, said: Closing | FirstToken | EngineReport) -> None:
         """What needs no answer."""
         if not self.open:
             raise ConnectionError(GONE)
@@ -145,13 +160,14 @@ class _Connection:
     async def hang_up(self) -> None:
         await self._socket.close()
 
-    async def _send(self, said: Sequence[Ticket | Closing | FirstToken]) -> None:
+    async def _send(self, said: Sequence[Said]) -> None:
         closings = [one for one in said if isinstance(one, Closing)]
         first_tokens = [one for one in said if isinstance(one, FirstToken)]
+        reports = [one for one in said if isinstance(one, EngineReport)]
         # Who has left meanwhile has closed a ticket that was never told: it must not come after that.
         tickets = [one for one in said if isinstance(one, Ticket) and self._waits(one.ticket_id)]
-        if closings or tickets or first_tokens:
-            await self._socket.send_bytes(encode(Told(closings, tickets, first_tokens)))
+        if closings or tickets or first_tokens or reports:
+            await self._socket.send_bytes(encode(Told(closings, tickets, first_tokens, reports)))
 
     async def _read(self) -> None:
         try:

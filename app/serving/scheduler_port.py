@@ -17,7 +17,16 @@ from typing import Protocol
 
 from aiohttp import WSMsgType, web
 
-from app.contract import SECRET_HEADER, Closing, FirstToken, Grant, Refusal, Reply, SchedulerAddress
+from app.contract import (
+    SECRET_HEADER,
+    Closing,
+    EngineReport,
+    FirstToken,
+    Grant,
+    Refusal,
+    Reply,
+    SchedulerAddress,
+)
 from app.flow.ticket import Ticket
 from app.hosts import family
 from app.serving.frames import MAX_FRAME_BYTES, Answers, Outbox, Told, decode_told, encode
@@ -53,6 +62,9 @@ class Desk(Protocol):
 
     def first_tokens(self, replica_id: str, news: Sequence[FirstToken]) -> None:
         """What that engine has begun to answer."""
+
+    def report(self, report: EngineReport) -> None:
+        """An engine's sign of life."""
 
     def gateway_gone(self, gateway_id: str) -> None:
         """Its connection has ended, and there is no new one."""
@@ -160,7 +172,10 @@ class SchedulerPort:
         self._engines.add(connection)
         try:
             async for told in _frames(connection, engine_id):
-                self._desk.first_tokens(engine_id, told.first_tokens)
+                if told.first_tokens:
+                    self._desk.first_tokens(engine_id, told.first_tokens)
+                for report in told.reports:
+                    self._desk.report(report)
         finally:
             self._engines.discard(connection)
 

@@ -7,12 +7,11 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
 
-import grpc
 import pytest
-from ray.exceptions import RayError, RayTaskError
 
-from app.contract import FirstToken, SchedulerAddress
+from app.contract import EnginePort, EngineReport, FirstToken
 from app.engine.leases import LiveLeases
+from app.flow.ticket import ReplicaReport
 from app.serving import engine
 from app.serving.engine import EngineReplica
 from tests.fakes import soon
@@ -99,58 +98,34 @@ async def test_a_start_is_bounded_by_what_the_configuration_says(monkeypatch):
     assert bounds == [7.0]
 
 
-def handle(error: BaseException) -> SimpleNamespace:
-    """A method that fails on whatever it is told."""
-
-    async def remote(*_: object) -> None:
-        raise error
-
-    return SimpleNamespace(remote=remote)
-
-
-NO_METADATA = grpc.aio.Metadata()
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (KeyError("as gRPC brings it"), True),
-        (RayTaskError("report", "", KeyError("as Ray brings it")), True),
-        (RayError(), False),
-        (grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, NO_METADATA, NO_METADATA), False),
-        (TimeoutError(), False),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-async def test_a_scheduler_that_fails_or_is_away_ends_no_engine(error, told):
-    assert await engine._told(handle(error)) == (told, None)
-
-
-async def test_who_is_stopped_while_it_tells_stops():
-    with pytest.raises(asyncio.CancelledError):
-        await engine._told(handle(asyncio.CancelledError()))
-
-
 class Line:
     """A connection to the scheduler that is gone for the next `deaf` calls."""
 
     def __init__(self, deaf: int) -> None:
         self.heard: asyncio.Queue[list[str]] = asyncio.Queue()
+        self.reports: list[EngineReport] = []
         self._deaf = deaf
 
-    async def first_tokens(self, news: Sequence[FirstToken]) -> None:
+    def _hear(self) -> None:
         if self._deaf:
             self._deaf -= 1
             raise ConnectionError
+
+    async def first_tokens(self, news: Sequence[FirstToken]) -> None:
+        self._hear()
         self.heard.put_nowait([one.ticket_id for one in news])
+
+    async def report(self, report: EngineReport) -> None:
+        self._hear()
+        self.reports.append(report)
 
 
 async def telling(line: Line) -> tuple[LiveLeases, asyncio.Task[None]]:
     """Leases of an engine whose first tokens are told."""
     replica = Plain.__new__(Plain)
     leases = LiveLeases()
-    replica._server = SimpleNamespace(leases=leases)
-    return leases, asyncio.ensure_future(replica._tell_first_tokens(line))
+    replica._server, replica._line = SimpleNamespace(leases=leases), line
+    return leases, asyncio.ensure_future(replica._tell_first_tokens())
 
 
 async def test_first_tokens_that_nobody_has_heard_are_told_again():
@@ -173,28 +148,16 @@ async def test_of_what_has_ended_meanwhile_nothing_is_told_again():
     task.cancel()
 
 
-async def test_who_leads_is_learnt_by_reporting():
-    address = SchedulerAddress("10.0.0.1", 1, "secret")
+async def test_a_report_says_what_runs_and_whether_anybody_heard_it():
+    line = Line(deaf=1)
     replica = Plain.__new__(Plain)
-    vitals = SimpleNamespace(metrics=lambda: None)
-    replica._server = SimpleNamespace(leases=LiveLeases(), vitals=vitals, host="h", port=1, secret="s")
-    replica._replica_id, replica._draining, replica._leader = "r1", False, None
-    with pytest.raises(ConnectionError, match="no scheduler"):
-        await replica._who_leads()
-
-    def answering(answer: SchedulerAddress | Exception) -> None:
-        async def remote(*_: object) -> SchedulerAddress:
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        replica._scheduler = SimpleNamespace(report=SimpleNamespace(remote=remote))
-
-    answering(address)
+    leases, vitals = LiveLeases(), SimpleNamespace(metrics=lambda: None)
+    leases.attach("a", 0).tokens()
+    replica._server = SimpleNamespace(leases=leases, vitals=vitals, host="h", port=1, secret="s")
+    replica._replica_id, replica._draining, replica._line = "r1", True, line
+    assert not await replica._report()
     assert await replica._report()
-    assert await replica._who_leads() == address
-    # One that is away, or fails on a report, leads until another is heard of.
-    for error, told in ((RayError(), False), (KeyError("a defect"), True)):
-        answering(error)
-        assert await replica._report() is told
-        assert await replica._who_leads() == address
+    [report] = line.reports
+    assert report.state == ReplicaReport("r1", frozenset({"a"}), draining=True)
+    assert report.port == EnginePort("r1", "h", 1, "s")
+    assert report.output_tokens == leases.output_tokens()

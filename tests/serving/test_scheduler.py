@@ -12,7 +12,16 @@ import aiohttp
 import pytest
 
 from app.config import ApplicationConfig
-from app.contract import SECRET_HEADER, Closing, EnginePort, FirstToken, Grant, Refusal, Reply
+from app.contract import (
+    SECRET_HEADER,
+    Closing,
+    EnginePort,
+    EngineReport,
+    FirstToken,
+    Grant,
+    Refusal,
+    Reply,
+)
 from app.flow.autoscale import Reason
 from app.flow.outcome import Outcome
 from app.flow.ticket import EngineMetrics, ReplicaReport, Ticket, Usage
@@ -53,7 +62,18 @@ def ticket(ticket_id: str, priority: int = 0) -> Ticket:
 
 
 async def report(replica: SchedulerReplica, *leases: str, port: EnginePort = PORT) -> None:
-    await replica.report(ReplicaReport(port.replica_id, frozenset(leases)), port, {})
+    tell(replica, ReplicaReport(port.replica_id, frozenset(leases)), port)
+
+
+def tell(
+    replica: SchedulerReplica,
+    state: ReplicaReport,
+    port: EnginePort = PORT,
+    output_tokens: dict[str, int] | None = None,
+) -> None:
+    """An engine's report: it has asked before where to."""
+    replica._begin()
+    replica.report(EngineReport(state, port, output_tokens or {}))
 
 
 def close(replica: SchedulerReplica, ticket_id: str, outcome: Outcome, usage: Usage | None = None) -> None:
@@ -496,7 +516,7 @@ async def test_an_engine_that_preempts_gets_fewer_leases():
     replica = scheduler(requests_per_replica=10)
     for preemptions in (0, 5):
         metrics = EngineMetrics(running=10, waiting=0, kv_use=0.5, preemptions=preemptions)
-        await replica.report(ReplicaReport("r1", frozenset(), metrics=metrics), PORT, {})
+        tell(replica, ReplicaReport("r1", frozenset(), metrics=metrics))
     assert 'promiseserve_replica_limit{replica="r1"} 9.0' in (await replica.view()).metrics
 
 
@@ -543,10 +563,15 @@ async def test_first_tokens_that_fail_end_no_connection(monkeypatch, caplog):
     assert "First tokens of engine r1 failed" in caplog.text
 
 
-async def test_an_engine_learns_where_to_tell_first_tokens():
+async def test_a_report_that_fails_ends_no_connection(monkeypatch, caplog):
     replica = scheduler()
-    told = await replica.report(ReplicaReport("r1", frozenset()), EnginePort("r1", "127.0.0.1", 1, "s"), {})
-    assert told == await replica.address()
+
+    def fail(*_: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(replica, "_flow", SimpleNamespace(report=fail))
+    tell(replica, ReplicaReport("r1", frozenset()))
+    assert "A report of engine r1 failed" in caplog.text
 
 
 async def test_an_engine_that_can_not_be_asked_for_a_lease_back_does_no_harm():
@@ -565,7 +590,7 @@ async def test_what_streams_have_made_is_charged_while_they_run():
     replica = scheduler(requests_per_replica=1, max_queued=4)
     await report(replica)
     await soon(acquire(replica, replace(ticket("long"), tenant="blue", max_output_tokens=10)))
-    await replica.report(ReplicaReport("r1", frozenset({"long"})), PORT, {"long": 5000})
+    tell(replica, ReplicaReport("r1", frozenset({"long"})), output_tokens={"long": 5000})
     blue, red = waiting(replica, replace(ticket("b"), tenant="blue"), replace(ticket("r"), tenant="red"))
     close(replica, "long", Outcome.CANCELLED)
     assert isinstance(await soon(red), Grant)

@@ -15,6 +15,7 @@ from app.contract import (
     SECRET_HEADER,
     Closing,
     EnginePort,
+    EngineReport,
     FirstToken,
     Grant,
     RateLimits,
@@ -23,7 +24,7 @@ from app.contract import (
     SchedulerAddress,
 )
 from app.flow.outcome import Outcome
-from app.flow.ticket import RateLimit, Ticket, Usage
+from app.flow.ticket import EngineMetrics, RateLimit, ReplicaReport, Ticket, Usage
 from app.serving.frames import MAX_JOINED, Answers, Told, decode_answers, encode
 from app.serving.scheduler_line import SchedulerLine
 from app.serving.scheduler_port import ENGINE_HEADER, GATEWAY_HEADER, Inbox, SchedulerPort
@@ -46,6 +47,7 @@ class Desk:
         self.inboxes: dict[str, Inbox] = {}
         self.gone: asyncio.Queue[str] = asyncio.Queue()
         self.news: asyncio.Queue[tuple[str, list[FirstToken]]] = asyncio.Queue()
+        self.reports: asyncio.Queue[EngineReport] = asyncio.Queue()
         self.heard = asyncio.Event()
 
     def submit(self, ticket: Ticket, inbox: Inbox) -> None:
@@ -62,6 +64,9 @@ class Desk:
 
     def first_tokens(self, replica_id: str, news: Sequence[FirstToken]) -> None:
         self.news.put_nowait((replica_id, list(news)))
+
+    def report(self, report: EngineReport) -> None:
+        self.reports.put_nowait(report)
 
     def gateway_gone(self, gateway_id: str) -> None:
         self.gone.put_nowait(gateway_id)
@@ -243,6 +248,19 @@ async def test_first_tokens_come_together_with_their_engine_whose_end_says_nothi
     await soon(scheduler.port.left())
     await asyncio.sleep(2 * BRIEF_S)
     assert scheduler.desk.gone.empty()
+    await scheduler.port.close()
+
+
+async def test_reports_come_as_they_were_sent():
+    scheduler = Scheduler()
+    metrics = EngineMetrics(running=3, waiting=0, kv_use=0.5, itl_s=0.02, steps=7, prompt_tokens=100)
+    state = ReplicaReport("e1", frozenset({"a", "b"}), draining=True, metrics=metrics)
+    report = EngineReport(state, EnginePort("e1", "::1", 8000, "secret"), {"a": 3})
+    async with aiohttp.ClientSession() as http:
+        line = SchedulerLine(Leaders(scheduler), http, "e1", header=ENGINE_HEADER)
+        await line.report(report)
+        assert await soon(scheduler.desk.reports.get()) == report
+        assert scheduler.desk.news.empty()
     await scheduler.port.close()
 
 
