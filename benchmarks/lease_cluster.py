@@ -118,7 +118,7 @@ def ask(actors: list[Any], streams: int, window: Window, process: str) -> tuple[
     import ray
 
     # Looking through the machine's processes takes too long to be part of the window.
-    found = [one for one in psutil.Process().children(recursive=True) if title(one).startswith(process)]
+    found = _called(process)
     shares = [streams // len(actors) + (number < streams % len(actors)) for number in range(len(actors))]
     asked = [actor.ask.remote(share, window) for actor, share in zip(actors, shares, strict=True)]
     time.sleep(max(0.0, window.begin_s - time.time()))
@@ -127,3 +127,15 @@ def ask(actors: list[Any], streams: int, window: Window, process: str) -> tuple[
     spent_s = spent_in(window.end_s - window.begin_s, before, threads_cpu(found))
     answers = ray.get(asked, timeout=START_TIMEOUT_S)
     return answers, sum(spent_s), max(spent_s)
+
+
+def at_rest(seconds: float, process: str) -> float:
+    """CPU seconds a second of the processes called so while nobody asks for anything."""
+    found = _called(process)
+    before = threads_cpu(found)
+    time.sleep(seconds)
+    return sum(spent_in(seconds, before, threads_cpu(found))) / seconds
+
+
+def _called(process: str) -> list[psutil.Process]:
+    return [one for one in psutil.Process().children(recursive=True) if title(one).startswith(process)]

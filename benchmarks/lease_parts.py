@@ -124,7 +124,8 @@ class Engines:
 
     async def begin(self) -> None:
         """The first report of each; the others follow for ever."""
-        http = aiohttp.ClientSession()
+        # A connection of each engine's own, however many they are.
+        http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         reporting = [(engine_line(self._scheduler, http, port.replica_id), port) for port in self._ports]
         await asyncio.gather(*(self._report(*one) for one in reporting))
         self._reporting = [asyncio.create_task(self._report_for_ever(*one)) for one in reporting]

@@ -8,6 +8,8 @@ gateways also carry bytes; there are fewer of them on the same cores.
 `serve-empty` is the peer: a deployment that grants at once and knows nothing, asked over Serve's handle with
 a call for a lease and another for its end. Gateways and scheduler share the machine's cores. What one
 scheduler could give that has a core to itself is computed: its busiest thread is never more than busy.
+
+Engines report once a second whether anybody asks or not: what that takes is measured at rest.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from benchmarks.lease_parts import Asked, Connect, Window
 
 Json = dict[str, Any]
 WARM_UP_S = 1.5
+# At rest: few events a second make short windows uneven.
+REST_S = 12.0
 # What a request of the bar may wait for its lease.
 P99_BAR_S = 0.02
 
@@ -70,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
     parser.add_argument("--engines", type=int, default=8, help="that report")
+    parser.add_argument(
+        "--resting-engines", type=int, nargs="*", default=[8, 300], help="that report while nobody asks"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median counts")
     parser.add_argument(
@@ -87,14 +94,22 @@ def run(options: argparse.Namespace) -> Json:
     with lease_cluster.cluster():
         for name in options.targets:
             runs += _of_target(name, options)
+        rest = {str(engines): _at_rest(engines, options) for engines in options.resting_engines}
     computed = [
         asdict(capacity(one, options.requests_per_s, options.gpus))
         for name in (SCHEDULER, FIRST_TOKENS)
         for one in with_more(name, runs, options.more_gateways)
     ]
-    return {"runs": [asdict(one) for one in runs], "computed": computed} | {
+    return {"runs": [asdict(one) for one in runs], "computed": computed, "rest": rest} | {
         name: getattr(options, name) for name in ("engines", "seconds", "rounds", "requests_per_s", "gpus")
     }
+
+
+def _at_rest(engines: int, options: argparse.Namespace) -> float:
+    """Of a core, by a scheduler to which so many report and that nobody asks."""
+    with lease_cluster.target(SCHEDULER, _config(options), engines) as (_, process):
+        time.sleep(WARM_UP_S)
+        return lease_cluster.at_rest(REST_S, process)
 
 
 def left_out(gateways: Sequence[int], streams: Sequence[int]) -> list[tuple[int, int]]:
@@ -236,4 +251,7 @@ def table(figures: Json) -> str:
         f"| {one['asking_gateways']:.1f} |"
         for one in figures["computed"]
     ]
+    if figures["rest"]:
+        shares = [f"{float(share):.1%} with {engines}" for engines, share in figures["rest"].items()]
+        lines += ["", f"At rest the scheduler takes of a core, by engines that report: {', '.join(shares)}."]
     return "\n".join(lines)

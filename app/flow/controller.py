@@ -269,6 +269,11 @@ class FlowController:
         """What the autoscaler needs to know; `start_s`: how long an engine takes to start."""
         return self._meter.load(self._queue, self._predictor, start_s, now_s)
 
+    @property
+    def ready(self) -> bool:
+        """Some engine can take a lease, as of the last report or tick."""
+        return self._pool.ready > 0
+
     def young(self, now_s: float) -> bool:
         """It has yet to hear of its engines."""
         return self._pool.young(now_s)

@@ -160,7 +160,7 @@ class SchedulerReplica:
             self._perform(self._flow.report(report.state, now_s))
             for ticket_id, tokens in report.output_tokens.items():
                 self._flow.progress(ticket_id, tokens)
-            if self._flow.snapshot(now_s).replicas_ready:
+            if self._flow.ready:
                 self._perform(self._starts.ready(now_s))
         except Exception:
             logger.exception("A report of engine %s failed", replica_id)

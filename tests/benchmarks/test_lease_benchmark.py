@@ -15,6 +15,8 @@ from benchmarks.processes import ThreadsCpu, spent_in, threads_cpu
 
 RUN = Run("scheduler", 1, 8, 1000.0, 3.0, 9.0, 900.0, 500.0, 800.0)
 
+MEASURED = {"engines": 8, "rounds": 3, "seconds": 4.0, "requests_per_s": 8.0, "gpus": 4}
+
 
 def test_figures_are_of_all_gateways_together():
     asked = [Asked([0.001] * 99, cpu_s=0.05), Asked([0.001] * 98 + [0.005] * 3, cpu_s=0.03)]
@@ -78,7 +80,9 @@ def test_what_can_not_be_measured_is_told_or_refused():
 
 
 def test_the_table_has_what_was_measured_and_what_is_computed():
-    figures = {"runs": [asdict(RUN)], "computed": [asdict(capacity(RUN, 8, 4))]}
-    text = table(figures | {"engines": 8, "rounds": 3, "seconds": 4.0, "requests_per_s": 8.0, "gpus": 4})
+    figures = {"runs": [asdict(RUN)], "computed": [asdict(capacity(RUN, 8, 4))], "rest": {"300": 0.052}}
+    text = table(figures | MEASURED)
     assert "| scheduler | 1 | 8 | 1,000 | 3.0 | 9.0 | 900 | 500 | 800 |" in text
     assert "| scheduler | 1 | 500 | 1,770 | 221 | 884 | 1.4 |" in text
+    assert text.endswith("by engines that report: 5.2% with 300.")
+    assert "At rest" not in table({**figures, "rest": {}} | MEASURED)

@@ -767,3 +767,12 @@ def test_what_an_adopted_lease_takes_of_the_cache_is_known_from_the_report():
     assert replica.tokens == 450
     # How long it has run is not known: it teaches nothing.
     assert flow._predictor._service_s.value == PATIENT.admission.initial_service_s
+
+
+def test_it_is_ready_while_an_engine_can_take_a_lease():
+    flow = controller()
+    assert not flow.ready
+    flow.report(ReplicaReport("r", frozenset()), 0.0)
+    assert flow.ready
+    flow.report(ReplicaReport("r", frozenset(), draining=True), 1.0)
+    assert not flow.ready
