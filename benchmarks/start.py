@@ -24,6 +24,7 @@ from typing import Any
 
 from app.config_file import load_applications
 from app.engine.models import prepare
+from benchmarks import markdown
 from benchmarks.configs import TINY_LLAMA, changed
 from benchmarks.page_cache import evict
 from benchmarks.resampling import median_with_interval
@@ -129,9 +130,9 @@ def table(figures: Json) -> str:
     ]
     for name, of in kinds.items():
         ratio = of["ratio"]
-        interval = f" [{ratio['low']:.2f}, {ratio['high']:.2f}]" if of["rounds"] > 1 else ""
+        cell = markdown.interval(ratio, 2) if of["rounds"] > 1 else f"{ratio['median']:.2f}"
         starts = f"{of['bare_s']:.1f} | {of['ours_s']:.1f}"
-        lines.append(f"| {name} | {of['rounds']} | {starts} | {ratio['median']:.2f}{interval} |")
+        lines.append(f"| {name} | {of['rounds']} | {starts} | {cell} |")
     lines += ["", f"| phase of ours | {' | '.join(f'{name} s' for name in kinds)} |"]
     lines.append("| --- " * (1 + len(kinds)) + "|")
     first = next(iter(kinds.values()))
