@@ -62,6 +62,7 @@ ABLATIONS: dict[str, Json] = {
     "no-end": {"admission": {"overload_s": NO_END_S}},
     "no-yield": {"admission": {"yield_share": 0.0}},
     "no-thrift": {"admission": {"thrift_roots": 0.0}},
+    "no-burst": {"admission": {"burst_s": 0.0}},
     "no-steps": {"route": {"follow_steps": False}},
     "no-prefill-room": {"route": {"prefill_share": NO_PREFILL_SHARE}},
     "no-fairness": {"fairness": {"enabled": False}},

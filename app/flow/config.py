@@ -124,7 +124,10 @@ class AdmissionPolicy:
     standing_weight: float = 0.5
     # Places more that a request needs at a lasting overload for each time that it costs its tenant's mean
     # above that mean, in square roots of all places. What it gains: docs/flow.md.
-    thrift_roots: float = 1.0
+    thrift_roots: float = 1.5
+    # While an overload is younger, whoever needs no place more by that, and by its tenant's share, may wait
+    # for the next one for a fifth of its budget. 0: nobody may.
+    burst_s: float = 60.0
     # Who waits yields to more urgent newcomers that find no place for this share of its budget: long enough
     # to outlast a burst. With 1 an overload of three minutes refuses a third more after a wait; 0: it never
     # yields.
@@ -281,7 +284,7 @@ def _check_admission(policy: AdmissionPolicy) -> None:
     # Parts of one: a sample does not weigh more than all, and no more is promised than there is.
     _check_above_zero("admission", policy, "smoothing", "promise_share", most=1.0)
     _check_below_one("admission", policy, "error_quantile")
-    weights = ("standing_weight", "thrift_roots", "promise_early_s")
+    weights = ("standing_weight", "thrift_roots", "burst_s", "promise_early_s")
     _check_not_below_zero("admission", policy, *weights, most=LARGEST)
     _check_not_below_zero("admission", policy, "yield_share", most=1.0)
     _check_not_below_zero("admission", policy, "max_promises")

@@ -19,6 +19,9 @@ Where not all can be served, more are if the short go first (Smith's rule: least
 request dearer than its own tenant's mean needs more places, a cheaper one fewer: no tenant gains a share by
 it, and a tenant of long requests alone is served as ever. A dear one that is refused may still be given a
 time to return.
+
+As long as the overload may be a burst, those who by all this need no place more may wait for the next that
+falls free: it finds one of them, where else it would stay empty until somebody comes by chance.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ from app.flow.replicas import Choice, ReplicaPool
 
 # Of a budget: the engine needs the rest, and a longer wait is hard to predict.
 WAIT_SHARE = 0.1
+# Of a budget: for so long one may wait in a burst for the next place. Longer keeps a few promises more, and
+# more wait in vain (simulated).
+CLAIM_SHARE = 0.2
 # However far behind a tenant is, this part of what its class leaves to others is not touched.
 UNTOUCHED_SHARE = 0.5
 # What has stood for so many times as long as anybody would wait is remembered, and no more: a lull of minutes
@@ -78,6 +84,7 @@ class Doors:
         most_s = REMEMBERED * patience_s / self._weight if self._weight > 0.0 else math.inf
         self.standing = StandingQueue(config.admission, predictor, most_s)
         self._thrift_roots = config.admission.thrift_roots
+        self._burst_s = config.admission.burst_s
         self._last_share = 1.0 - config.admission.yield_share
         self._predictor = predictor
         # By rank: the shortest promise of the more urgent classes.
@@ -114,17 +121,20 @@ class Doors:
         stands in nobody's way."""
         self.standing.arrived(now_s)
         free, queue = self._pool.free, self._queue.classes[entry.rank]
-        if free <= 0 or entry.account.at_cap or (queue.size and queue.order.next() is not None):
+        if entry.account.at_cap:
             return False
+        behind = free <= 0 or (queue.size > 0 and queue.order.next() is not None)
         if not queue.wants(now_s):
+            if behind:
+                return False
             queue.order.undisputed(entry.payer)
             return queue.has_room(free)
         ahead = queue.order.ahead(entry.flow)
-        if queue.credit > 0 and ahead <= queue.credit:
+        if not behind and queue.credit > 0 and ahead <= queue.credit:
             return True
-        cost = self._predictor.expected_cost(entry.ticket, entry.account)
-        entry.payer.typical_cost.add(cost)
-        return self._chosen(entry, ahead, cost)
+        entry.needed = needed = self._needed(entry, ahead)
+        reserve = queue.reserve
+        return not behind and free - reserve > needed and free > UNTOUCHED_SHARE * reserve
 
     def engine(self, entry: Entry, within_s: float, now_s: float) -> Choice | None:
         """The engine for a newcomer that has a place; None where it waits for prompts or for room in a cache,
@@ -142,12 +152,15 @@ class Doors:
         """Whoever comes finds a place."""
         return self._pool.free > max(queue.reserve for queue in self._queue.classes)
 
-    def wait_s(self, rank: int, budget_s: float) -> float:
-        """How long a newcomer of this class may wait."""
-        queue = self._queue.classes[rank]
+    def wait_s(self, entry: Entry, budget_s: float) -> float:
+        """How long a newcomer without a place may wait."""
+        queue, standing_s = self._queue.classes[entry.rank], self.standing.value_s
         if not queue.policy.reserve_roots:
             return budget_s
-        return max(0.0, budget_s - self._weight * self.standing.value_s)
+        patience_s = max(0.0, budget_s - self._weight * standing_s)
+        if entry.needed is None or entry.needed > 0.0 or standing_s >= self._burst_s:
+            return patience_s
+        return max(patience_s, CLAIM_SHARE * budget_s)
 
     def denied(self, entry: Entry, now_s: float) -> None:
         """There was no place for this newcomer."""
@@ -155,11 +168,11 @@ class Doors:
         queue.order.denied(entry.payer)
         queue.denied_s = now_s
 
-    def _chosen(self, entry: Entry, ahead: float, cost: float) -> bool:
-        """Whether it may have one of the few places, by its tenant's counter and by its own cost."""
-        free, places = self._pool.free, self._pool.places
-        reserve = self._queue.classes[entry.rank].reserve
-        dearness = cost / max(1.0, entry.payer.typical_cost.value) - 1.0
-        needed = ahead / self._predictor.cost(entry.rank)
-        needed += self._thrift_roots * math.sqrt(places) * dearness
-        return free - reserve > needed and free > UNTOUCHED_SHARE * reserve
+    def _needed(self, entry: Entry, ahead: float) -> float:
+        """The places more that it needs, by its tenant's counter and by its own cost, which is learnt."""
+        cost = self._predictor.expected_cost(entry.ticket, entry.account)
+        typical_cost = entry.payer.typical_cost
+        typical_cost.add(cost)
+        dearness = cost / max(1.0, typical_cost.value) - 1.0
+        thrift = self._thrift_roots * math.sqrt(self._pool.places)
+        return ahead / self._predictor.cost(entry.rank) + thrift * dearness

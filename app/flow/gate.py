@@ -118,7 +118,7 @@ class Gate:
             budget = min(budget, self._limits.max_queue_wait_s)
         late_s = ttft_s - budget
         if not placed:
-            late_s = max(late_s, median_s - doors.wait_s(rank, budget))
+            late_s = max(late_s, median_s - doors.wait_s(entry, budget))
         if ticket.deadline_s is not None or policy.deadline_s is not None:
             late_s = max(late_s, self._late_at_end_s(ticket, entry.account, policy, ttft_s))
         if late_s <= 0:

@@ -49,6 +49,7 @@ class Entry:
         "budget_s",
         "expires_s",
         "flow",
+        "needed",
         "number",
         "payer",
         "placed",
@@ -87,6 +88,9 @@ class Entry:
         self.raw_ttft_s = self.predicted_ttft_s = 0.0
         # Taken of its tenant's tokens a minute.
         self.rate_tokens = 0
+        # Free places that it needs beyond those that its class leaves to others: fewer, or less than none,
+        # where its tenant is behind or it costs little. None: its class was not refusing as it came.
+        self.needed: float | None = None
         # It had a place as it came: its prediction is of the engine's time alone.
         self.placed = False
         self.revokes = 0

@@ -94,6 +94,7 @@ ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
     "no-end": lambda c: replace(c, admission=replace(c.admission, overload_s=math.inf)),
     "no-yield": lambda c: replace(c, admission=replace(c.admission, yield_share=0.0)),
     "no-thrift": _no_thrift,
+    "no-burst": lambda c: replace(c, admission=replace(c.admission, burst_s=0.0)),
     "no-steps": lambda c: replace(c, route=replace(c.route, follow_steps=False)),
     "no-fairness": lambda c: replace(c, fairness=replace(c.fairness, enabled=False)),
     "no-adaptive-limit": lambda c: replace(c, limit=replace(c.limit, enabled=False)),

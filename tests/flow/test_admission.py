@@ -1021,7 +1021,7 @@ def test_nobody_yields_for_longer_than_it_may_wait():
         (
             AdmissionPolicy,
             "admission",
-            ["standing_weight", "thrift_roots", "promise_early_s", "max_promises", "yield_share"],
+            ["standing_weight", "thrift_roots", "burst_s", "promise_early_s", "max_promises", "yield_share"],
         ),
         (LimitPolicy, "limit", ["burst_share", "window_s", "stale_s"]),
         (PreemptPolicy, "preempt", ["max_revokes", "max_age_s", "min_slack_s", "risk_share"]),

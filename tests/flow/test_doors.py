@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from app.flow import COMPILED
 from app.flow.config import AdmissionPolicy, FlowConfig, Limits, default_classes
 from app.flow.controller import FlowController
-from app.flow.doors import StandingQueue
+from app.flow.doors import CLAIM_SHARE, StandingQueue
 from app.flow.outcome import Outcome
 from app.flow.queue import SHORT_S, WANTED_S
 from app.flow.ticket import Granted, Refused, ReplicaReport, Ticket, Usage
@@ -191,10 +192,45 @@ def lull_at(standing: StandingQueue, second: int) -> bool:
 def test_a_class_with_a_longer_budget_stays_patient_for_longer():
     load = Load()
     load.overload(25.0)
-    doors = load.flow._doors
-    assert doors.wait_s(0, 2.0) == 2.0
-    assert doors.wait_s(1, 10.0) == 0.0
-    assert 45.0 < doors.wait_s(2, 60.0) < 60.0
+    assert wait_s(load, 0, 2.0) == 2.0
+    assert wait_s(load, 1, 10.0) == 0.0
+    assert 45.0 < wait_s(load, 2, 60.0) < 60.0
+
+
+def wait_s(load: Load, rank: int, budget_s: float, needed: float | None = None) -> float:
+    """For a newcomer that was found to need so many places more."""
+    return load.flow._doors.wait_s(SimpleNamespace(rank=rank, needed=needed), budget_s)
+
+
+def test_in_a_burst_who_needs_no_place_more_may_wait_for_the_next():
+    load = Load()
+    load.overload(25.0)
+    assert wait_s(load, 1, 10.0, needed=0.0) == CLAIM_SHARE * 10.0
+    assert wait_s(load, 1, 10.0, needed=0.1) == 0.0
+    assert wait_s(load, 0, 2.0, needed=0.1) == 2.0
+    patience_s = wait_s(load, 2, 60.0)
+    assert wait_s(load, 2, 60.0, needed=0.0) == patience_s > CLAIM_SHARE * 60.0
+    load.overload(AdmissionPolicy().burst_s)
+    assert wait_s(load, 1, 10.0, needed=0.0) == 0.0
+
+
+def test_in_a_lull_whoever_finds_no_place_may_wait():
+    load = Load()
+    load.overload(25.0)
+    load.flow._doors.standing.value_s = 0.0
+    assert wait_s(load, 1, 10.0, needed=5.0) == 10.0
+
+
+@pytest.mark.parametrize(("burst_s", "waiting"), [(60.0, 1), (0.0, 0)])
+def test_who_is_behind_the_others_waits_in_a_burst(burst_s: float, waiting: int):
+    load = Load(burst_s=burst_s, initial_service_s=4.0)
+    load.overload(25.0, tenant="greedy")
+    load.fill("interactive", 100 - len(load.running))
+    before = load.flow.snapshot(load.now_s).queued
+    load.submit("standard", "greedy")
+    assert load.flow.snapshot(load.now_s).queued == before
+    load.submit("standard", "modest")
+    assert load.flow.snapshot(load.now_s).queued == before + waiting
 
 
 def where_batch_waits(refuse: str | None) -> tuple[Load, int]:
