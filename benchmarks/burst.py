@@ -17,8 +17,9 @@ from app.flow.config import FlowConfig
 from benchmarks import markdown
 from benchmarks.arrivals import at_once, poisson
 from benchmarks.overload import CLASSES, LENGTHS, SHARES
+from placement.simulation.ablations import ABLATIONS, without
 from placement.simulation.engine import ENGINES, LinearStep
-from placement.simulation.experiment import ABLATIONS, flow_controller
+from placement.simulation.experiment import flow_controller
 from placement.simulation.noise import Noise
 from placement.simulation.simulator import Record, Setup, Simulator, capacity_per_s
 from placement.simulation.summary import Promise, summarise
@@ -70,7 +71,7 @@ def burst(
     arrivals += [replace(one, arrived_s=BEGINS_S + one.arrived_s) for one in requests]
 
     def change(config: FlowConfig) -> FlowConfig:
-        config = ABLATIONS[ablation](config) if ablation else config
+        config = without(config, ablation) if ablation else config
         return replace(
             config, classes=tuple(replace(c, ttft_budget_s=budgets_s[c.name]) for c in config.classes)
         )

@@ -31,7 +31,7 @@ from benchmarks.configs import changed
 from benchmarks.scoring import Json, Run, beside, score
 from benchmarks.servers import StartError
 from benchmarks.systems import System, systems, turned
-from placement.simulation.experiment import NO_PREFILL_SHARE
+from placement.simulation.ablations import ABLATIONS
 from placement.simulation.summary import Promise
 from placement.simulation.workload import Mix, Request
 
@@ -48,34 +48,11 @@ CAPACITY_REQUESTS_PER_STREAM = 200
 # Before the open loop, requests a stream that are sent and not counted.
 WARM_UP_REQUESTS_PER_STREAM = 1
 OURS, BARE = "ours", "vllm"
-# No overload goes on for so long.
-NO_END_S = 1e9
 # The options that the figures repeat.
 STATED = (
     *("loads", "rounds", "duration_s", "warm_up_s", "client_timeout_s", "replicas", "engine_threads"),
     *("tenants", "zipf", "seed", "endpoint", "returns", "prompt_tokens", "output_tokens"),
 )
-
-ABLATIONS: dict[str, Json] = {
-    "no-admission": {"admission": {"enabled": False}},
-    "no-impatience": {"admission": {"impatient": False}},
-    "no-end": {"admission": {"overload_s": NO_END_S}},
-    "no-yield": {"admission": {"yield_share": 0.0}},
-    "no-thrift": {"admission": {"thrift_roots": 0.0}},
-    "no-burst": {"admission": {"burst_s": 0.0}},
-    "no-steps": {"route": {"follow_steps": False}},
-    "no-prefill-room": {"route": {"prefill_share": NO_PREFILL_SHARE}},
-    "no-fairness": {"fairness": {"enabled": False}},
-    "no-preemption": {"preempt": {"enabled": False}},
-    "no-affinity": {"route": {"affinity": False}},
-    "no-adaptive-limit": {"limit": {"enabled": False}},
-}
-# These change every class.
-CLASS_ABLATIONS: dict[str, Json] = {
-    "no-boost": {"boost_s": 0.0},
-    "no-min-share": {"min_share": 0.0},
-    "no-reserve": {"reserve_roots": 0.0},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=list(systems(1)),
         default=[OURS, BARE, "vllm-priority", "vllm-queue-limit", "ray-serve-llm"],
     )
-    parser.add_argument(
-        "--ablate", nargs="+", choices=[*ABLATIONS, *CLASS_ABLATIONS], default=[], help="ours without it"
-    )
+    parser.add_argument("--ablate", nargs="+", choices=list(ABLATIONS), default=[], help="ours without it")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--duration-s", type=float, default=180.0, help="of arrivals, a load")
     parser.add_argument("--warm-up-s", type=float, default=30.0, help="of arrivals that do not count")
@@ -201,7 +176,7 @@ class _Overload:
 
     def _flow(self, ablation: str = "") -> Json:
         """The sections of ours. Boosts as in its defaults: the sum of the budgets of the classes below."""
-        budgets_s = list(self._budgets_s.values())
+        budgets_s, off = list(self._budgets_s.values()), ABLATIONS.get(ablation, {})
         classes = [
             {
                 "name": policy.name,
@@ -210,12 +185,11 @@ class _Overload:
                 "ttft_budget_s": budgets_s[rank],
                 "reserve_roots": policy.reserve_roots,
             }
-            | CLASS_ABLATIONS.get(ablation, {})
+            | off.get("classes", {})
             for rank, policy in enumerate(default_classes())
         ]
         tenants = [f"tenant-{rank:02d}" for rank in range(1, self._options.tenants + 1)]
-        flow = {"classes": classes, "limit": {"itl_budget_s": Promise({}).tpot_s}}
-        flow |= ABLATIONS.get(ablation, {})
+        flow = {"limit": {"itl_budget_s": Promise({}).tpot_s}, **off, "classes": classes}
         return {"flow": flow, "api_keys": api_keys(tenants), "status": {"open": False}}
 
     def _configured(self, name: str, sections: Json) -> Path:

@@ -1,4 +1,4 @@
-"""One experiment: a workload at a multiple of capacity, a policy, a seed; and the ablations of ours."""
+"""One experiment: a workload at a multiple of capacity, a policy, a seed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from app.flow.config import FlowConfig, default_classes
 from app.flow.controller import FlowController, Limits
+from placement.simulation.ablations import ABLATIONS, without
 from placement.simulation.engine import ENGINES, EngineShape
 from placement.simulation.noise import Noise
 from placement.simulation.peers import FifoStaticCap, RoundRobin, StrictPriorityTtl
@@ -59,49 +60,9 @@ def flow_controller(
     return FlowController(limits, change(FlowConfig()), random.Random(f"flow {seed}").random)
 
 
-def _flow(change: Callable[[FlowConfig], FlowConfig]) -> Make:
-    return lambda engine, seed: flow_controller(engine, seed, change)
+def _without(ablation: str) -> Make:
+    return lambda engine, seed: flow_controller(engine, seed, lambda config: without(config, ablation))
 
-
-def _one_class(config: FlowConfig) -> FlowConfig:
-    """All classes keep their budgets but none has a head start."""
-    return replace(config, classes=tuple(replace(one, boost_s=0.0) for one in config.classes))
-
-
-def _no_shares(config: FlowConfig) -> FlowConfig:
-    return replace(config, classes=tuple(replace(one, min_share=0.0) for one in config.classes))
-
-
-def _no_thrift(config: FlowConfig) -> FlowConfig:
-    return replace(config, admission=replace(config.admission, thrift_roots=0.0))
-
-
-def _no_reserve(config: FlowConfig) -> FlowConfig:
-    return replace(config, classes=tuple(replace(one, reserve_roots=0.0) for one in config.classes))
-
-
-# Of a promise: more than the prompts of an engine ever take.
-NO_PREFILL_SHARE = 1e6
-
-# Ours with one mechanism off at a time.
-ABLATIONS: dict[str, Callable[[FlowConfig], FlowConfig]] = {
-    "no-admission": lambda c: replace(c, admission=replace(c.admission, enabled=False)),
-    "no-promises": lambda c: replace(c, admission=replace(c.admission, promises=False)),
-    "no-boost": _one_class,
-    "no-min-share": _no_shares,
-    "no-reserve": _no_reserve,
-    "no-impatience": lambda c: replace(c, admission=replace(c.admission, impatient=False)),
-    "no-end": lambda c: replace(c, admission=replace(c.admission, overload_s=math.inf)),
-    "no-yield": lambda c: replace(c, admission=replace(c.admission, yield_share=0.0)),
-    "no-thrift": _no_thrift,
-    "no-burst": lambda c: replace(c, admission=replace(c.admission, burst_s=0.0)),
-    "no-steps": lambda c: replace(c, route=replace(c.route, follow_steps=False)),
-    "no-fairness": lambda c: replace(c, fairness=replace(c.fairness, enabled=False)),
-    "no-adaptive-limit": lambda c: replace(c, limit=replace(c.limit, enabled=False)),
-    "no-preemption": lambda c: replace(c, preempt=replace(c.preempt, enabled=False)),
-    "no-prefill-room": lambda c: replace(c, route=replace(c.route, prefill_share=NO_PREFILL_SHARE)),
-    "no-affinity": lambda c: replace(c, route=replace(c.route, affinity=False)),
-}
 
 POLICIES: dict[str, Make] = {
     "flow": flow_controller,
@@ -111,7 +72,7 @@ POLICIES: dict[str, Make] = {
     "fifo-cap-unbounded": lambda engine, seed: FifoStaticCap(engine.max_num_seqs, 10**9),
     "strict-priority-ttl": lambda engine, seed: StrictPriorityTtl([one.name for one in default_classes()]),
     "round-robin": lambda engine, seed: RoundRobin(),
-    **{f"flow-{name}": _flow(change) for name, change in ABLATIONS.items()},
+    **{f"flow-{name}": _without(name) for name in ABLATIONS},
 }
 
 

@@ -30,3 +30,14 @@ def test_what_waits_lets_a_burst_of_more_urgent_requests_go_first():
         for name in ("", "no-yield")
     }
     assert kept[""] > kept["no-yield"] + 0.03
+
+
+def test_in_a_burst_who_is_behind_or_costs_little_finds_the_place_that_falls_free_next():
+    kept = {
+        name: mean(
+            burst(name, 45.0, RATE_PER_S / 2, BUDGETS_S, seed, replicas=1)["standard kept"]
+            for seed in range(6)
+        )
+        for name in ("", "no-burst")
+    }
+    assert kept[""] > kept["no-burst"] + 0.015

@@ -13,8 +13,8 @@ import pytest
 
 from app.flow.config import FlowConfig, Limits, RoutePolicy
 from app.flow.controller import FlowController
+from placement.simulation.ablations import NO_PREFILL_SHARE
 from placement.simulation.engine import ENGINES
-from placement.simulation.experiment import NO_PREFILL_SHARE
 from placement.simulation.simulator import Record, Setup, Simulator
 from placement.simulation.summary import percentile
 from placement.simulation.workload import Request
