@@ -213,7 +213,7 @@ class ReplicasConfig(_Strict):
     )
     headroom: Literal["normal", "lean"] = Field(
         default="normal",
-        description="`lean`: no engines in reserve for bursts. On recorded code requests that took a fifth "
+        description="`lean`: no engines in reserve for bursts. On recorded code requests that took a seventh "
         "less of their hours and kept two promises fewer of a hundred (docs/autoscaling.md).",
     )
     # With what the decision itself takes, three seconds from a queue to an engine that starts.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from app.contract import LEASED_PATHS
 from app.flow.outcome import Outcome
+from app.limits import FORBIDDEN_FIELDS
 from tests.documented import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/api.md").read_text(encoding="utf-8")
@@ -37,7 +38,7 @@ def codes_of(file: Path) -> set[str]:
 def test_every_code_is_documented():
     codes = set.union(*(codes_of(file) for file in (REPOSITORY / "app/gateway").glob("*.py")))
     assert {"invalid_json", "context_length_exceeded", "engine_lost"} <= codes
-    codes |= {outcome.label for outcome in Outcome if outcome.status is not None}
+    codes |= {outcome.label for outcome in Outcome}
     assert {code for code in codes if f"`{code}`" not in PAGE} == set()
 
 
@@ -52,3 +53,8 @@ def test_every_outcome_stands_at_its_status():
 
 def test_every_path_is_documented():
     assert {path for path in LEASED_PATHS if f"`{path}`" not in PAGE and f"POST {path}`" not in PAGE} == set()
+
+
+def test_every_forbidden_field_is_documented_with_its_reason():
+    rows = {line for line in PAGE.splitlines() if line.startswith("| ")}
+    assert {f"| `{name}` | {why} |" for name, why in FORBIDDEN_FIELDS.items()} - rows == set()

@@ -98,6 +98,7 @@ NOT_RUN = {
         "changes the machine; tests/gateway/test_key_sources.py reads such files"
     ),
     "chmod 600 /etc/promiseserve/api-keys": "changes the machine; they refuse what others may write",
+    'printf %s "$key" > ~/search.key': "writes into the reader's home",
     "scripts/serve serve_configs/llama70b.yaml": NEEDS_GPUS,
     FIRST: f"{NEEDS_GPUS}; {SMOLLM2} asks the same without a key",
     "PROMISESERVE_API_KEY=$key python -m app validate serve_configs/llama70b.yaml": NEEDS_GPUS,
@@ -113,6 +114,7 @@ NOT_RUN = {
     "kubectl apply -f deploy/kubernetes/common.yaml -f deploy/kubernetes/one-node.yaml": (
         "needs a cluster; tests/deploy/test_kubernetes.py holds the manifests against KubeRay's schema"
     ),
+    "until kubectl get service promiseserve-serve-svc; do sleep 10; done": "needs a cluster",
     "kubectl port-forward service/promiseserve-serve-svc 8000": "needs a cluster",
     "python -m placement validate --csv published.csv": "the CSV is not part of the repository",
     "python -m placement fit --measurements FOLDER": "the measurements are not part of the repository",
