@@ -44,7 +44,7 @@ OF_OTHER_LOADS = ("vllm-queue-limit", "vllm-priority")
 # Tokens of a warm-up stream: connections, caches of code, and the engine's first batch of that size.
 WARM_UP_TOKENS = 16
 # Requests a stream: at one stream enough for a median, at many enough to last for seconds.
-MIN_REQUESTS_PER_STREAM, MAX_REQUESTS_PER_STREAM, REQUESTS = 2, 16, 128
+MIN_REQUESTS_PER_STREAM, MAX_REQUESTS_PER_STREAM, REQUESTS = 2, 48, 512
 
 
 @dataclass(frozen=True, slots=True)

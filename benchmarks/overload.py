@@ -3,8 +3,8 @@
 The capacity is measured first, by a closed loop on bare vLLM that keeps every engine full; the offered load
 is a multiple of it. Every system sees the same requests at the same times (same seeds): Poisson arrivals,
 30 % interactive, 40 % standard, 30 % batch, tenants by Zipf, every prompt unique. One server runs at a time;
-the order of the systems turns by one each round; what arrives in the first `--warm-up-s` of a run is sent and
-not counted. A request is kept when its first token came within its class's budget and the others at the pace
+the order of the systems, and that of the loads, turns by one each round; what arrives in the first
+`--warm-up-s` of a run is sent and not counted. A request is kept when its first token came within its class's budget and the others at the pace
 that the simulation asks for. The peers ignore `service_tier` and the keys, which is their setting;
 `vllm-priority` is sent each class's rank as vLLM's own `priority`.
 """
@@ -221,7 +221,7 @@ class _Overload:
             count = self._streams * WARM_UP_REQUESTS_PER_STREAM
             warm_up = at_once(count, f"warm-up {number}", self._lengths, self._mix)
             run_load(server.url, ClosedLoop(self._calls(warm_up, contestant.system), self._streams))
-            for load in self._options.loads:
+            for load in turned(self._options.loads, number):
                 time.sleep(SETTLE_S)
                 yield load, self._offer(contestant, server.url, load, capacity, number)
 
@@ -268,7 +268,11 @@ def table(figures: Json) -> str:
     ]
     beside_bare = [_row(one) | _beside(one["beside_bare"]) for one in figures["runs"] if "beside_bare" in one]
     if beside_bare:
-        lines += ["", "Times that bare vLLM took for the same requests, of those that both completed:", ""]
+        lines += [
+            "",
+            "Times that bare vLLM took for the same requests, of those that both completed: medians",
+        ]
+        lines += ["[least, largest of the rounds]:", ""]
         lines += markdown.lines(beside_bare)
     return "\n".join(lines)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from statistics import median
 from typing import Any
 
 from app.load.streams import BROKEN, COMPLETED, FAILED, REFUSED, UNREACHABLE, Answer
-from benchmarks.resampling import median_with_interval
 from placement.simulation.simulator import Record
 from placement.simulation.summary import PREDICTION_TOLERANCE, Promise, percentile, summarise
 from placement.simulation.workload import Request
 
 Json = dict[str, Any]
+# By round.
+Ratios = dict[str, list[float]]
 # No decision of a server's: it has died, or something in it went wrong.
 FAILURES = (UNREACHABLE, FAILED, BROKEN)
 
@@ -81,20 +83,30 @@ def beside(run: Run, bare: Run) -> Json:
     """By class: how many times as long as on `bare` the first token and the whole answer took, as medians of
     the ratios of the requests that both completed: the same, and sent at the same times."""
     other = {one.request_id: one for one in bare.first_tries()}
-    ratios: dict[str, list[tuple[float, float]]] = {}
+    ttfts: dict[str, Ratios] = {}
+    ends: dict[str, Ratios] = {}
     for one in run.first_tries():
         its = other.get(one.request_id)
         if its is not None and one.outcome == its.outcome == COMPLETED and one.ttft_s and its.ttft_s:
-            pair = one.ttft_s / its.ttft_s, one.ended_s / its.ended_s
-            ratios.setdefault(one.class_name, []).append(pair)
+            # Ids are numbered within a round.
+            round_ = one.request_id.rpartition("-")[0]
+            for ratios, ratio in ((ttfts, one.ttft_s / its.ttft_s), (ends, one.ended_s / its.ended_s)):
+                ratios.setdefault(one.class_name, {}).setdefault(round_, []).append(ratio)
     return {
         name: {
-            "requests": len(pairs),
-            "ttft_ratio": median_with_interval([ttft for ttft, _ in pairs]),
-            "e2e_ratio": median_with_interval([e2e for _, e2e in pairs]),
+            "requests": sum(map(len, rounds.values())),
+            "ttft_ratio": _over_rounds(rounds),
+            "e2e_ratio": _over_rounds(ends[name]),
         }
-        for name, pairs in sorted(ratios.items())
+        for name, rounds in sorted(ttfts.items())
     }
+
+
+def _over_rounds(rounds: Ratios) -> dict[str, float]:
+    """The median of all, and the least and largest of the rounds' own: requests of one round share a server
+    and a moment of the machine, so that their number says nothing of how sure the median is."""
+    medians = [median(ratios) for ratios in rounds.values()]
+    return {"median": median(chain(*rounds.values())), "low": min(medians), "high": max(medians)}
 
 
 def _class(answers: Sequence[Answer], row: Json) -> Json:

@@ -33,6 +33,8 @@ AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 STOP_TIMEOUT_S = 90.0
 KILL_ROUNDS, KILL_TIMEOUT_S = 3, 10.0
 POLL_S = 0.05
+# Of gateways, for each protocol: more than any benchmark or test starts.
+INGRESS_PORTS = 100
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -116,14 +118,16 @@ def ray_serve_llm(config: Path, variables: Mapping[str, str] = NOTHING) -> Itera
 
 def serve_ports() -> dict[str, str]:
     """Ports for Serve's parts that another Serve on this machine does not hold."""
-    metrics, stats, http, grpc = free_ports(4)
+    metrics, stats, http = free_ports(3)
+    # The one range after the other: they may not overlap.
+    grpc = http + INGRESS_PORTS
     return {
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(http),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + 100),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + INGRESS_PORTS - 1),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + 100),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + INGRESS_PORTS - 1),
     }
 
 

@@ -28,6 +28,8 @@ class Account:
     truncated_silently: int = 0
     # Tokens twice, or another request's.
     different: int = 0
+    # Sent before the fault and answered to the end.
+    survived: int = 0
     # Leases and queued tickets that nobody gave back.
     leaked: int = 0
     settled_s: float | None = None
@@ -57,6 +59,7 @@ def count(account: Account, attempts: Sequence[Attempt], at_s: float) -> None:
         fate = attempt.fate or Fate.LOST
         account.fates[fate.value] = account.fates.get(fate.value, 0) + 1
         account.lost += fate is Fate.LOST
+        account.survived += fate is Fate.COMPLETED and attempt.sent_s <= at_s
         account.truncated_silently += fate is Fate.TRUNCATED
         account.different += fate is Fate.DIFFERENT
         account.failed_without_token += fate in (Fate.ERROR, Fate.BROKEN) and attempt.first_s is None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -120,9 +123,28 @@ def test_no_systems_replicas_call_each_other_through_a_proxy():
     assert "grpc_proxy" in SETTINGS
 
 
-def test_cpu_time_is_of_the_whole_tree():
-    before = cpu_outside_engine_s(os.getpid())
-    assert before.keys() >= {os.getpid()}
+def test_cpu_time_is_of_the_whole_tree_but_for_its_engine():
+    waits = "import sys, setproctitle; setproctitle.setproctitle(sys.argv[1]); print(flush=True); input()"
+    with contextlib.ExitStack() as stack:
+        children = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", waits, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                )
+            )
+            for name in ("front end", "VLLM::EngineCore_DP0")
+        ]
+        for child in children:
+            child.stdout.readline()
+        counted = cpu_outside_engine_s(os.getpid())
+        for child in children:
+            child.communicate(b"\n")
+    front_end, engine = (child.pid for child in children)
+    assert counted.keys() >= {os.getpid(), front_end}
+    assert engine not in counted
+
+
+def test_cpu_time_of_a_window_is_of_those_that_are_there_at_its_end():
     assert spent_between_s({1: 2.0, 2: 1.0}, {1: 2.5, 3: 0.25}) == 0.75
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from app.load.streams import BROKEN, COMPLETED, FAILED, GAVE_UP, REFUSED, UNREACHABLE, Answer
@@ -149,4 +151,14 @@ def test_beside_bare_only_what_both_completed_is_compared():
     row = figures["interactive"]
     assert (row["requests"], row["ttft_ratio"]["median"]) == (2, pytest.approx(1.375))
     assert row["e2e_ratio"]["median"] == pytest.approx(1.25)
-    assert row["ttft_ratio"]["low"] == pytest.approx(1.25)
+
+
+def test_how_sure_a_ratio_is_the_rounds_say_and_not_their_requests():
+    ids = [f"{round_}-{number}" for round_ in range(2) for number in range(3)]
+    bare = [replace(completed(0, ttft_s=1.0), request_id=one) for one in ids]
+    # The second round's are twice as long as the first's.
+    ttfts_s = (1.0, 1.1, 1.2, 2.0, 2.1, 2.2)
+    ours = [replace(one, ttft_s=ttft_s) for one, ttft_s in zip(bare, ttfts_s, strict=True)]
+    requests = {one: Request(one, 10.0, 10, 11) for one in ids}
+    ratio = beside(Run(requests, ours, 5.0), Run(requests, bare, 5.0))["interactive"]["ttft_ratio"]
+    assert ratio == {"median": pytest.approx(1.6), "low": pytest.approx(1.1), "high": pytest.approx(2.1)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -66,13 +67,28 @@ def test_ratios_are_of_rounds_and_medians_of_each_phase():
     assert taken["ratio"]["median"] == 1.8
     assert (taken["bare_s"], taken["ours_s"], taken["phases_s"]) == (10, 20, {"Ray": 5})
     text = table({"model": "tiny", "cold": taken, "warm": taken})
-    assert "| warm | 3 | 10.0 | 20.0 | 1.80 [1.50, 2.00] |" in text
+    assert "| warm | 3 | 10.0 | 20.0 | 1.80 |" in text
     assert "| Ray | 5.0 | 5.0 |" in text
 
 
-def test_eviction_reads_folders_and_leaves_files_as_they_are(tmp_path: Path):
+def test_of_five_rounds_it_says_how_sure_it_is():
+    taken = figures([Round(10, ours_s, {"Ray": 4}) for ours_s in (15, 17, 18, 19, 20)])
+    assert "| warm | 5 | 10.0 | 18.0 | 1.80 [1.50, 2.00] |" in table({"model": "tiny", "warm": taken})
+
+
+def test_eviction_is_of_all_files_of_folders_and_leaves_them_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "folder").mkdir()
     file = tmp_path / "folder" / "file"
     file.write_bytes(b"content")
+    evicted = []
+
+    def advise(descriptor: int, offset: int, length: int, advice: int) -> None:
+        evicted.append((os.readlink(f"/proc/self/fd/{descriptor}"), offset, length, advice))
+
+    # Whether a page leaves is the file system's word: some keep all in memory.
+    monkeypatch.setattr(os, "posix_fadvise", advise)
     evict([tmp_path, tmp_path / "absent"])
+    assert evicted == [(str(file), 0, 0, os.POSIX_FADV_DONTNEED)]
     assert file.read_bytes() == b"content"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from dataclasses import replace
 
 import pytest
@@ -831,15 +830,14 @@ def test_counting_stops_at_what_can_not_fit_any_more(path, fields):
 async def test_the_event_loop_turns_while_a_long_prompt_is_counted():
     long = replace(COUNTING, max_model_len=10**6)
     body = encoded(COMPLETIONS, prompt="word " * 150_000)
-    began_s = last_s = time.perf_counter()
-    longest_s = 0.0
+    turns = 0
     reading = asyncio.create_task(read(COMPLETIONS, body, long, "blue"))
     while not reading.done():
         await asyncio.sleep(0)
-        now_s = time.perf_counter()
-        longest_s, last_s = max(longest_s, now_s - last_s), now_s
+        turns += 1
     assert (await reading).ticket.prompt_tokens == 150_000
-    assert longest_s < 0.5 * (last_s - began_s)
+    # Counted on the loop it would be a few.
+    assert turns > 50
 
 
 async def test_a_body_is_read_beside_the_event_loop_by_its_bytes_and_not_by_the_models_window():

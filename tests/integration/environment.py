@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from app.serving.launch_plan import environment
-from benchmarks.servers import free_ports
+from benchmarks.servers import serve_ports
 
 # Of a client that says nothing though it is its turn. Short, so that a test can outlast it; scripts/serve
 # gives clients longer.
@@ -30,13 +30,5 @@ def set_environment() -> None:
 
 def server_environment() -> dict[str, str]:
     """For the cluster's processes: what `scripts/serve` sets, with HAProxy's ports our own."""
-    haproxy_metrics, haproxy_stats, ingress_http, ingress_grpc = free_ports(4)
-    return environment(os.environ, str(Path(sys.executable).parent), token="") | {
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ingress_http),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ingress_http + 100),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ingress_grpc),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ingress_grpc + 100),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(haproxy_metrics),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(haproxy_stats),
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(CLIENT_TIMEOUT_S),
-    }
+    given = environment(os.environ, str(Path(sys.executable).parent), token="")
+    return given | serve_ports() | {"RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(CLIENT_TIMEOUT_S)}

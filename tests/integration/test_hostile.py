@@ -37,6 +37,7 @@ RED = {"authorization": f"Bearer {HOSTILE_KEYS['red']}"}
 TOLD = re.compile(rb"site-packages|Traceback|File \\?\"/|/(?:usr|home|root|opt|tmp|var)/[a-z]|0x[0-9a-f]{9}")
 # A slow answer is asked for once more: the machine may have been busy with something else.
 TRIES = 2
+ERROR_FIELDS = {"message", "type", "param", "code"}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_every_hostile_request_is_answered_in_time_and_the_next_is_served(app: C
             wrong.append((hostile.name, status, round(took_s, 2), content[:200]))
         if status >= 400 and TOLD.search(content.replace(hostile.body, b"")):
             wrong.append((hostile.name, "tells too much", content[:300]))
-        if status >= 400 and json.loads(content)["error"].keys() < {"message", "type", "param", "code"}:
+        if status >= 400 and not json.loads(content).get("error", {}).keys() >= ERROR_FIELDS:
             wrong.append((hostile.name, "no error of OpenAI's", content[:200]))
         good = send(app, Hostile("good", COMPLETIONS, GOOD))[0]
         if good != 200:

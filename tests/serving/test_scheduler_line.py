@@ -347,16 +347,6 @@ async def test_without_the_secret_nobody_is_told_anything(method, path, secret):
     await scheduler.port.close()
 
 
-async def test_who_does_not_say_who_it_is_is_not_heard():
-    scheduler = Scheduler()
-    address = await scheduler.port.address()
-    async with aiohttp.ClientSession() as http:
-        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await http.ws_connect(address.url, headers={SECRET_HEADER: address.secret})
-    assert refused.value.status == 400
-    await scheduler.port.close()
-
-
 async def test_what_can_not_be_written_ends_the_line_and_whoever_waits_hears_of_it():
     leaders = Leaders(scheduler := Scheduler(None))
     async with connected(leaders) as line:
