@@ -195,8 +195,10 @@ class RoutePolicy:
     prefill_share: float = 0.2
     # vLLM's block size times 16: what the gateway hashes at once.
     tokens_per_block: int = 256
-    # Blocks remembered for each replica: 16 Mi tokens' worth of hashes stay below 10 MB.
+    # Blocks remembered for each replica: 16 Mi tokens, a large cache of keys and values.
     max_blocks_per_replica: int = 65_536
+    # Of all replicas together, which share it: some 400 bytes of the scheduler's memory each.
+    max_blocks: int = 1_048_576
     max_sessions: int = 65_536
     # A replica that knows the session, or the prompt's beginning, may be slower by this much: its cache is
     # likely warm.
@@ -341,7 +343,9 @@ class FlowConfig:
         _check_not_below_zero("preempt", self.preempt, *_OF_PREEMPTION)
         _check_not_below_zero("route", self.route, "prefill_share")
         _check_not_below_zero("route", self.route, "affinity_bonus_s", most=LARGEST)
-        _check_above_zero("route", self.route, "tokens_per_block", "max_blocks_per_replica", "max_sessions")
+        _check_above_zero(
+            "route", self.route, "tokens_per_block", "max_blocks_per_replica", "max_blocks", "max_sessions"
+        )
         _check_tenant("tenant", self.tenant, names)
         for name, policy in self.tenants.items():
             _check_tenant(f"tenants[{name!r}]", policy, names)

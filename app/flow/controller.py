@@ -37,7 +37,7 @@ from app.flow.lessons import Lessons
 from app.flow.load import LoadMeter
 from app.flow.outcome import Outcome
 from app.flow.predictor import Predictor
-from app.flow.preempt import at_risk, victim
+from app.flow.preempt import at_risk, victims
 from app.flow.queue import Entry, FlowQueue
 from app.flow.replicas import SMALL_FLEET, Choice, Replica, ReplicaPool
 from app.flow.snapshot import Snapshot, take_snapshot
@@ -49,6 +49,8 @@ __all__ = ["FlowController", "Limits", "Snapshot"]
 
 # Room for prompts is found by the first event after this time, which is little against what prompts take.
 LOOK_S = 0.005
+# Of a budget: a prompt that takes less leaves nearly all of it.
+LONG_PROMPT_SHARE = 0.1
 
 
 def _always_half() -> float:
@@ -336,7 +338,11 @@ class FlowController:
         if ticket.moved:
             return min(now_s + longest_s, ticket.arrived_s + deadline_s(self._config.classes[rank], ticket))
         if self._config.admission.enabled:
-            longest_s = min(longest_s, max(0.0, budget - self._pool.alone_s(ticket.prompt_tokens)))
+            own_s = self._pool.alone_s(ticket.prompt_tokens)
+            if own_s > LONG_PROMPT_SHARE * budget:
+                # What an engine knows of it is worth looking for.
+                own_s = self._pool.alone_s(ticket.prompt_tokens - self._pool.cached(ticket))
+            longest_s = min(longest_s, max(0.0, budget - own_s))
         return ticket.arrived_s + longest_s
 
     def _make_room(self, rank: int, now_s: float) -> list[Action] | None:
@@ -457,13 +463,18 @@ class FlowController:
         queue = self._queue.classes[rank]
         # Whoever waits for prompts needs nobody's place.
         waits = queue.size > 0 and rank not in self._queue.held
-        found = victim(self._leases, self._config.preempt, rank, now_s) if waits else None
-        if found is None:
+        found = victims(self._leases, self._config.preempt, rank, now_s) if waits else None
+        flow = queue.order.next() if found else None
+        if found is None or flow is None:
             return []
-        flow = queue.order.next()
-        return [] if flow is None else self._rescue(flow.head(), *found, now_s)
+        for held, loser in found:
+            actions = self._rescue(flow.head(), held, loser, now_s)
+            if actions:
+                return actions
+        return []
 
     def _rescue(self, entry: Entry, held: Held, loser: Entry, now_s: float) -> list[Action]:
+        """In that place; nothing where the engine can't be reached, or has no room for it, or too late."""
         wait_s = self._predictor.last_ttft_s(entry.rank, entry.ticket.prompt_tokens, now_s)
         replica = held.replica
         if not self._pool.is_usable(replica, now_s) or not self._pool.reachable(replica, now_s):

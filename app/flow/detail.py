@@ -1,6 +1,6 @@
 """What a person wants to see of the flow: who waits, for how long, and what each engine has.
 
-The snapshot is taken at every report of an engine; this is taken only while somebody looks, because it goes
+The snapshot is taken several times a second; this is taken only while somebody looks, because it goes
 through the whole queue and all tenants.
 """
 

@@ -45,6 +45,8 @@ UNTOUCHED_SHARE = 0.5
 # What has stood for so many times as long as anybody would wait is remembered, and no more: a lull of minutes
 # forgets hours. With one a bursty overload lets everybody wait in each lull (simulated: Jain 0.92, not 0.97).
 REMEMBERED = 4.0
+# Ticks come several times a second. In a longer pause nobody has looked: no queue is known to have stood.
+MAX_PASSED_S = 1.0
 
 
 class StandingQueue:
@@ -64,7 +66,7 @@ class StandingQueue:
 
     def update(self, now_s: float, served: bool = True) -> None:
         """`served`: there is an engine; for one that starts a queue has to wait."""
-        passed_s = 0.0 if self._at_s is None else max(0.0, now_s - self._at_s)
+        passed_s = 0.0 if self._at_s is None else min(max(0.0, now_s - self._at_s), MAX_PASSED_S)
         self._at_s = now_s
         lull = self._arrivals.per_s(now_s) < self._predictor.total_rate_per_s()
         if lull or not self._policy.impatient:

@@ -201,8 +201,11 @@ class LeaseTable:
         for held in self._held.values():
             held.seen_s += span_s
             held.granted_s += span_s
-            if span_s < 0.0 and held.entry is not None:
-                held.entry.set_back(span_s)
+            if span_s < 0.0:
+                if held.first_token_s is not None:
+                    held.first_token_s += span_s
+                if held.entry is not None:
+                    held.entry.set_back(span_s)
 
     def unseen_since(self, since_s: float) -> list[Held]:
         return [held for held in self._held.values() if held.seen_s < since_s]

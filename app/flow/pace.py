@@ -72,6 +72,10 @@ class StepPace:
         self._covariance = [[0.0] * 3 for _ in range(3)]
         self._scale(1.0)
 
+    def set_back(self, span_s: float) -> None:
+        """The clock was set, by less than nothing, or not at all."""
+        self.learnt_s += span_s
+
     @property
     def learnt(self) -> bool:
         return self.learnt_s > -math.inf

@@ -10,19 +10,24 @@ from app.flow.config import PreemptPolicy
 from app.flow.leases import Held, LeaseTable
 from app.flow.queue import Entry
 
+# Of so many engines a place is tried.
+MAX_VICTIMS = 4
 
-def victim(leases: LeaseTable, policy: PreemptPolicy, rank: int, now_s: float) -> tuple[Held, Entry] | None:
-    """The lease to take back for a ticket of class `rank`, if there is one."""
+
+def victims(leases: LeaseTable, policy: PreemptPolicy, rank: int, now_s: float) -> list[tuple[Held, Entry]]:
+    """Leases that may be taken back for a ticket of class `rank`, the best first: one of an engine each,
+    since what is in the way of one is in the way of its neighbours, and few."""
+    found: dict[str, tuple[Held, Entry]] = {}
     if not policy.enabled or not any(leases.revocable):
-        return None
+        return []
     for held_by_id in reversed(leases.revocable[rank + 1 :]):
         for held in reversed(held_by_id.values()):
-            if now_s - held.granted_s > policy.max_age_s:
+            if now_s - held.granted_s > policy.max_age_s or len(found) >= MAX_VICTIMS:
                 break
             entry = held.entry
             if entry is not None and _may_lose(policy, entry, now_s):
-                return held, entry
-    return None
+                found.setdefault(held.lease.replica_id, (held, entry))
+    return list(found.values())
 
 
 def _may_lose(policy: PreemptPolicy, entry: Entry, now_s: float) -> bool:

@@ -12,8 +12,10 @@ class PrefixIndex:
     A hash stands for its whole prefix (chained hashes), so a prompt matches block by block from the first.
     """
 
-    def __init__(self, max_blocks_per_replica: int) -> None:
-        self._max_blocks = max_blocks_per_replica
+    def __init__(self, max_blocks_per_replica: int, max_blocks: int) -> None:
+        """`max_blocks`: of all replicas, an equal part each."""
+        self._max_of_one = max_blocks_per_replica
+        self._max_of_all = max_blocks
         self._blocks: dict[str, OrderedDict[int, None]] = {}
         self._holders: dict[int, set[str]] = {}
 
@@ -24,20 +26,21 @@ class PrefixIndex:
             held[block] = None
             held.move_to_end(block)
             self._holders.setdefault(block, set()).add(replica_id)
-        while len(held) > self._max_blocks:
+        most = min(self._max_of_one, self._max_of_all // len(self._blocks))
+        while len(held) > most:
             self._forget(replica_id, held.popitem(last=False)[0])
 
     def match(self, blocks: Sequence[int]) -> dict[str, int]:
-        """Length of the longest known prefix on each replica that knows the first block; in blocks."""
+        """Length of the longest known prefix on each replica that knows the first block; in blocks.
+
+        From the end on: who holds a block holds all before it, which are forgotten later.
+        """
         lengths: dict[str, int] = {}
-        alive: set[str] | None = None
-        for length, block in enumerate(blocks, start=1):
-            holders = self._holders.get(block, set())
-            alive = set(holders) if alive is None else alive & holders
-            if not alive:
-                break
-            for replica_id in alive:
-                lengths[replica_id] = length
+        for length in range(len(blocks), 0, -1):
+            holders = self._holders.get(blocks[length - 1])
+            if holders is not None and len(holders) > len(lengths):
+                for replica_id in holders:
+                    lengths.setdefault(replica_id, length)
         return lengths
 
     def drop(self, replica_id: str) -> None:

@@ -76,7 +76,7 @@ class Entry:
         # Index of the class, most urgent first.
         self.rank = rank
         self.account = account
-        # Where it waits; who is charged. They differ only for a ticket with a promise.
+        # Where it waits; who is charged. They differ for a ticket with a promise, or that had a place.
         self.flow = self.payer = flow
         # Time to the first token that it is promised.
         self.budget_s = budget_s

@@ -114,7 +114,7 @@ class ReplicaPool:
         self.kept: Replica | None = None
         # When it was first asked who is there.
         self._born_s: float | None = None
-        self._prefix = PrefixIndex(config.route.max_blocks_per_replica)
+        self._prefix = PrefixIndex(config.route.max_blocks_per_replica, config.route.max_blocks)
         self._sessions: OrderedDict[str, str] = OrderedDict()
         admission = config.admission
         self.pace = StepPace(
@@ -246,8 +246,9 @@ class ReplicaPool:
             replica.limit.set_back(back_s)
         for replica_id in self.starting:
             self.starting[replica_id] += back_s
+        self.pace.set_back(back_s)
         if self._born_s is not None:
-            self._born_s += back_s
+            self._born_s += span_s
 
     def forget(self, now_s: float) -> None:
         """Replicas that are gone or silent for long, whose leases have ended; starts that never came."""
@@ -301,7 +302,7 @@ class ReplicaPool:
 
     def cached(self, ticket: Ticket) -> int:
         """Prompt tokens that some replica likely has cached, the most of them."""
-        return max(self._known(ticket).values(), default=0) if ticket.prefix_blocks else 0
+        return max(0, max(self._known(ticket).values(), default=0)) if ticket.prefix_blocks else 0
 
     def choice(self, replica: Replica, ticket: Ticket, now_s: float) -> Choice:
         """This replica, as if it had nothing of the ticket cached."""

@@ -90,7 +90,8 @@ class SchedulerReplica:
         self._wakes = config.replicas.min == 0
         self._starts = EngineStarts(self._flow, config.scheduler.engine_start_s, wakes=self._wakes)
         self._revoking: set[asyncio.Task[None]] = set()
-        self._started_s = time.time()
+        # When it came, and when something happened last, by the clock that is set.
+        self._started_s = self._last_s = time.time()
         self._scaling = EngineScaling(config, self._load, lambda: self._starts.unplaced)
         # Time begins with the first call: a spare that has waited for long is as new as any.
         self._ticking: list[asyncio.Task[None]] = []
@@ -102,6 +103,7 @@ class SchedulerReplica:
     def _begin(self) -> None:
         if self._ticking:
             return
+        self._last_s = time.time()
         loop = asyncio.get_running_loop()
         self._ticking = [loop.create_task(self._tick_for_ever()), loop.create_task(self._scaling.run())]
         self._looking = loop.create_task(self._look_for_starts())
@@ -117,7 +119,7 @@ class SchedulerReplica:
         A ticket that is submitted again (its gateway has lost the connection, its lease was taken back) takes
         over the earlier wait.
         """
-        now_s, self._heard_s = time.time(), time.monotonic()
+        now_s, self._heard_s = self._now(), time.monotonic()
         self._waiting[ticket.ticket_id] = _Waiting(ticket, inbox, now_s)
         self._starts.asked(now_s)
         try:
@@ -132,7 +134,7 @@ class SchedulerReplica:
         """A request has ended, in the queue or on an engine."""
         self._waiting.pop(closing.ticket_id, None)
         try:
-            actions = self._flow.close(closing.ticket_id, closing.outcome, time.time(), closing.usage)
+            actions = self._flow.close(closing.ticket_id, closing.outcome, self._now(), closing.usage)
         except Exception:
             logger.exception("Closing ticket %s failed", closing.ticket_id)
             return
@@ -142,18 +144,18 @@ class SchedulerReplica:
         """What it has in the queue is closed: it would take places that nobody uses."""
         for ticket_id in [id_ for id_, one in self._waiting.items() if one.ticket.caller == gateway_id]:
             del self._waiting[ticket_id]
-        self._perform(self._flow.caller_gone(gateway_id, time.time()))
+        self._perform(self._flow.caller_gone(gateway_id, self._now()))
 
     async def starting(self, replica_id: str) -> None:
         """An engine has begun to start: requests may wait for it."""
         self._begin()
         self._heard_s = time.monotonic()
-        self._perform(self._starts.began(replica_id, time.time(), self._heard_s))
+        self._perform(self._starts.began(replica_id, self._now(), self._heard_s))
 
     def report(self, report: EngineReport) -> None:
         """An engine's sign of life, and what its requests have made."""
         replica_id = report.state.replica_id
-        now_s, self._heard_s = time.time(), time.monotonic()
+        now_s, self._heard_s = self._now(), time.monotonic()
         self._note_port(report.port)
         try:
             self._perform(self._starts.reports(replica_id, now_s, self._heard_s))
@@ -177,7 +179,7 @@ class SchedulerReplica:
     def first_tokens(self, replica_id: str, news: Sequence[FirstToken]) -> None:
         """What an engine has begun to answer."""
         try:
-            actions = self._flow.first_tokens(news, time.time(), replica_id)
+            actions = self._flow.first_tokens(news, self._now(), replica_id)
         except Exception:
             logger.exception("First tokens of engine %s failed", replica_id)
             return
@@ -185,16 +187,16 @@ class SchedulerReplica:
 
     async def replica_gone(self, replica_id: str) -> None:
         """An engine has died, is about to stop or has failed to start, which Serve tries again."""
-        now_s = time.time()
+        now_s = self._now()
         self._starts.gone(replica_id, now_s, waited_for=bool(self._waiting))
         self._perform(self._flow.replica_gone(replica_id, now_s))
 
     async def replica_unroutable(self, replica_id: str) -> None:
         """A gateway can't reach an engine whose process has not ended."""
-        self._flow.replica_unroutable(replica_id, time.time())
+        self._flow.replica_unroutable(replica_id, self._now())
 
     async def view(self, metrics: bool = True) -> SchedulerView:
-        now_s = time.time()
+        now_s = self._now()
         snapshot = self._flow.snapshot(now_s)
         if self._scaling.decision is not None:
             self._metrics.observe_scaling(self._scaling.decision, self._starts.start_s)
@@ -208,7 +210,7 @@ class SchedulerReplica:
         )
 
     async def status(self) -> StatusView:
-        now_s = time.time()
+        now_s = self._now()
         return status_view(
             self._config,
             self._flow.snapshot(now_s),
@@ -224,7 +226,7 @@ class SchedulerReplica:
         what waits and what comes is refused until the last of them has gone."""
         if await asyncio.to_thread(is_being_deleted):
             logger.info("The application is being deleted: no new leases")
-            self._perform(self._flow.drain(time.time()))
+            self._perform(self._flow.drain(self._now()))
             await self._port.left()
         await self._port.close()
 
@@ -242,26 +244,31 @@ class SchedulerReplica:
         for id_ in [id_ for id_, (_, at_s) in self._engine_ports.items() if now_s - at_s > FORGOTTEN_S]:
             del self._engine_ports[id_]
 
+    def _now(self) -> float:
+        """Seconds since the epoch. The core hears of a jump of the clock before anything that comes after it:
+        what has piled up while this process stood still is handled before the next tick."""
+        now_s = time.time()
+        jump_s, self._last_s = now_s - self._last_s, now_s
+        if self._ticking and abs(jump_s) > LONG_PAUSE_S:
+            logger.warning("The clock has jumped by %.1f s", jump_s)
+            self._flow.skip(jump_s)
+        return now_s
+
     def _load(self) -> Load | None:
         """None until there was time to hear of every engine."""
-        now_s = time.time()
+        now_s = self._now()
         return None if self._flow.young(now_s) else self._flow.load(self._starts.start_s, now_s)
 
     async def _look_for_starts(self) -> None:
         """An engine says that it starts once, and its scheduler may have died since."""
         if await asyncio.to_thread(engine_is_starting):
-            self._starts.found(time.time())
+            self._starts.found(self._now())
 
     async def _tick_for_ever(self) -> None:
-        last_s = time.time()
         sampled_s = -math.inf
         while True:
             await asyncio.sleep(TICK_INTERVAL_S)
-            now_s = time.time()
-            if abs(now_s - last_s) > LONG_PAUSE_S:
-                logger.warning("The clock jumped by %.1f s between two ticks", now_s - last_s)
-                self._flow.skip(now_s - last_s)
-            last_s = now_s
+            now_s = self._now()
             if self._waiting:
                 self._starts.asked(now_s)
             self._starts.follow(now_s, waited_for=bool(self._waiting))
@@ -298,7 +305,7 @@ class SchedulerReplica:
         """Its client is told to come again; what follows for others from its end."""
         self._settle(ticket_id, Refusal(Outcome.REJECTED_NO_ENGINE, UNDECIDED_RETRY_AFTER_S))
         try:
-            return self._flow.close(ticket_id, Outcome.FAILED, time.time())
+            return self._flow.close(ticket_id, Outcome.FAILED, self._now())
         except Exception:
             logger.exception("A ticket could not be given up.")
             return []
@@ -326,7 +333,7 @@ class SchedulerReplica:
         waiting = self._waiting.get(ticket_id)
         if waiting is None:
             return None
-        requests, tokens = self._flow.rate_limits(waiting.ticket.tenant, time.time())
+        requests, tokens = self._flow.rate_limits(waiting.ticket.tenant, self._now())
         # Most tenants have none, and then nothing is to be said of them.
         return None if requests.limit is tokens.limit is None else RateLimits(requests, tokens)
 
@@ -347,7 +354,7 @@ class SchedulerReplica:
     def _settle(self, ticket_id: str, answer: Reply) -> None:
         waiting = self._waiting.pop(ticket_id, None)
         if waiting is not None:
-            tracing.record(waiting.ticket.traceparent, "queue", waiting.since_s, time.time())
+            tracing.record(waiting.ticket.traceparent, "queue", waiting.since_s, self._now())
             waiting.inbox.put((ticket_id, answer))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -909,6 +910,15 @@ def test_places_are_handed_out_at_a_share_of_the_rate():
     assert book.offer_s(30.0, rate_per_s=1.0) == 30.0
 
 
+def test_however_fast_a_class_is_served_it_promises_one_place_a_second_at_most():
+    book = PromiseBook(AdmissionPolicy())
+    due_s = []
+    for number in range(10):
+        due_s.append(book.offer_s(10.0 + number / 9, rate_per_s=1000.0))
+        assert book.make((f"t{number}", ""), due_s[-1])
+    assert all(later - sooner >= 1.0 for sooner, later in itertools.pairwise(due_s))
+
+
 def test_the_book_and_each_tenants_part_of_it_are_bounded():
     book = PromiseBook(AdmissionPolicy(max_promises=8))
     made = [book.make(("greedy", str(n)), 10.0 + n) for n in range(20)]
@@ -1067,7 +1077,7 @@ def test_no_minimum_share_makes_up_for_another(share: float):
         FlowConfig(classes=classes, default_class="a")
 
 
-@pytest.mark.parametrize("name", ["max_blocks_per_replica", "max_sessions"])
+@pytest.mark.parametrize("name", ["max_blocks_per_replica", "max_blocks", "max_sessions"])
 def test_what_is_remembered_of_prompts_is_something(name: str):
     with pytest.raises(ValueError, match=rf"^route\.{name}: -1 must be above 0"):
         FlowConfig(route=RoutePolicy(**{name: -1}))
@@ -1133,12 +1143,28 @@ def test_one_that_has_been_taken_back_already_shields_none_of_its_class():
     assert (revoke.ticket_id, granted.lease.ticket_id) == ("b1", "i2")
 
 
-def test_what_is_in_time_only_with_what_an_engine_has_cached_is_told_a_time():
+def test_what_is_in_time_only_with_what_an_engine_has_cached_is_told_a_time_and_finds_its_place():
     """Ten seconds of prompt, nearly all of which the engine knows."""
     pace = AdmissionPolicy(initial_prefill_tokens_per_s=1000.0, initial_service_s=4.0)
     flow = controller(replace(CONFIG, admission=pace))
     flow._pool.pace.learnt_s = 0.0
     blocks = tuple(range(39))
     submit(flow, "running", prompt_tokens=10_000, prefix_blocks=blocks)
-    assert only(submit(flow, "known", prompt_tokens=10_000, prefix_blocks=blocks)).promised
+    told = only(submit(flow, "known", prompt_tokens=10_000, prefix_blocks=blocks))
+    assert told.promised
     assert not only(submit(flow, "new", prompt_tokens=10_000, fingerprint="new")).promised
+    due_s = float(told.retry_after_s)
+    assert submit(flow, "known", due_s, prompt_tokens=10_000, prefix_blocks=blocks) == []
+    assert flow.tick(due_s + 0.1) == []
+    assert only(flow.close("running", Outcome.COMPLETED, due_s + 0.2)).lease.ticket_id == "known"
+
+
+def test_a_victim_that_is_of_no_use_shields_none_on_another_engine():
+    slow = replace(PREEMPT, admission=AdmissionPolicy(initial_service_s=3.4))
+    flow = controller(slow, replicas="rs")
+    revocable(flow, "b1", 0.0)
+    revocable(flow, "b2", 0.1)
+    (second,) = {"r", "s"} - {flow._leases["b1"].lease.replica_id}
+    flow.replica_unroutable(second, 0.15)
+    revoke, granted = submit(flow, "urgent", 0.5)
+    assert (revoke.ticket_id, granted.lease.ticket_id) == ("b1", "urgent")

@@ -10,7 +10,7 @@ import pytest
 from app.flow import COMPILED
 from app.flow.config import AdmissionPolicy, FlowConfig, Limits, default_classes
 from app.flow.controller import FlowController
-from app.flow.doors import CLAIM_SHARE, StandingQueue
+from app.flow.doors import CLAIM_SHARE, MAX_PASSED_S, StandingQueue
 from app.flow.outcome import Outcome
 from app.flow.queue import SHORT_S, WANTED_S
 from app.flow.ticket import Granted, Refused, ReplicaReport, Ticket, Usage
@@ -172,7 +172,8 @@ def test_what_has_stood_for_hours_is_forgotten_as_soon_as_what_has_stood_for_min
     assert standing.value_s == 120.0
     # A lull begins once the arrivals of before are forgotten.
     since_s = next(second for second in range(7200, 7300) if lull_at(standing, second))
-    standing.update(since_s + 120.0 / policy.lull_weight)
+    for second in range(int(120.0 / policy.lull_weight)):
+        standing.update(since_s + second + 1.0)
     assert standing.value_s == 0.0
 
 
@@ -384,6 +385,18 @@ def test_a_class_that_wants_nothing_any_more_is_owed_nothing():
     load.submit("batch")
     load.overload(WANTED_S + 1.0)
     assert load.flow._queue.classes[2].credit == 0.0
+
+
+def test_a_pause_of_the_process_is_no_queue_that_stands():
+    load = Load()
+    load.overload(1.0)
+    before_s = load.flow._doors.standing.value_s
+    load.now_s += 100.0
+    for _ in range(30):
+        load.submit("standard")
+    load.flow.skip(100.0)
+    load.flow.tick(load.now_s)
+    assert load.flow._doors.standing.value_s <= before_s + MAX_PASSED_S
 
 
 def test_a_class_wants_nothing_for_longer_because_the_clock_was_set_back():

@@ -373,6 +373,17 @@ async def test_an_engine_that_was_silent_for_a_while_has_kept_its_port():
     assert granted == {PORT, other}
 
 
+async def test_the_core_hears_of_a_jump_of_the_clock_before_what_has_piled_up(monkeypatch):
+    """A process that stood still reads what came meanwhile before its next tick."""
+    replica, jumped_s = scheduler(), 0.0
+    now = time.time
+    monkeypatch.setattr("app.serving.scheduler.time.time", lambda: now() + jumped_s)
+    await report(replica)
+    jumped_s = 3600.0
+    assert isinstance(await soon(acquire(replica, ticket("a"))), Grant)
+    assert (await replica.view()).replicas_ready == 1
+
+
 async def test_it_is_healthy_while_its_clock_runs():
     replica = scheduler()
     await replica.check_health()
