@@ -58,9 +58,12 @@ class RequestLimits(BaseModel):
     max_stop_chars: _Count = 256
     # A row of probabilities for each token: sorted, and sent as text. OpenAI's and vLLM's maximum.
     max_logprobs: int = Field(default=20, ge=0)
+    # Of all tokens that come in one piece: each takes about 10 us of the engine's event loop, which all
+    # others' tokens wait for, and a heartbeat. 8,000 tokens of one answer, with 20 each, are fewer.
+    max_logprob_entries: _Count = 200_000
     # OpenAI's maximum is 300; each is a write for each token.
     max_logit_bias: _Count = 300
-    # Of `stop_token_ids`, `allowed_token_ids`, `logprob_token_ids` and `bad_words`.
+    # Of `stop_token_ids`, `allowed_token_ids` and `bad_words`.
     max_token_list: _Count = 1024
     # OpenAI's maximum; all of them become part of the prompt.
     max_tools: _Count = 128

@@ -4,8 +4,9 @@ The capacity is measured first, by a closed loop on bare vLLM that keeps every e
 is a multiple of it. Every system sees the same requests at the same times (same seeds): Poisson arrivals,
 30 % interactive, 40 % standard, 30 % batch, tenants by Zipf, every prompt unique. One server runs at a time;
 the order of the systems, and that of the loads, turns by one each round; what arrives in the first
-`--warm-up-s` of a run is sent and not counted. A request is kept when its first token came within its class's budget and the others at the pace
-that the simulation asks for. The peers ignore `service_tier` and the keys, which is their setting;
+`--warm-up-s` of a run is sent and not counted. A request is kept when its first token came within its class's
+budget and the others at the pace that the simulation asks for. The peers ignore `service_tier` and the keys,
+which is their setting;
 `vllm-priority` is sent each class's rank as vLLM's own `priority`.
 """
 

@@ -11,6 +11,7 @@ from typing import Any
 from app.gateway.errors import MAX_SHOWN_KEY, ApiError, exceeds, invalid
 from app.gateway.items import check_items
 from app.gateway.media import check_media
+from app.gateway.sampling import most_output
 from app.gateway.schemas import Chat, Completion, Embedding, Fields, Responses
 from app.gateway.values import levels
 from app.limits import RequestLimits
@@ -22,7 +23,6 @@ COUNTS = {
     "logit_bias": "max_logit_bias",
     "stop_token_ids": "max_token_list",
     "allowed_token_ids": "max_token_list",
-    "logprob_token_ids": "max_token_list",
     "bad_words": "max_token_list",
     "chat_template_kwargs": "max_template_kwargs",
     "metadata": "max_metadata",
@@ -76,6 +76,43 @@ def check_bounds(fields: Fields, value: Mapping[str, Any], answers: int, limits:
     if isinstance(fields, Responses):
         check_items(fields.input)
     check_media(value, limits)
+
+
+def check_logprobs(
+    fields: Fields, answers: int, prompt_tokens: int, max_model_len: int, limits: RequestLimits
+) -> None:
+    """What would come in one piece: of the output where the answer is not streamed, of the prompt always.
+    `prompt_tokens` are those of all prompts. Raises ApiError 400."""
+    if not isinstance(fields, Chat | Completion | Responses):
+        return
+    field, each = _logprobs_a_token(fields)
+    most = most_output(fields, limits)
+    if most is None:
+        most = max(0, max_model_len - prompt_tokens)
+    asked = [(field, 0 if fields.stream else each * answers * most)]
+    if isinstance(fields, Completion) and fields.echo:
+        asked.append((field, each * prompt_tokens * (fields.n or 1)))
+    if not isinstance(fields, Responses) and fields.prompt_logprobs is not None:
+        each_answer = (1 + fields.prompt_logprobs) * prompt_tokens
+        asked.append(("prompt_logprobs", each_answer * (fields.n or 1)))
+    for name, count in asked:
+        if count > limits.max_logprob_entries:
+            most, hint = limits.max_logprob_entries, "ask for fewer tokens or fewer of each, or stream"
+            reason = f"{name}: up to {count} log probabilities exceed the limit of {most}: {hint}"
+            raise ApiError(400, "invalid_value", reason, name)
+
+
+def _logprobs_a_token(fields: Chat | Completion | Responses) -> tuple[str, int]:
+    """The field that asks for them, and how many: the token's own, and others."""
+    if isinstance(fields, Completion):
+        field, others = "logprobs", fields.logprobs
+    elif isinstance(fields, Responses):
+        field, others = "top_logprobs", fields.top_logprobs or None
+    else:
+        field, others = "top_logprobs", (fields.top_logprobs or 0) if fields.logprobs else None
+    if not isinstance(fields, Responses) and fields.logprob_token_ids:
+        others = (others or 0) + len(fields.logprob_token_ids)
+    return field, 0 if others is None else 1 + others
 
 
 def _check_count(name: str, items: Any, limit: int) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry.trace import Span
 
-from app.gateway.errors import ApiError, engine_lost, half_pair, internal_error
+from app.gateway.errors import ApiError, engine_lost, half_pair, internal_error, reader_stalled
 from app.gateway.exchange import Exchange
+from app.gateway.patience import ReaderWatch
 from app.gateway.redaction import where
 from app.gateway.requests import Request, Window, read
 from app.gateway.spans import describe, request_span
@@ -26,10 +28,13 @@ _DATA = b"data: "
 class CallFace:
     """One method for whole answers, one for streams; both raise ApiError."""
 
-    def __init__(self, exchange: Exchange, window: Window, keys: Tenants) -> None:
+    def __init__(
+        self, exchange: Exchange, window: Window, keys: Tenants, reader_stall_s: float = math.inf
+    ) -> None:
         self._exchange = exchange
         self._window = window
         self._keys = keys
+        self._reader_stall_s = reader_stall_s
 
     async def call(self, path: str, body: dict[str, Any], api_key: str | None) -> dict[str, Any]:
         """The whole answer."""
@@ -41,18 +46,24 @@ class CallFace:
     async def stream(
         self, path: str, body: dict[str, Any], api_key: str | None
     ) -> AsyncIterator[dict[str, Any]]:
-        """The answer's chunks as they are made."""
+        """The answer's chunks as they are made. For who takes none for `reader_stall_s` the answer ends: as
+        long as nobody asks for the next, this stands still, and the engine with it."""
         with _only_api_errors(), request_span(path) as span:
             request = await self._request(path, body, api_key, span, stream=True)
             async with self._exchange.answer(request, span) as answer:
                 failure: ApiError | None = None
-                # To the end, also of what has failed: there the engine says so, and what was used.
-                async for event in sse_events(answer.chunks):
-                    payload = json.loads(event)
-                    if "error" in payload:
-                        failure = _from_event(payload["error"])
-                    else:
-                        yield payload
+                with ReaderWatch(self._reader_stall_s, answer.abandon) as watch:
+                    # To the end, also of what has failed: there the engine says so, and what was used.
+                    async for event in sse_events(answer.chunks):
+                        payload = json.loads(event)
+                        if "error" in payload:
+                            failure = _from_event(payload["error"])
+                        else:
+                            watch.waits()
+                            yield payload
+                            watch.took()
+                        if answer.abandoned():
+                            raise reader_stalled(self._reader_stall_s)
                 if failure is not None:
                     raise failure
 

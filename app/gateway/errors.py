@@ -149,6 +149,12 @@ def engine_busy() -> ApiError:
     return ApiError(503, "engine_busy", message, retry_after_s=ENGINE_LOST_RETRY_AFTER_S)
 
 
+def reader_stalled(stall_s: float) -> ApiError:
+    """By handle; over HTTP the connection breaks."""
+    message = f"The answer has ended: nothing of it was taken for {stall_s:g} s, or little again and again."
+    return ApiError(408, "reader_stalled", message, retryable=False)
+
+
 def scheduler_unreachable(retry_after_s: int = SCHEDULER_RETRY_AFTER_S) -> ApiError:
     """It restarts, or has yet to come."""
     message = f"The scheduler does not answer. Try again in {retry_after_s} s."

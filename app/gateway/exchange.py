@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import aiohttp
@@ -57,7 +59,7 @@ logger = logging.getLogger("ray.serve")
 # taken back (which the scheduler does once at most).
 ENGINE_ATTEMPTS = 3
 # A scheduler that restarts is back within seconds; each attempt waits a little longer.
-SCHEDULER_ATTEMPTS = 8
+SCHEDULER_PATIENCE_S = 7.0
 SCHEDULER_RETRY_S = 0.25
 # Answers that tell the tier where they begin, and those that tell it in each response that they hold.
 TIER_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
@@ -68,13 +70,16 @@ REWRITTEN_AT_ONCE_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An engine's answer: `chunks` are the body as it comes."""
+    """An engine's answer: `chunks` are the body as it comes. `abandon` ends it at the engine at once, where
+    its reader can't be made to; `abandoned` says that it has."""
 
     ticket_id: str
     # The engine's own, with its parameters.
     content_type: str
     grant: Grant
     chunks: AsyncIterator[bytes]
+    abandon: Callable[[], None]
+    abandoned: Callable[[], bool]
 
 
 @dataclass(slots=True)
@@ -93,6 +98,8 @@ class _Run:
     outcome: Outcome = Outcome.CANCELLED
     # The engine could not be reached, or has broken off before it answered.
     lost: bool = False
+    # What closes its ticket, from when it is let go.
+    closing: asyncio.Task[None] | None = None
 
 
 class _EngineLostError(Exception):
@@ -144,6 +151,8 @@ class Exchange:
                 run.response.headers.get("content-type", "application/octet-stream"),
                 run.grant,
                 self._chunks(run, request),
+                abandon=lambda: self._abandon(run),
+                abandoned=lambda: run.closing is not None,
             )
         finally:
             self._finish(run)
@@ -202,13 +211,20 @@ class Exchange:
 
     async def _acquire(self, ticket: Ticket) -> Grant | Refusal:
         """Submits again while the scheduler restarts: the ticket keeps its id and its age. Raises
-        ConnectionError where that takes too long."""
-        for attempt in range(1, SCHEDULER_ATTEMPTS):
+        ConnectionError where that takes too long, or longer than the ticket's own promise."""
+        deadline_s = ticket.deadline_s or math.inf
+        end_s = math.inf
+        for attempt in count(1):
             try:
                 return await self._control.acquire(ticket)
             except ConnectionError:
-                await asyncio.sleep(self._scheduler_retry_s * attempt)
-        return await self._control.acquire(ticket)
+                pause_s, now_s = self._scheduler_retry_s * attempt, time.time()
+                # From the first failure on: before it the ticket may have waited for its turn.
+                end_s = min(end_s, now_s + SCHEDULER_PATIENCE_S, ticket.arrived_s + deadline_s)
+                if now_s + pause_s > end_s:
+                    raise
+            await asyncio.sleep(pause_s)
+        raise AssertionError("unreachable")
 
     async def _send(self, run: _Run, request: Request) -> None:
         engine = run.grant.engine
@@ -277,8 +293,13 @@ class Exchange:
         failed = run.metered is not None and run.metered.failed
         run.outcome = Outcome.FAILED if failed else Outcome.COMPLETED
 
+    def _abandon(self, run: _Run) -> None:
+        self._finish(run)
+
     def _finish(self, run: _Run) -> asyncio.Task[None]:
-        """Lets go of the engine now and closes the ticket in the background."""
+        """Lets go of the engine now, once, and closes the ticket in the background."""
+        if run.closing is not None:
+            return run.closing
         self._heartbeats.leave(run.grant.engine, run.lifeline)
         if run.outcome is not Outcome.COMPLETED:
             run.span.set_attribute("error.type", run.outcome.label)
@@ -289,7 +310,8 @@ class Exchange:
             else:
                 # Breaking the connection is what makes the engine abort.
                 run.response.close()
-        return self._in_background(self._close(run))
+        run.closing = self._in_background(self._close(run))
+        return run.closing
 
     async def _close(self, run: _Run) -> None:
         engine, ticket_id = run.grant.engine, run.ticket.ticket_id

@@ -17,6 +17,7 @@ from app.gateway.door import announced_bytes, check_head, only, tenant_of
 from app.gateway.errors import ApiError, internal_error, shorten, unknown_path
 from app.gateway.exchange import Answer, Exchange
 from app.gateway.headers import Headers, grant_headers
+from app.gateway.incoming import Arriving, Incoming
 from app.gateway.patience import Patience, ReaderStalledError
 from app.gateway.reads import Reads
 from app.gateway.redaction import where
@@ -40,12 +41,14 @@ class HttpFace:
         window: Window,
         keys: Tenants,
         status: StatusFace,
+        incoming: Incoming,
         reader_stall_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._exchange = exchange
         self._window = window
         self._keys = keys
+        self._incoming = incoming
         self._reader_stall_s = reader_stall_s
         self._status = status
         self._reads = Reads(control, exchange.http, window, status.paths, clock)
@@ -105,11 +108,9 @@ class HttpFace:
             await self._infer_within(span, scope, receive, send)
 
     async def _infer_within(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
-        path, tenant = scope["path"], tenant_of(scope, self._keys)
-        body = await _read_body(scope, receive, self._window.limits)
-        if body is None:
+        request = await self._request(scope, receive)
+        if request is None:
             return
-        request = await read(path, body, self._window, tenant)
         describe(span, request, self._window.model)
         answering = asyncio.ensure_future(self._answer(request, span, send))
         leaving = asyncio.ensure_future(_disconnected(receive))
@@ -121,6 +122,13 @@ class HttpFace:
                 answering.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await answering
+
+    async def _request(self, scope: Scope, receive: Receive) -> Request | None:
+        """None when the client left. Raises ApiError."""
+        tenant = tenant_of(scope, self._keys)
+        with self._incoming.body(tenant) as arriving:
+            body = await _read_body(scope, receive, self._window.limits, arriving)
+            return None if body is None else await read(scope["path"], body, self._window, tenant)
 
     async def _answer(self, request: Request, span: Span, send: Send) -> None:
         try:
@@ -185,28 +193,29 @@ def _answer_headers(answer: Answer) -> Headers:
     ]
 
 
-async def _read_body(scope: Scope, receive: Receive, limits: RequestLimits) -> bytes | None:
-    """The whole body; None when the client left. Raises ApiError 413, 408."""
+async def _read_body(
+    scope: Scope, receive: Receive, limits: RequestLimits, arriving: Arriving
+) -> bytes | None:
+    """The whole body; None when the client left. Raises ApiError 413, 408, 429."""
     if announced_bytes(scope) > limits.max_body_bytes:
         raise body_too_large(limits)
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            return await _all_parts(receive, limits)
+            return await _all_parts(receive, limits, arriving)
     except TimeoutError:
         reason = f"body: not complete within {limits.body_timeout_s:g} s"
         raise ApiError(408, "body_timeout", reason, "body") from None
 
 
-async def _all_parts(receive: Receive, limits: RequestLimits) -> bytes | None:
+async def _all_parts(receive: Receive, limits: RequestLimits, arriving: Arriving) -> bytes | None:
     parts: list[bytes] = []
-    size_bytes = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         parts.append(message.get("body", b""))
-        size_bytes += len(parts[-1])
-        if size_bytes > limits.max_body_bytes:
+        arriving.add(len(parts[-1]))
+        if arriving.size_bytes > limits.max_body_bytes:
             raise body_too_large(limits)
         if not message.get("more_body", False):
             return b"".join(parts)

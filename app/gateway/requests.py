@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.flow.ticket import Ticket
-from app.gateway.bounds import check_bounds, check_depth, check_forbidden
+from app.gateway.bounds import check_bounds, check_depth, check_forbidden, check_logprobs
 from app.gateway.errors import ApiError, invalid, place, shorten, unknown_path
 from app.gateway.fitting import fit
 from app.gateway.grammars import check_grammars
@@ -92,6 +92,7 @@ def parse(path: str, body: bytes, window: Window, tenant: str) -> Request:
     fitted = fit(fields, value, reads, window.counter, window.max_model_len)
     salt = _salt(tenant, fields.cache_salt)
     prompt = prompt_of(fitted.prompts, reads.overhead, fitted.most, salt, window.tokens_per_block)
+    check_logprobs(fields, reads.answers, prompt.tokens, window.max_model_len, window.limits)
     most_tokens = _output_bound(fields, reads.answers, window.limits)
     ticket = _ticket(fields, reads.answers, most_tokens, prompt, body, tenant, class_name)
     if None in value.values():

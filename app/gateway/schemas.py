@@ -130,7 +130,8 @@ class _Sampled(_Generated):
     stop: str | list[str] | None = None
     stop_token_ids: list[_TokenId] | None = None
     allowed_token_ids: list[_TokenId] | None = None
-    logprob_token_ids: list[_TokenId] | None = None
+    # vLLM's bound.
+    logprob_token_ids: Annotated[list[_TokenId], Field(max_length=128)] | None = None
     bad_words: list[str] | None = None
     # -1 and 0: all tokens.
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None

@@ -19,6 +19,7 @@ from app.gateway.calls import CallFace
 from app.gateway.exchange import Exchange
 from app.gateway.grammars import COMPILING_PARSERS
 from app.gateway.http import HttpFace
+from app.gateway.incoming import Incoming
 from app.gateway.key_sources import KeyRing
 from app.gateway.requests import Window
 from app.gateway.status import StatusFace
@@ -81,14 +82,21 @@ class GatewayReplica:
         self._keys = key_ring(config)
         if self._keys.is_open:
             await require_loopback()
-        self._calls = CallFace(self._exchange, self._window, self._keys)
         self._reader_stall_s = config.gateway.reader_stall_s
+        self._calls = CallFace(self._exchange, self._window, self._keys, self._reader_stall_s)
+        self._incoming = Incoming(config.flow, config.scheduler.max_bytes)
         self._status = StatusFace(self._control, self._http, config.status, self._keys)
 
     async def __serve_build_asgi_app__(self) -> HttpFace:
         """Serve's hook: the ASGI application, built inside the replica."""
         return HttpFace(
-            self._exchange, self._control, self._window, self._keys, self._status, self._reader_stall_s
+            self._exchange,
+            self._control,
+            self._window,
+            self._keys,
+            self._status,
+            self._incoming,
+            self._reader_stall_s,
         )
 
     async def chat(self, body: dict[str, Any], api_key: str | None = None) -> dict[str, Any]:

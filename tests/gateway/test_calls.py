@@ -26,10 +26,11 @@ BODY = {"model": "tiny", "prompt": "Hi"}
 payloads = st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=2), max_size=5)
 
 
-def face_over(control: FakeControlPlane, http: aiohttp.ClientSession, **keys: list[str]) -> CallFace:
-    return CallFace(
-        Exchange(control, http, TIERS, 60.0, 60.0), window(), ApiKeys(keys, open_without_keys=not keys)
-    )
+def face_over(
+    control: FakeControlPlane, http: aiohttp.ClientSession, reader_stall_s: float = 60.0, **keys: list[str]
+) -> CallFace:
+    keyed = ApiKeys(keys, open_without_keys=not keys)
+    return CallFace(Exchange(control, http, TIERS, 60.0, 60.0), window(), keyed, reader_stall_s)
 
 
 @settings(deadline=None)  # A machine that is busy with something else.
@@ -164,6 +165,23 @@ async def test_a_caller_that_stops_reading_breaks_the_engines_connection(engine,
     await stream.aclose()
     await soon(request.abandoned.wait())
     assert (await control.next_close()).outcome is Outcome.CANCELLED
+
+
+async def test_a_caller_that_stands_still_keeps_no_place(engine, http):
+    """Nobody asks for the next part, so that this end of the stream never runs: a timer ends it."""
+    control = FakeControlPlane(engine.grant)
+    stream = face_over(control, http, reader_stall_s=0.05).stream(PATH, BODY, None)
+    first = asyncio.ensure_future(anext(stream))
+    request = await engine.next_request()
+    request.begin()
+    request.send(b'data: {"n": 1}\n\n')
+    await soon(first)
+    await soon(request.abandoned.wait())
+    assert (await control.next_close()).outcome is Outcome.CANCELLED
+    with pytest.raises(ApiError) as caught:
+        await soon(anext(stream))
+    assert (caught.value.status, caught.value.code, caught.value.retryable) == (408, "reader_stalled", False)
+    assert control.all_closes_seen
 
 
 async def test_refusals_are_the_same_as_over_http(http):

@@ -26,7 +26,7 @@ from app.contract import (
 from app.flow.outcome import Outcome
 from app.flow.ticket import Ticket, Usage
 from app.gateway.errors import ApiError
-from app.gateway.exchange import ENGINE_ATTEMPTS, SCHEDULER_ATTEMPTS, Exchange
+from app.gateway.exchange import ENGINE_ATTEMPTS, SCHEDULER_PATIENCE_S, Exchange
 from app.gateway.requests import Request
 from tests.fakes import SECRET, TIERS, Closed, FakeControlPlane, FakeEngine, dead_port, soon
 
@@ -43,9 +43,14 @@ client: ContextVar[str | None] = ContextVar("client", default=None)
 
 
 @asynccontextmanager
-async def exchange_over(control: FakeControlPlane, silence_s: float = 60.0, heartbeat_s: float = 60.0):
+async def exchange_over(
+    control: FakeControlPlane,
+    silence_s: float = 60.0,
+    heartbeat_s: float = 60.0,
+    scheduler_retry_s: float = 0.001,
+):
     async with aiohttp.ClientSession() as http:
-        yield Exchange(control, http, TIERS, silence_s, heartbeat_s, scheduler_retry_s=0.001)
+        yield Exchange(control, http, TIERS, silence_s, heartbeat_s, scheduler_retry_s)
 
 
 async def test_the_trace_of_a_request_goes_with_its_ticket_and_to_its_engine(engine):
@@ -529,25 +534,45 @@ async def test_while_the_scheduler_restarts_the_same_ticket_is_submitted_again(e
     assert len(set(control.tickets)) == 1
 
 
-async def test_a_scheduler_that_stays_away_is_asked_a_bounded_number_of_times(monkeypatch):
-    """And not waited for once more when it has been asked for the last time."""
-    pauses, sleep = [], asyncio.sleep
+@pytest.mark.parametrize(
+    ("deadline_s", "each_takes_s", "attempts"),
+    [
+        # 0.25 s, 0.5 s, ... of pauses, and not one more when it has been asked for the last time.
+        (None, 0.0, 8),
+        # Serve's router waits for a scheduler itself.
+        (None, 5.0, 3),
+        (2.0, 0.0, 4),
+    ],
+)
+async def test_a_scheduler_that_stays_away_is_asked_for_seven_seconds_or_as_long_as_the_ticket_has(
+    monkeypatch, deadline_s: float | None, each_takes_s: float, attempts: int
+):
+    now_s, sleep = 1000.0, asyncio.sleep
 
-    async def noting(delay_s: float) -> None:
-        pauses.append(delay_s)
+    async def passing(delay_s: float) -> None:
+        nonlocal now_s
+        now_s += delay_s
         await sleep(0)
 
-    monkeypatch.setattr("asyncio.sleep", noting)
-    control = FakeControlPlane(*[ConnectionError("gone")] * (SCHEDULER_ATTEMPTS + 1))
-    async with exchange_over(control) as exchange:
+    class Away(FakeControlPlane):
+        async def acquire(self, ticket: Ticket) -> Grant | Refusal:
+            nonlocal now_s
+            now_s += each_takes_s
+            return await super().acquire(ticket)
+
+    monkeypatch.setattr("asyncio.sleep", passing)
+    monkeypatch.setattr("app.gateway.exchange.time.time", lambda: now_s)
+    control = Away(*[ConnectionError("gone")] * 20)
+    async with exchange_over(control, scheduler_retry_s=0.25) as exchange:
         with pytest.raises(ApiError) as caught:
-            await soon(drained(exchange, WHOLE))
+            await soon(drained(exchange, replace(WHOLE, ticket=replace(TICKET, deadline_s=deadline_s))))
         closed = await control.next_close()
     assert (caught.value.status, caught.value.code) == (503, "scheduler_unreachable")
     assert caught.value.message == "The scheduler does not answer. Try again in 5 s."
     assert caught.value.retry_after_s == 5
-    assert len(control.tickets) == SCHEDULER_ATTEMPTS
-    assert pauses == [pytest.approx(0.001 * number) for number in range(1, SCHEDULER_ATTEMPTS)]
+    assert len(control.tickets) == attempts
+    # The first try, those after it, and the last.
+    assert now_s - 1000.0 <= each_takes_s + (deadline_s or SCHEDULER_PATIENCE_S) + each_takes_s
     # It may have been granted and the answer lost.
     assert closed == Closed(control.tickets[0].ticket_id, Outcome.FAILED, None)
     assert control.all_closes_seen

@@ -12,10 +12,12 @@ import pytest
 
 from app.config import StatusConfig
 from app.contract import RateLimits, Refusal, SchedulerView
+from app.flow.config import FlowConfig, TenantPolicy
 from app.flow.outcome import Outcome
 from app.flow.ticket import RateLimit
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
+from app.gateway.incoming import Incoming
 from app.gateway.ranks import engine_ranks
 from app.gateway.reads import VIEW_KEEP_S
 from app.gateway.schemas import SCHEMAS
@@ -127,6 +129,7 @@ class Site:
             replace(window(), limits=limits),
             keyed,
             page,
+            Incoming(FlowConfig(tenant=TenantPolicy(max_bytes=MAX_BODY_BYTES + 10)), 2 * MAX_BODY_BYTES),
             reader_stall_s,
             lambda: self.now_s,
         )
@@ -373,6 +376,17 @@ async def test_a_body_is_refused_as_soon_as_it_is_too_large(site):
     assert (visit.status, visit.error["code"], visit.error["param"]) == (413, "body_too_large", "body")
     assert str(MAX_BODY_BYTES) in visit.error["message"]
     assert (await site.visit("POST", CHAT, b" " * MAX_BODY_BYTES).done()).status == 400
+
+
+async def test_bodies_that_do_not_end_are_bounded_together_and_a_client_that_leaves_frees_its_part(site):
+    slow = site.visit("POST", CHAT, b" " * MAX_BODY_BYTES, cut=True)
+    await asyncio.sleep(0)
+    refused = await site.visit("POST", CHAT, WHOLE).done()
+    assert (refused.status, refused.error["code"]) == (429, "rejected_tenant_bytes")
+    assert refused.headers["retry-after"] == "1"
+    slow.leave()
+    await slow.done()
+    assert (await site.visit("POST", CHAT, b"{}").done()).error["code"] == "missing_field"
 
 
 async def test_the_one_model_is_listed_and_shown(site):

@@ -36,8 +36,8 @@ async def test_a_client_that_reads_may_take_any_time_in_all(monkeypatch):
         sending = asyncio.create_task(patient.send(MESSAGE))
         await asyncio.sleep(0)
         # The look that may come at any time comes now.
-        patient._timer.cancel()
-        patient._look()
+        patient._watch._timer.cancel()
+        patient._watch._look()
         read.set()
         await sending
 
@@ -85,4 +85,4 @@ async def test_the_end_of_the_block_leaves_no_timer():
     await asyncio.sleep(2 * BRIEF_S)
     # A look after the end would cut what this task does next.
     assert asyncio.current_task().cancelling() == 0
-    assert patient._timer.cancelled()
+    assert patient._watch._timer.cancelled()

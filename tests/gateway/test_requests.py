@@ -954,3 +954,52 @@ def test_a_promise_or_a_key_that_makes_no_sense_is_refused(field, value):
 )
 def test_a_request_takes_a_place_for_each_answer_that_the_engine_gives_at_a_time(path, fields, answers):
     assert ticket_of(path, **fields).answers == answers
+
+
+LOGPROB_WINDOW = replace(WINDOW, max_model_len=1000)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param", "count"),
+    [
+        (CHAT, {"logprobs": True, "top_logprobs": 20, "n": 10}, "top_logprobs", 10 * 21 * 1000),
+        (
+            CHAT,
+            {"logprobs": True, "logprob_token_ids": [1] * 128, "n": 4, "max_tokens": 500},
+            "top_logprobs",
+            258_000,
+        ),
+        (
+            COMPLETIONS,
+            {"prompt": "Hi", "logprobs": 20, "n": 32, "max_tokens": 500},
+            "logprobs",
+            32 * 21 * 500,
+        ),
+        (RESPONSES, {"input": "Hi", "top_logprobs": 20, "max_output_tokens": 999}, None, 0),
+        (CHAT, {"logprobs": True, "top_logprobs": 20, "n": 10, "stream": True}, None, 0),
+        (CHAT, {"top_logprobs": 20, "n": 10}, None, 0),
+        (CHAT, {"logprobs": True, "n": 32, "max_tokens": 900}, None, 0),
+        (
+            COMPLETIONS,
+            {"prompt": [[5] * 900] * 12, "prompt_logprobs": 20, "max_tokens": 1},
+            "prompt_logprobs",
+            226_800,
+        ),
+        (
+            COMPLETIONS,
+            {"prompt": [[5] * 900] * 12, "echo": True, "logprobs": 20, "max_tokens": 1, "stream": True},
+            "logprobs",
+            226_800,
+        ),
+    ],
+)
+def test_log_probabilities_that_come_in_one_piece_are_bounded(path, fields, param, count):
+    body = encoded(path, **fields)
+    if param is None:
+        parse(path, body, LOGPROB_WINDOW)
+        return
+    error = refusal(path, body, LOGPROB_WINDOW)
+    assert (error.status, error.code, error.param) == (400, "invalid_value", param)
+    if path == COMPLETIONS:
+        stated = f"{param}: up to {count} log probabilities exceed the limit of 200000: "
+        assert error.message == f"{stated}ask for fewer tokens or fewer of each, or stream"

@@ -201,7 +201,15 @@ TOO_MUCH: dict[str, tuple[str, dict[str, Any]]] = {
     "301 biases": (CHAT, {"logit_bias": {str(i): 1 for i in range(301)}}),
     "1,025 stop tokens": (CHAT, {"stop_token_ids": [1] * 1025}),
     "1,025 allowed tokens": (CHAT, {"allowed_token_ids": [1] * 1025}),
-    "1,025 tokens to tell": (CHAT, {"logprob_token_ids": [1] * 1025, "logprobs": True}),
+    "129 tokens to tell": (CHAT, {"logprob_token_ids": [1] * 129, "logprobs": True}),
+    "20 probabilities of all tokens of 32 answers": (
+        CHAT,
+        {"logprobs": True, "top_logprobs": 20, "n": 32, "max_tokens": 1000},
+    ),
+    "20 probabilities of 31 prompts": (
+        COMPLETIONS,
+        {"prompt": ["word " * 400] * 31, "prompt_logprobs": 20, "max_tokens": 1},
+    ),
     "1,025 bad words": (CHAT, {"bad_words": ["a"] * 1025}),
     "a bad word of 300 characters": (CHAT, {"bad_words": ["a" * 300]}),
     "17 template arguments": (CHAT, {"chat_template_kwargs": {f"k{i}": 1 for i in range(17)}}),

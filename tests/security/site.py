@@ -13,8 +13,10 @@ import aiohttp
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from app.config import StatusConfig
+from app.flow.config import FlowConfig
 from app.gateway.exchange import Exchange
 from app.gateway.http import HttpFace
+from app.gateway.incoming import Incoming
 from app.gateway.requests import Window
 from app.gateway.status import StatusFace
 from app.gateway.tenants import ApiKeys, Tenants
@@ -70,7 +72,8 @@ class Site:
             control = FakeControlPlane()
             status = StatusFace(control, http, StatusConfig(), keys)
             exchange = Exchange(control, http, TIERS, 60.0, 60.0)
-            face = HttpFace(exchange, control, window(limits, max_model_len), keys, status)
+            incoming = Incoming(FlowConfig(), 2**30)
+            face = HttpFace(exchange, control, window(limits, max_model_len), keys, status, incoming)
             site = cls(face, control, engine)
             answering = asyncio.create_task(site._answer_all())
             yield site

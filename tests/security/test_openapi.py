@@ -24,7 +24,10 @@ WINDOW_TOKENS = 1_000_000
 # Nor what a schema or a pattern inside may be, what a name of a template may be, or how sizes multiply.
 BEYOND_SCHEMAS = {"context_length_exceeded", "forbidden_field", "forbidden_url", "unsupported_field"}
 # Nor what two fields say together, or where a text has its lines.
-BEYOND = ("answers exceed", "answers would be the same", "that an answer may have", "has several lines")
+BEYOND = (
+    *("answers exceed", "answers would be the same", "that an answer may have", "has several lines"),
+    "log probabilities exceed",
+)
 # The same each time: a rare disagreement of generator and document is no news in somebody else's change.
 SOME = settings(max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
