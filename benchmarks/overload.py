@@ -6,8 +6,7 @@ is a multiple of it. Every system sees the same requests at the same times (same
 the order of the systems, and that of the loads, turns by one each round; what arrives in the first
 `--warm-up-s` of a run is sent and not counted. A request is kept when its first token came within its class's
 budget and the others at the pace that the simulation asks for. The peers ignore `service_tier` and the keys,
-which is their setting;
-`vllm-priority` is sent each class's rank as vLLM's own `priority`.
+which is their setting; `vllm-priority` is sent each class's rank as vLLM's own `priority`.
 """
 
 from __future__ import annotations
