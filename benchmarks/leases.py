@@ -197,16 +197,17 @@ def capacity(one: Run, requests_per_s: float, gpus: int) -> Capacity:
 
 def with_more(target: str, runs: Sequence[Run], more_gateways: Sequence[int]) -> list[Run]:
     """Of its runs with most streams those that were measured, and others with more gateways: the costs of a
-    lease as a straight line over the logarithm of the gateways, throughput and waits not known (NaN)."""
+    lease as a straight line over the gateways, throughput and waits not known (NaN). The more gateways, the
+    fewer leases in a frame, so that costs grow, and ever more slowly: the line is above them."""
     most = max((one.streams for one in runs), default=0)
     taken = [one for one in runs if one.target == target and one.streams == most]
     if len({one.gateways for one in taken}) < 2:
         return taken
-    logs = [math.log(one.gateways) for one in taken]
+    counts = [one.gateways for one in taken]
 
     def at(gateways: int, costs_us: list[float]) -> float:
-        slope, intercept = linear_regression(logs, costs_us)
-        return slope * math.log(gateways) + intercept
+        slope, intercept = linear_regression(counts, costs_us)
+        return slope * gateways + intercept
 
     names = ("scheduler_us", "busiest_thread_us", "gateways_us")
     return taken + [

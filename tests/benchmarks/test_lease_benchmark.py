@@ -56,12 +56,12 @@ def test_a_thread_that_is_too_slow_for_the_bar_serves_nobody():
     assert capacity(replace(RUN, busiest_thread_us=1e5), 8, 8).leases_per_s == 0
 
 
-def test_more_gateways_are_computed_along_the_logarithm():
-    ten = replace(RUN, gateways=10, busiest_thread_us=600.0)
+def test_more_gateways_are_computed_along_a_line():
+    ten = replace(RUN, gateways=10, busiest_thread_us=590.0)
     runs = [replace(RUN, streams=4, busiest_thread_us=9e9), replace(RUN, target="socket"), RUN, ten]
     one, other, computed = with_more("scheduler", runs, [100])
     assert [one, other] == [RUN, ten]
-    assert (computed.gateways, computed.busiest_thread_us) == (100, pytest.approx(700))
+    assert (computed.gateways, computed.busiest_thread_us) == (100, pytest.approx(1490))
     assert math.isnan(computed.leases_per_s)
 
 

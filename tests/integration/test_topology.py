@@ -115,5 +115,5 @@ def test_a_dead_worker_takes_the_engine_out_of_service_and_nothing_spins(app: Cl
     assert len(workers) == 8
     before = {process.pid for process in app.engine_processes()}
     workers[5].kill()
-    wait_until(lambda: not app.is_ready(), 10, "out of service")
-    wait_until(lambda: not before & {p.pid for p in app.engine_processes()}, 10, "its processes gone")
+    wait_until(lambda: not app.is_ready(), 30, "out of service")
+    wait_until(lambda: not before & {p.pid for p in app.engine_processes()}, 30, "its processes gone")
