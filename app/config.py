@@ -213,8 +213,8 @@ class ReplicasConfig(_Strict):
     )
     headroom: Literal["normal", "lean"] = Field(
         default="normal",
-        description="`lean`: no engines in reserve for bursts. On recorded code requests that took a seventh "
-        "less of their hours and kept two promises fewer of a hundred (docs/autoscaling.md).",
+        description="`lean`: no engines in reserve for bursts. On recorded code requests that took an eighth "
+        "less of their hours and kept one promise fewer of a hundred (docs/autoscaling.md).",
     )
     # With what the decision itself takes, three seconds from a queue to an engine that starts.
     upscale_delay_s: float = Field(default=ScalePolicy().upscale_delay_s, ge=0)
