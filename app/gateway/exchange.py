@@ -16,7 +16,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any
 
 import aiohttp
@@ -78,7 +77,7 @@ class Answer:
     content_type: str
     grant: Grant
     chunks: AsyncIterator[bytes]
-    abandon: Callable[[], None]
+    abandon: Callable[[], object]
     abandoned: Callable[[], bool]
 
 
@@ -151,7 +150,7 @@ class Exchange:
                 run.response.headers.get("content-type", "application/octet-stream"),
                 run.grant,
                 self._chunks(run, request),
-                abandon=lambda: self._abandon(run),
+                abandon=lambda: self._finish(run),
                 abandoned=lambda: run.closing is not None,
             )
         finally:
@@ -212,19 +211,19 @@ class Exchange:
     async def _acquire(self, ticket: Ticket) -> Grant | Refusal:
         """Submits again while the scheduler restarts: the ticket keeps its id and its age. Raises
         ConnectionError where that takes too long, or longer than the ticket's own promise."""
-        deadline_s = ticket.deadline_s or math.inf
-        end_s = math.inf
-        for attempt in count(1):
+        end_s = ticket.arrived_s + (ticket.deadline_s or math.inf)
+        pause_s = 0.0
+        while True:
             try:
                 return await self._control.acquire(ticket)
             except ConnectionError:
-                pause_s, now_s = self._scheduler_retry_s * attempt, time.time()
+                pause_s += self._scheduler_retry_s
                 # From the first failure on: before it the ticket may have waited for its turn.
-                end_s = min(end_s, now_s + SCHEDULER_PATIENCE_S, ticket.arrived_s + deadline_s)
+                now_s = time.time()
+                end_s = min(end_s, now_s + SCHEDULER_PATIENCE_S)
                 if now_s + pause_s > end_s:
                     raise
             await asyncio.sleep(pause_s)
-        raise AssertionError("unreachable")
 
     async def _send(self, run: _Run, request: Request) -> None:
         engine = run.grant.engine
@@ -292,9 +291,6 @@ class Exchange:
                 yield end.begun
         failed = run.metered is not None and run.metered.failed
         run.outcome = Outcome.FAILED if failed else Outcome.COMPLETED
-
-    def _abandon(self, run: _Run) -> None:
-        self._finish(run)
 
     def _finish(self, run: _Run) -> asyncio.Task[None]:
         """Lets go of the engine now, once, and closes the ticket in the background."""

@@ -25,7 +25,7 @@ class ReaderWatch:
     One timer looks after all parts of an answer: each would pay for one of its own.
     """
 
-    def __init__(self, stall_s: float, stalled: Callable[[], None]) -> None:
+    def __init__(self, stall_s: float, stalled: Callable[[], object]) -> None:
         self._stall_s = stall_s
         self._stalled = stalled
         self._left_s = STALLS_IN_ALL * stall_s
