@@ -7,8 +7,9 @@ The rules are those of vLLM 0.29's V1 scheduler (v1/core/sched/scheduler.py):
    whole prompt must fit into free blocks, even if only a chunk of it is computed now.
 3. When a running request needs a block and none is free, the last by (priority, arrival) is preempted: it
    loses its cache, goes back to the head of the queue and is computed again.
-4. With PP stages up to PP batches are in flight. A request whose token is being sampled is in one of them
-   only; the chunks of one prompt may follow each other through the stages.
+4. With PP stages up to PP batches are in flight, and what arrives while a place is free takes it at once. A
+   request whose token is being sampled is in one of them only; the chunks of one prompt may follow each other
+   through the stages.
 Between two events (arrival, end of a request, full cache) every step is alike: they are priced together.
 """
 
@@ -141,12 +142,19 @@ class Simulation:
                 self._launch(parts)
                 return
         if self._flights:
-            if not self._jump():
+            if self._arrives_before_landing():
+                self.now_s = self._pending[0][0]
+            elif not self._jump():
                 self._land()
         elif self._pending:
             self.now_s = max(self.now_s, self._pending[0][0])
         else:
             raise RuntimeError("the simulated scheduler can neither run nor wait")
+
+    def _arrives_before_landing(self) -> bool:
+        """Into a pipeline with a place free: the request goes in now, not with the batch that lands next."""
+        free = len(self._flights) < len(self._stage_free_s)
+        return free and bool(self._pending) and self._pending[0][0] < self._flights[0].finish_s
 
     def _take_arrivals(self) -> None:
         while self._pending and self._pending[0][0] <= self.now_s:

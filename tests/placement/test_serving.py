@@ -52,29 +52,32 @@ def test_as_many_requests_of_a_pipeline_are_in_flight_as_expected(chunk):
 
 
 @pytest.mark.parametrize(
-    ("grid", "chunk", "weights", "share"),
+    ("grid", "chunk", "weights", "share", "lengths"),
     [
-        ((2, 4), 2048, "bfloat16", None),
-        ((2, 4), 512, "bfloat16", None),
-        ((2, 4), 2048, "bfloat16", 512),
-        ((2, 4), 2048, "bfloat16", 256),
-        ((4, 2), 2048, "bfloat16", None),
-        ((4, 2), 2048, "bfloat16", 256),
-        ((1, 4), 2048, "fp8", None),
-        ((2, 2), 8192, "fp8", None),
-        ((8, 1), 2048, "bfloat16", None),
-        ((2, 1), 2048, "fp8", None),
-        ((2, 1), 2048, "fp8", 256),
+        ((2, 4), 2048, "bfloat16", None, "1024/256"),
+        ((2, 4), 512, "bfloat16", None, "1024/256"),
+        ((2, 4), 2048, "bfloat16", 512, "1024/256"),
+        ((2, 4), 2048, "bfloat16", 256, "1024/256"),
+        ((4, 2), 2048, "bfloat16", None, "1024/256"),
+        ((4, 2), 2048, "bfloat16", 256, "1024/256"),
+        ((1, 4), 2048, "fp8", None, "1024/256"),
+        ((2, 2), 8192, "fp8", None, "1024/256"),
+        ((8, 1), 2048, "bfloat16", None, "1024/256"),
+        ((2, 1), 2048, "fp8", None, "1024/256"),
+        ((2, 1), 2048, "fp8", 256, "1024/256"),
+        # A prompt is one chunk: nothing but their arrival spreads requests over the batches of a pipeline.
+        ((2, 4), 2048, "bfloat16", None, "256/256"),
     ],
 )
 def test_simulated_requests_begin_to_break_the_promise_within_a_fifth_of_the_capacity(
-    grid, chunk, weights, share
+    grid, chunk, weights, share, lengths
 ):
     steps, kv_tokens = priced(*grid, chunk=chunk, weights=weights, share=share)
-    capacity = steady_capacity(steps, kv_tokens, WORKLOAD, Slo(tpot_p50_ms=50))
+    workload = parse_workload(lengths)
+    capacity = steady_capacity(steps, kv_tokens, workload, Slo(tpot_p50_ms=50))
     assert capacity.limit == "TPOT"
     below, above = (
-        simulate(steps, kv_tokens, WORKLOAD, share * capacity.requests_per_s, requests=600, seed=1)
+        simulate(steps, kv_tokens, workload, share * capacity.requests_per_s, requests=600, seed=1)
         for share in (0.8, 1.2)
     )
     assert below.tpot_p50_ms <= 50 < above.tpot_p50_ms

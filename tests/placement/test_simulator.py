@@ -71,6 +71,15 @@ def test_chunks_of_one_prompt_follow_each_other_through_the_stages():
     assert chunked < 0.7 * whole
 
 
+def test_a_request_takes_a_free_place_of_a_pipeline_at_once_and_does_not_wait_for_the_batch_that_lands():
+    piped, others = steps(1, 4), 8
+    times_s = (0.0, *(0.5 + 0.1234 * number for number in range(others)))
+    asks = (Ask(100, 400), *[Ask(100, 1)] * others)
+    served, _ = serve(Workload(asks, Arrivals(times_s=times_s)), model=piped)
+    alone_s = serve(alone(100, 1), model=piped)[0][0].ttft_s
+    assert [request.ttft_s for request in served[:others]] == pytest.approx([alone_s] * others, rel=0.1)
+
+
 def test_no_more_requests_run_than_allowed():
     asks = tuple(Ask(100, 50) for _ in range(8))
     one_by_one, _ = serve(Workload(asks, Arrivals(times_s=(0.0,) * 8)), running=1)
