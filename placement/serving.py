@@ -78,21 +78,22 @@ def cycle_us(steps: StepModel, running: float, prompt_tokens: int, output_tokens
     """Time in which each running request gets one token, in steady state: the average step. Microseconds.
 
     Below one, `running` is the share of the time in which one runs: beside it are the prompts of as few.
-    With PP stages the requests are split over as many microbatches, and none can overtake another: if any of
-    those on their way carries a chunk, all wait for it in stage after stage. Prompts come at random, as many
-    as requests end; those that come together share a step while the budget lasts.
+    Prompts come at random, as many as requests end; those that come together share a step while the budget
+    lasts, and a chunk makes the whole step longer that carries it. With PP stages the requests are split over
+    as many microbatches, and none can overtake another: if any of those on their way carries a chunk, all
+    wait for it in stage after stage.
     """
     stages, budget = len(steps.layer_counts), steps.plan.max_batched_tokens
     share = ceil(running / stages)
     average = steady_batch(min(share, running), prompt_tokens, output_tokens)
-    if stages == 1:
-        return steps.step_us(average)
     batches, chunks = min(stages, ceil(running)), -(-prompt_tokens // steps.plan.longest_chunk)
     # Whose chunks are among the batches that follow each other through the stages.
     prompts = running / stages / output_tokens * (batches + chunks - 1)
     some = 1 - exp(-prompts)
     beside = (budget - share) // min(prompt_tokens, steps.plan.longest_chunk)
     together = min(max(1, beside), prompts / some)
+    if stages == 1:  # A step waits for no other's chunk, and what it has no room for is in the next one.
+        some = min(1.0, prompts / together)
     plain = decode(share, prompt_tokens + output_tokens / 2)
     chunk = round(together * prompt_tokens / chunks)
     loaded = replace(
@@ -104,7 +105,9 @@ def cycle_us(steps: StepModel, running: float, prompt_tokens: int, output_tokens
         sampled=share + round(together),
     )
     round_us = some * _round_us(steps, loaded, batches) + (1 - some) * _round_us(steps, plain, batches)
-    return max(round_us, batches * max(steps.stage_times_us(average)))
+    # However they are spread, the steps carry all tokens.
+    least_us = steps.step_us(average) if stages == 1 else batches * max(steps.stage_times_us(average))
+    return max(round_us, least_us)
 
 
 def _round_us(steps: StepModel, batch: Batch, batches: int) -> float:

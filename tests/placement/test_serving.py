@@ -65,6 +65,8 @@ def test_as_many_requests_of_a_pipeline_are_in_flight_as_expected(chunk):
         ((8, 1), 2048, "bfloat16", None, "1024/256"),
         ((2, 1), 2048, "fp8", None, "1024/256"),
         ((2, 1), 2048, "fp8", 256, "1024/256"),
+        # A whole prompt in one step of many.
+        ((2, 1), 8192, "fp8", None, "4096/512"),
         # A prompt is one chunk: nothing but their arrival spreads requests over the batches of a pipeline.
         ((2, 4), 2048, "bfloat16", None, "256/256"),
     ],
