@@ -218,7 +218,7 @@ def latency_at(
     if workload.concurrency is not None:
         clients = max(1, -(-workload.concurrency // replicas))
         share = replace(workload, concurrency=clients)
-        # All begin at the same time: the third that does not count must be past that.
+        # They begin one after the other: the third that does not count must be past that.
         requests = max(_run_length(clients, fewest), FEWEST_TURNOVERS * clients)
         return simulate(steps, memory.kv_tokens, share, 0.0, requests=requests, seed=1)
     each = requests_per_s / replicas

@@ -13,6 +13,8 @@ from placement.workload import Arrivals, Workload, WorkloadSpec, poisson_times_s
 
 # A replica that carries less than one request at a time is filled by so many parts of one.
 PARTS = 256
+# Clients of a closed loop have all begun after so long: a third of what `app validate` measures them for.
+START_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,14 @@ def expected_running(steps: StepModel, workload: WorkloadSpec, requests_per_s: f
     return running
 
 
+def _apart_s(steps: StepModel, workload: WorkloadSpec, clients: int) -> float:
+    """Between the beginnings of two clients, as `app validate` has it: as requests come once all have begun,
+    and in a third of the time at most."""
+    prompt, output = workload.prompt_tokens, workload.output_tokens
+    running = min(clients, steps.plan.most_at_once)
+    return min(output * cycle_us(steps, running, prompt, output) / 1e6 / running, START_S / clients)
+
+
 def steady_capacity(steps: StepModel, kv_tokens: int, workload: WorkloadSpec, slo: Slo) -> Capacity:
     """Search the running batch: tokens a second grow with it, and so does the time of each token.
 
@@ -174,13 +184,13 @@ def simulate(
 ) -> Latency:
     """Latency of so many requests at one replica, exact lengths; the first third warms up and is not counted.
 
-    As many are sent again after them, so that none is served by an engine that empties. ValueError when a
-    request can't fit into the cache.
+    Clients begin one after the other. As many are sent again after them, so that none is served by an engine
+    that empties. ValueError when a request can't fit into the cache.
     """
     sent = 2 * requests
     asks = uniform_asks(sent, workload.prompt_tokens, workload.output_tokens, shortest_share=1.0, seed=seed)
     if workload.concurrency is not None:
-        arrivals = Arrivals(concurrency=workload.concurrency)
+        arrivals = Arrivals(workload.concurrency, apart_s=_apart_s(steps, workload, workload.concurrency))
     else:
         arrivals = Arrivals(times_s=poisson_times_s(sent, requests_per_s, seed=seed))
     plan = steps.plan

@@ -118,8 +118,8 @@ class Simulation:
             for time in workload.arrivals.times_s[: len(workload.asks)]:
                 self._send(time)
         else:
-            for _ in range(min(workload.arrivals.concurrency, len(workload.asks))):
-                self._send(0.0)
+            for number in range(min(workload.arrivals.concurrency, len(workload.asks))):
+                self._send(number * workload.arrivals.apart_s)
         while self._unfinished:
             self._advance()
         return self.served

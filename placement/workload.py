@@ -19,10 +19,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """When requests are sent: a closed loop of `concurrency` clients, or `times_s` of an open one."""
+    """When requests are sent: a closed loop of `concurrency` clients, or `times_s` of an open one.
+
+    Clients begin `apart_s` after one another: all at once are a burst, and with equal lengths remain one.
+    """
 
     concurrency: int | None = None
     times_s: tuple[float, ...] = ()
+    apart_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,24 @@ def test_the_last_clients_of_a_closed_loop_are_not_served_by_an_engine_that_empt
     assert short.tpot_p50_ms == pytest.approx(long.tpot_p50_ms, rel=0.05)
 
 
+def test_clients_of_a_closed_loop_do_not_come_as_one_burst_again_and_again():
+    steps, kv_tokens = priced(2, 4, chunk=2048, share=256)
+    few, many = (
+        simulate(steps, kv_tokens, parse_workload(f"1024/256@{clients}c"), 0.0, requests=600, seed=1)
+        for clients in (8, 100)
+    )
+    alone = simulate(steps, kv_tokens, parse_workload("1024/256@1c"), 0.0, requests=5, seed=1)
+    assert few.ttft_p50_ms < 1.2 * alone.ttft_p50_ms
+    assert many.ttft_p50_ms < 2 * alone.ttft_p50_ms
+
+
+def test_all_clients_have_begun_before_what_is_counted():
+    steps, kv_tokens = priced(8, chunk=2048)
+    clients = parse_workload("256/16@64c")
+    short, long = (simulate(steps, kv_tokens, clients, 0.0, requests=n, seed=1) for n in (192, 640))
+    assert short.tpot_p50_ms == pytest.approx(long.tpot_p50_ms, rel=0.1)
+
+
 @pytest.mark.parametrize("chunk", [512, 2048])
 def test_as_many_requests_of_a_pipeline_are_in_flight_as_expected(chunk):
     steps, kv_tokens = priced(2, 4, chunk=chunk)
