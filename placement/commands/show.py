@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _workers(address: str) -> list[Worker]:
     try:
         return read_workers(address)
-    except ConnectionError as error:
+    except OSError as error:
         raise ConnectionError(f"--address: {address}: {error}") from error
     except ValueError as error:
         raise ValueError(f"--address: {error}") from error

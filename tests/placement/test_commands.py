@@ -213,6 +213,12 @@ def test_what_is_no_address_of_a_cluster_is_refused_and_starts_none(capsys, tmp_
     assert capsys.readouterr() == ("", f"placement: {option}: {address!r} is neither auto nor HOST:PORT\n")
 
 
+@pytest.mark.parametrize(("command", "option"), [("check", "--cluster"), ("show", "--address")])
+def test_a_host_that_is_not_found_is_named_with_its_option(capsys, tmp_path, command, option):
+    assert main([command, config(tmp_path), option, "nosuch.invalid:6379"]) != 0
+    assert capsys.readouterr().err.startswith(f"{option}: nosuch.invalid:6379: [Errno ")
+
+
 def test_check_holds_the_plan_against_the_promises_of_memory(capsys, tmp_path):
     promises = "{memory_share: 0.8, kv_tokens: 9000000, memory_imbalance: 0.01}"
     file, out = config(tmp_path, extra=f"      promises: {promises}"), tmp_path / "verdict.json"
