@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from app.config import ApplicationConfig
 from app.plan_check import control_room, plan_of
+from placement.hardware import Cluster
 from placement.nodes import NodeView, NoSeat, Seating, may_be, seat
 from placement.room import room
 
@@ -51,6 +53,19 @@ class Seats:
             for node, left in zip([*alike, *others], control.left, strict=True)
         )
         return Seated((*said, *_about_seats(seating, spread=spread)))
+
+
+def seats_of(cluster: Cluster, configs: Sequence[ApplicationConfig]) -> Seats:
+    """Of a cluster of which nothing but GPUs is known: there is enough of all else that these ask for."""
+    asked = {name for config in configs for part in _parts(config) for name in part}
+    gpus = cluster.gpus_per_node
+    free = {**dict.fromkeys(asked, inf), "GPU": float(gpus)}
+    return Seats([NodeView(f"node {number + 1}", gpus, gpus, free=free) for number in range(cluster.nodes)])
+
+
+def _parts(config: ApplicationConfig) -> Iterator[Mapping[str, float]]:
+    yield from config.parallel.bundles
+    yield config.control_resources
 
 
 def _about_types(nodes: Sequence[NodeView], gpu: str) -> Iterator[str]:

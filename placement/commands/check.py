@@ -15,7 +15,7 @@ from placement.hardware import Cluster, parse_cluster
 from placement.nodes import NodeView
 from placement.plans import ParallelPlan
 from placement.report import write_json
-from placement.seats import Seated, Seats
+from placement.seats import Seated, Seats, seats_of
 from placement.serving import parse_slo
 from placement.verdict import Verdict, check_plan
 from placement.workload import parse_workload
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 when the plan is impossible, or has no seats in the cluster that was asked."""
     applications = load_applications(arguments.file)
     seats = None if arguments.cluster is None else Seats(_nodes(arguments.cluster))
-    together = _more_than_all(applications, arguments.hardware)
+    stated = _stated(applications, arguments.hardware)
     verdicts = {}
     for application in applications:
         name, config = application.name, application.args
@@ -49,8 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
         cluster = _cluster(config, arguments.hardware)
         verdict = _verdict(config, cluster, arguments)
         seated = Seated(()) if seats is None else seats.take(config, cluster.gpu.name)
-        refused = [together] if together else []
-        refused += [f"cluster: NO SEAT: {seated.missing}"] if seated.missing else []
+        beside = stated[cluster.gpu.name].take(config, cluster.gpu.name)
+        refused = []
+        if beside.missing and not verdict.refusals:
+            refused.append(f"beside the applications before it: {beside.missing}")
+        if seated.missing:
+            refused.append(f"cluster: NO SEAT: {seated.missing}")
         verdicts[name] = verdict = replace(verdict, refusals=(*verdict.refusals, *refused))
         print(describe(name, plan_of(config), verdict))
         for line in seated.lines:
@@ -96,14 +100,11 @@ def _verdict(config: ApplicationConfig, cluster: Cluster, arguments: argparse.Na
     )
 
 
-def _more_than_all(applications: list[ServedApplication], hardware: str | None) -> str:
-    """Applications of one file share a cluster. Empty where they can."""
+def _stated(applications: list[ServedApplication], hardware: str | None) -> dict[str, Seats]:
+    """Of each type of GPU the largest cluster that is stated: the applications of a file share it."""
     on_gpus = [one.args for one in applications if one.args.engine.device == "gpu"]
-    if len(on_gpus) < 2:
-        return ""
-    needed = sum(plan_of(config).gpus for config in on_gpus)
-    there = max(_cluster(config, hardware).gpus for config in on_gpus)
-    return f"together they need {needed} GPUs, the cluster has {there}" if needed > there else ""
+    clusters = sorted((_cluster(config, hardware) for config in on_gpus), key=lambda cluster: cluster.gpus)
+    return {cluster.gpu.name: seats_of(cluster, on_gpus) for cluster in clusters}
 
 
 def describe(name: str, plan: ParallelPlan, verdict: Verdict) -> str:

@@ -186,18 +186,53 @@ def test_check_says_what_it_can_not_predict(capsys, tmp_path, source, engine, sa
     assert said in capsys.readouterr().out
 
 
-def test_check_adds_up_the_applications_of_a_file(capsys, tmp_path):
-    file, out = Path(config(tmp_path)), tmp_path / "verdicts.json"
+def together(tmp_path, *changes):
+    """A file with an application for each of these changes of the one in CONFIG."""
+    file = Path(config(tmp_path))
     head, one = file.read_text().split("applications:\n")
-    other = one.replace("name: llama\n    import", "name: other\n    import")
-    assert other != one
-    file.write_text(f"{head}applications:\n{one}{other}")
-    assert main(["check", str(file), "--json", str(out)]) == 1
-    assert "together they need 16 GPUs, the cluster has 8" in capsys.readouterr().out
+    parts = []
+    for number, change in enumerate(changes):
+        part = one.replace("name: llama\n    import", f"name: llama{number}\n    import")
+        for old, new in change.items():
+            assert old in part
+            part = part.replace(old, new)
+        parts.append(part)
+    file.write_text(f"{head}applications:\n{''.join(parts)}")
+    return str(file)
+
+
+def grid(stages, tensor, strategy="STRICT_PACK"):
+    return {
+        "pipeline_parallel_size: 4": f"pipeline_parallel_size: {stages}",
+        "tensor_parallel_size: 2": f"tensor_parallel_size: {tensor}\n        strategy: {strategy}",
+        BUNDLES: ", ".join(["{CPU: 1, GPU: 1}"] * stages * tensor),
+    }
+
+
+def test_check_seats_the_applications_of_a_file_one_after_the_other(capsys, tmp_path):
+    file, out = together(tmp_path, {}, {}), tmp_path / "verdicts.json"
+    assert main(["check", file, "--json", str(out)]) == 1
     verdicts = json.loads(out.read_text())
-    assert set(verdicts) == {"llama", "other"}
-    assert all("together they need 16 GPUs" in one["refusals"][0] for one in verdicts.values())
-    assert main(["check", str(file), "--hardware", "2x8xh100"]) == 0
+    assert verdicts["llama0"]["refusals"] == []
+    (refusal,) = verdicts["llama1"]["refusals"]
+    assert refusal.startswith("beside the applications before it: STRICT_PACK, all on one node: replica 1")
+    assert "Free GPUs by node - node 1: 0" in refusal
+    assert main(["check", file, "--hardware", "2x8xh100"]) == 0
+
+
+def test_applications_on_gpus_of_different_types_take_none_from_each_other(tmp_path):
+    on = [{"engine:": f"hardware: {hardware}\n      engine:"} for hardware in ("8xh100", "8xh200", "8xh200")]
+    assert main(["check", together(tmp_path, *on[:2])]) == 0
+    assert main(["check", together(tmp_path, *on)]) == 1
+
+
+def test_gpus_that_are_left_on_several_nodes_are_no_room_for_what_shares_one(capsys, tmp_path):
+    file, out = together(tmp_path, grid(3, 2), grid(3, 2), grid(1, 4)), tmp_path / "verdicts.json"
+    two_nodes = ["--hardware", "2x8xh100", "--json", str(out)]
+    assert main(["check", file, *two_nodes]) == 1
+    refused = [bool(verdict["refusals"]) for verdict in json.loads(out.read_text()).values()]
+    assert refused == [False, False, True]
+    assert main(["check", together(tmp_path, grid(3, 2), grid(3, 2), grid(2, 2, "PACK")), *two_nodes]) == 0
 
 
 def test_check_does_not_ask_a_cluster_by_rays_client_protocol(capsys, tmp_path):
