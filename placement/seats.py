@@ -10,6 +10,7 @@ from app.config import ApplicationConfig
 from app.plan_check import control_room, plan_of
 from placement.hardware import Cluster
 from placement.nodes import NodeView, NoSeat, Seating, may_be, seat
+from placement.plans import ParallelPlan
 from placement.room import room
 
 
@@ -34,25 +35,51 @@ class Seats:
         plan, parallel = plan_of(config), config.parallel
         alike = [node for node in self._nodes if may_be(node.gpu_types, gpu)]
         others = [node for node in self._nodes if not may_be(node.gpu_types, gpu)]
-        seating = seat(
-            alike, plan.tensor_parallel, plan.pipeline_parallel, plan.replicas, one_node=plan.one_node
-        )
+        seating = _seat(alike, plan)
         if isinstance(seating, NoSeat):
             return Seated(said, seating.reason)
-        # GPUs are free; what else the bundles hold may not be.
+        # GPUs are free; what else the bundles hold may not be, or not on the nodes where they are.
         found = room([node.free for node in alike], parallel.bundles, parallel.strategy, plan.replicas)
         if found.missing:
             return Seated(said, f"replica {found.replicas + 1} of {plan.replicas}: {found.missing}")
-        control = control_room(config, [*found.left, *(node.free for node in others)])
+        bundles = [*parallel.bundles] * plan.replicas
+        seating = _seat([replace(node, free_gpus=_places(node, bundles)) for node in alike], plan)
+        if isinstance(seating, NoSeat):
+            return Seated(said, f"of GPUs with what else a bundle holds beside them: {seating.reason}")
+        taken = list(zip((node_id for ranks in seating.nodes for node_id in ranks), bundles, strict=True))
+        control = control_room(config, [*(_left(n, taken) for n in alike), *(n.free for n in others)])
         if control.missing:
             return Seated(said, control.missing)
         spread = not plan.one_node and sum(node.total_gpus > 0 for node in alike) > 1
-        taken = [node_id for ranks in seating.nodes for node_id in ranks]
         self._nodes = tuple(
-            replace(node, free_gpus=node.free_gpus - taken.count(node.node_id), free=left)
+            replace(node, free_gpus=int(left.get("GPU", 0)), free=left)
             for node, left in zip([*alike, *others], control.left, strict=True)
         )
         return Seated((*said, *_about_seats(seating, spread=spread)))
+
+
+def _seat(nodes: Sequence[NodeView], plan: ParallelPlan) -> Seating | NoSeat:
+    return seat(nodes, plan.tensor_parallel, plan.pipeline_parallel, plan.replicas, one_node=plan.one_node)
+
+
+def _places(node: NodeView, bundles: Sequence[Mapping[str, float]]) -> int:
+    """How many of the bundles fit into what the node has free, the smallest first."""
+    free: tuple[Mapping[str, float], ...] = (node.free,)
+    for count, bundle in enumerate(sorted(bundles, key=lambda bundle: sum(bundle.values()))):
+        found = room(free, [bundle], "PACK", 1)
+        if found.missing:
+            return count
+        free = found.left
+    return len(bundles)
+
+
+def _left(node: NodeView, taken: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, float]:
+    """What the node has free beside the bundles that it holds."""
+    free = dict(node.free)
+    for node_id, bundle in taken:
+        for name, amount in bundle.items() if node_id == node.node_id else ():
+            free[name] = free.get(name, 0.0) - amount
+    return free
 
 
 def seats_of(cluster: Cluster, configs: Sequence[ApplicationConfig]) -> Seats:

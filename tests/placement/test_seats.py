@@ -39,6 +39,34 @@ def test_nor_is_what_else_its_bundles_hold():
     assert seats.take(config(cpus=2), "h100").missing == "replica 1 of 1: CPU: 2 on one node, 0 free"
 
 
+def seats_told(seated):
+    assert seated.missing == ""
+    return [line for line in seated.lines if line.startswith("replica")]
+
+
+def test_a_seat_has_room_for_all_that_its_bundle_holds():
+    no_cpu, halves = node("a", 2, cpus=0), [node("b", 1, cpus=4), node("c", 1, cpus=4)]
+    said = Seats([no_cpu, *halves]).take(config(tensor=2), "h100").missing
+    assert said.startswith("of GPUs with what else a bundle holds beside them: replica 1 of 1")
+    assert "a: 0, b: 1, c: 1" in said
+    told = seats_told(Seats([no_cpu, *halves, node("d", 2, cpus=2)]).take(config(tensor=2), "h100"))
+    assert told == ["replica 1: 0@d 1@d"]
+
+
+def test_applications_leave_what_is_beside_the_seats_that_are_told():
+    seats = Seats([node("a", 4, cpus=1), node("b", 4, cpus=4)])
+    for _ in range(2):
+        assert seats_told(seats.take(config(tensor=2), "h100")) == ["replica 1: 0@b 1@b"]
+    assert seats.take(config(tensor=2), "h100").missing == "replica 1 of 1: CPU: 1 on one node, 0 free"
+
+
+def test_one_bundle_that_asks_for_more_is_no_more_than_one():
+    uneven = config(tensor=4)
+    uneven.parallel.bundles[0]["CPU"] = 2
+    assert Seats([node("a", 4, cpus=5)]).take(uneven, "h100").missing == ""
+    assert "CPU" in Seats([node("a", 4, cpus=4)]).take(uneven, "h100").missing
+
+
 def test_what_has_no_place_takes_none():
     seats = Seats([node("a", 8)])
     assert seats.take(config(tensor=8, replicas=2), "h100").missing
