@@ -36,6 +36,12 @@ def may_be(types: Sequence[str], gpu: str) -> bool:
     return gpu == "generic" or all(one.lower() in (gpu, f"{gpu}-80g") for one in types)
 
 
+def may_be_smaller(types: Sequence[str], gpu: str) -> bool:
+    """Whether GPUs of these types may have less memory than the catalogue's: an A100 has 40 or 80 GB, and Ray
+    does not always say which."""
+    return gpu == "a100" and bool(types) and all(one.lower() == gpu for one in types)
+
+
 @dataclass(frozen=True, slots=True)
 class Seating:
     """Node of each rank, in rank order, for each replica: `nodes[replica][rank]`."""

@@ -9,7 +9,7 @@ from math import inf
 from app.config import ApplicationConfig
 from app.plan_check import control_room, plan_of
 from placement.hardware import Cluster
-from placement.nodes import NodeView, NoSeat, Seating, may_be, seat
+from placement.nodes import NodeView, NoSeat, Seating, may_be, may_be_smaller, seat
 from placement.plans import ParallelPlan
 from placement.room import room
 
@@ -106,6 +106,9 @@ def _about_types(nodes: Sequence[NodeView], gpu: str) -> Iterator[str]:
     if silent:
         gpus = sum(node.total_gpus for node in silent)
         yield f"Ray reports no type of {gpus} GPUs: not checked that they are {gpu}"
+    unsized = sum(node.total_gpus for node in nodes if may_be_smaller(node.gpu_types, gpu))
+    if unsized:
+        yield f"Ray reports no size of {unsized} {gpu.upper()}: not checked that they have 80 GB"
 
 
 def _about_seats(seating: Seating, *, spread: bool) -> Iterator[str]:

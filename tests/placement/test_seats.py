@@ -87,6 +87,16 @@ def test_those_of_one_application_leave_less_to_the_next_also_on_nodes_without_i
     assert "there is room for 2" in seats.take(config(**asks), "h100").missing
 
 
+def test_an_a100_that_does_not_state_its_size_is_not_said_to_have_80_gb():
+    said = "Ray reports no size of 8 A100: not checked that they have 80 GB"
+    sized = node("b", 8, types=("A100", "A100-80G"))
+    assert said in Seats([node("a", 8, types=("A100",)), sized]).take(config(), "a100").lines
+    assert not any("size" in line for line in Seats([sized]).take(config(), "a100").lines)
+    assert not any(
+        "size" in line for line in Seats([node("c", 8, types=("H100",))]).take(config(), "h100").lines
+    )
+
+
 def test_the_seats_are_told():
     said = Seats([node("a" * 40, 4), node("b" * 40, 4)]).take(config(replicas=2), "h100").lines
     assert "Ray reports no type of 8 GPUs: not checked that they are h100" in said
