@@ -1,4 +1,4 @@
-"""How long an answer waits for a reader that takes nothing: by itself it would for ever."""
+"""How long an answer waits for a reader that takes nothing: by itself it would wait for ever."""
 
 from __future__ import annotations
 
