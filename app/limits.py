@@ -58,8 +58,8 @@ class RequestLimits(BaseModel):
     max_stop_chars: _Count = 256
     # A row of probabilities for each token: sorted, and sent as text. OpenAI's and vLLM's maximum.
     max_logprobs: int = Field(default=20, ge=0)
-    # Of all tokens that come in one piece: each takes about 10 us of the engine's event loop, which all
-    # others' tokens wait for, and a heartbeat. 8,000 tokens of one answer, with 20 each, are fewer.
+    # Of all tokens that come in one piece: each takes about 10 us (estimated) of the engine's event loop, for
+    # which all others' tokens wait, and a heartbeat. 8,000 tokens of one answer, with 20 each, are fewer.
     max_logprob_entries: _Count = 200_000
     # OpenAI's maximum is 300; each is a write for each token.
     max_logit_bias: _Count = 300

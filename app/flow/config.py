@@ -197,7 +197,7 @@ class RoutePolicy:
     tokens_per_block: int = 256
     # Blocks remembered for each replica: 16 Mi tokens, a large cache of keys and values.
     max_blocks_per_replica: int = 65_536
-    # Of all replicas together, which share it: some 400 bytes of the scheduler's memory each.
+    # Of all replicas together, which share it: some 400 bytes (estimated) of the scheduler's memory each.
     max_blocks: int = 1_048_576
     max_sessions: int = 65_536
     # A replica that knows the session, or the prompt's beginning, may be slower by this much: its cache is
@@ -316,6 +316,9 @@ class FlowConfig:
     preempt: PreemptPolicy = PreemptPolicy()
     route: RoutePolicy = RoutePolicy()
     slo: SloPolicy = SloPolicy()
+
+    def policy_of(self, tenant: str) -> TenantPolicy:
+        return self.tenants.get(tenant, self.tenant)
 
     def __post_init__(self) -> None:
         names = [policy.name for policy in self.classes]

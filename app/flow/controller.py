@@ -463,19 +463,20 @@ class FlowController:
         queue = self._queue.classes[rank]
         # Whoever waits for prompts needs nobody's place.
         waits = queue.size > 0 and rank not in self._queue.held
-        found = victims(self._leases, self._config.preempt, rank, now_s) if waits else None
+        found = victims(self._leases, self._config.preempt, rank, now_s) if waits else []
         flow = queue.order.next() if found else None
-        if found is None or flow is None:
+        if flow is None:
             return []
+        entry = flow.head()
+        wait_s = self._predictor.last_ttft_s(rank, entry.ticket.prompt_tokens, now_s)
         for held, loser in found:
-            actions = self._rescue(flow.head(), held, loser, now_s)
+            actions = self._rescue(entry, wait_s, held, loser, now_s)
             if actions:
                 return actions
         return []
 
-    def _rescue(self, entry: Entry, held: Held, loser: Entry, now_s: float) -> list[Action]:
+    def _rescue(self, entry: Entry, wait_s: float, held: Held, loser: Entry, now_s: float) -> list[Action]:
         """In that place; nothing where the engine can't be reached, or has no room for it, or too late."""
-        wait_s = self._predictor.last_ttft_s(entry.rank, entry.ticket.prompt_tokens, now_s)
         replica = held.replica
         if not self._pool.is_usable(replica, now_s) or not self._pool.reachable(replica, now_s):
             return []

@@ -174,7 +174,7 @@ class Tenants:
     def get(self, name: str, now_s: float) -> Account:
         account = self._accounts.get(name)
         if account is None:
-            policy = self._config.tenants.get(name, self._config.tenant)
+            policy = self._config.policy_of(name)
             account = self._accounts[name] = Account(name, policy, now_s)
             return account
         self._accounts.move_to_end(name)

@@ -95,10 +95,10 @@ def check_logprobs(
     if not isinstance(fields, Responses) and fields.prompt_logprobs is not None:
         each_answer = (1 + fields.prompt_logprobs) * prompt_tokens
         asked.append(("prompt_logprobs", each_answer * (fields.n or 1)))
+    limit, hint = limits.max_logprob_entries, "ask for fewer tokens or fewer of each, or stream"
     for name, count in asked:
-        if count > limits.max_logprob_entries:
-            most, hint = limits.max_logprob_entries, "ask for fewer tokens or fewer of each, or stream"
-            reason = f"{name}: up to {count} log probabilities exceed the limit of {most}: {hint}"
+        if count > limit:
+            reason = f"{name}: up to {count} log probabilities exceed the limit of {limit}: {hint}"
             raise ApiError(400, "invalid_value", reason, name)
 
 

@@ -62,8 +62,8 @@ class CallFace:
                             watch.waits()
                             yield payload
                             watch.took()
-                        if answer.abandoned():
-                            raise reader_stalled(self._reader_stall_s)
+                            if watch.over:
+                                raise reader_stalled(self._reader_stall_s)
                 if failure is not None:
                     raise failure
 

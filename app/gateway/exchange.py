@@ -70,7 +70,7 @@ REWRITTEN_AT_ONCE_BYTES = 256 * 1024
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An engine's answer: `chunks` are the body as it comes. `abandon` ends it at the engine at once, where
-    its reader can't be made to; `abandoned` says that it has."""
+    its reader can't be made to."""
 
     ticket_id: str
     # The engine's own, with its parameters.
@@ -78,7 +78,6 @@ class Answer:
     grant: Grant
     chunks: AsyncIterator[bytes]
     abandon: Callable[[], object]
-    abandoned: Callable[[], bool]
 
 
 @dataclass(slots=True)
@@ -151,7 +150,6 @@ class Exchange:
                 run.grant,
                 self._chunks(run, request),
                 abandon=lambda: self._finish(run),
-                abandoned=lambda: run.closing is not None,
             )
         finally:
             self._finish(run)

@@ -58,7 +58,7 @@ class Incoming:
     def add(self, tenant: str, size_bytes: int) -> None:
         """Raises ApiError 429; then nothing is added."""
         of_tenant = self._by_tenant.get(tenant, 0) + size_bytes
-        if of_tenant > self._flow.tenants.get(tenant, self._flow.tenant).max_bytes:
+        if of_tenant > self._flow.policy_of(tenant).max_bytes:
             raise refused(Refusal(Outcome.REJECTED_TENANT_BYTES, RETRY_AFTER_S))
         if self._bytes + size_bytes > self._max_bytes:
             raise refused(Refusal(Outcome.REJECTED_FULL, RETRY_AFTER_S))

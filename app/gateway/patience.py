@@ -28,6 +28,8 @@ class ReaderWatch:
     def __init__(self, stall_s: float, stalled: Callable[[], object]) -> None:
         self._stall_s = stall_s
         self._stalled = stalled
+        # It has been called.
+        self.over = False
         self._left_s = STALLS_IN_ALL * stall_s
         # When the part that is offered began to wait.
         self._since_s: float | None = None
@@ -63,6 +65,7 @@ class ReaderWatch:
         if now_s < end_s:
             self._look_at(end_s)
         else:
+            self.over = True
             self._stalled()
 
 
