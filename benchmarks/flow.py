@@ -1,8 +1,9 @@
 """Cost of the decision core: one cycle is submit, dispatch, first token and close of one ticket.
 
 A backlog of `queued` tickets from `tenants` tenants in three classes is kept constant: each cycle closes one
-lease, which dispatches the next ticket, and submits a new one. CPU time of this process, so that other work
-on the machine counts less; the best of `repeats` runs.
+lease, which dispatches the next ticket, and submits a new one. Where engines are half full instead, nobody
+waits and one of all is chosen; each reports once a second. CPU time of this process, so that other work on
+the machine counts less; the best of `repeats` runs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import gc
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from app.flow import COMPILED
 from app.flow.config import ClassPolicy, FlowConfig
@@ -55,23 +56,48 @@ def _tickets(count: int, tenants: int, start_s: float, first: int) -> list[Ticke
     ]
 
 
-def _reports(controller: FlowController, live: deque[str], now_s: float) -> None:
-    for index in range(REPLICAS):
+def _reports(controller: FlowController, live: deque[str], now_s: float, engines: int = REPLICAS) -> None:
+    for index in range(engines):
         metrics = EngineMetrics(running=PER_REPLICA, waiting=0, kv_use=0.5, itl_s=0.02)
         controller.report(ReplicaReport(f"r{index}", frozenset(live), metrics=metrics), now_s)
 
 
 def cost_per_cycle_s(queued: int, tenants: int, cycles: int, seed: int = 0) -> float:
     """CPU seconds a cycle, with `queued` tickets waiting throughout."""
-    run = prepared(queued, tenants, cycles, seed)
-    # The backlog is old, as in a Scheduler that has run for a while; the collector stays on.
+    return _spent_s(prepared(queued, tenants, cycles, seed)) / cycles
+
+
+def _spent_s(run: Callable[[], None]) -> float:
+    # What is there is old, as in a Scheduler that has run for a while; the collector stays on.
     gc.collect()
     gc.freeze()
     started_s = time.process_time()
     run()
     spent_s = time.process_time() - started_s
     gc.unfreeze()
-    return spent_s / cycles
+    return spent_s
+
+
+def fleet_costs_s(engines: int, tenants: int, cycles: int, seed: int = 0) -> tuple[float, float]:
+    """CPU seconds a cycle and a report, with so many engines, half full."""
+    limits = Limits(1, BUDGET_S, PER_REPLICA, lease_ttl_s=60.0, replica_ttl_s=BUDGET_S)
+    controller = FlowController(limits, _config(), random.Random(seed).random)
+    live: deque[str] = deque()
+    _reports(controller, live, 0.0, engines)
+    running: deque[str] = deque()
+    for ticket in _tickets(engines * PER_REPLICA // 2, tenants, 0.0, 0):
+        _follow(running, controller.submit(ticket, 0.0))
+        controller.first_tokens([(ticket.ticket_id, 0.0)], 0.0)
+    tickets = _tickets(cycles, tenants, 1.0, 1_000_000)
+
+    def cycle() -> None:
+        for ticket in tickets:
+            _cycle(controller, running, ticket)
+
+    def report() -> None:
+        _reports(controller, live, tickets[-1].arrived_s, engines)
+
+    return _spent_s(cycle) / cycles, _spent_s(report) / engines
 
 
 def prepared(queued: int, tenants: int, cycles: int, seed: int = 0) -> Callable[[], None]:
@@ -108,7 +134,7 @@ def _follow(running: deque[str], actions: list[Action]) -> None:
         running.append(action.lease.ticket_id)
 
 
-def measure(repeats: int, cycles: int) -> dict[str, float | bool]:
+def measure(repeats: int, cycles: int, fleets: Sequence[int] = ()) -> dict[str, float | bool]:
     def best(queued: int) -> float:
         return min(cost_per_cycle_s(queued, 1000, cycles, seed) for seed in range(repeats))
 
@@ -120,17 +146,28 @@ def measure(repeats: int, cycles: int) -> dict[str, float | bool]:
         "cycle_us_1k": round(small * 1e6, 2),
         "cycle_us_10k": round(middle * 1e6, 2),
         "cycle_us_100k": round(large * 1e6, 2),
+        **{key: value for engines in fleets for key, value in _of_fleet(engines, repeats, cycles).items()},
+    }
+
+
+def _of_fleet(engines: int, repeats: int, cycles: int) -> dict[str, float]:
+    costs_s = [fleet_costs_s(engines, 1000, cycles, seed) for seed in range(repeats)]
+    cycle_s, report_s = (min(each) for each in zip(*costs_s, strict=True))
+    return {
+        f"cycle_us_{engines}_engines": round(cycle_s * 1e6, 2),
+        f"report_us_{engines}_engines": round(report_s * 1e6, 2),
     }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cycles", type=int, default=20_000)
+    parser.add_argument("--engines", type=int, nargs="*", default=[8, 125, 1000], help="half full")
 
 
 def run(options: argparse.Namespace) -> dict[str, float]:
-    return measure(options.repeats, options.cycles)
+    return measure(options.repeats, options.cycles, options.engines)
 
 
 def table(figures: dict[str, float]) -> str:
-    return "\n".join(f"{name:>24} {value:g}" for name, value in figures.items())
+    return "\n".join(f"{name:>26} {value:g}" for name, value in figures.items())

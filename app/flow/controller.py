@@ -377,8 +377,15 @@ class FlowController:
             if entry is None:
                 break
             expected = self._predictor.expected_output(entry)
-            fitting = self._pool.fitting(entry.ticket.prompt_tokens + expected, now_s)
-            if not fitting:
+            tokens = entry.ticket.prompt_tokens + expected
+            room_s = self._queue.classes[entry.rank].room_s()
+            left_s = entry.budget_s - (now_s - entry.ticket.arrived_s)
+            choice = self._pool.find(entry.ticket, tokens, room_s, left_s, now_s)
+            if choice is not None:
+                actions.append(self._grant(entry, choice, expected, now_s))
+            elif self._pool.fits(tokens, now_s):
+                self._queue.held.add(entry.rank)
+            else:
                 self._queue.blocked = min(self._queue.blocked, entry.rank)
                 if self._queue.classes[entry.rank].credit <= 0 or aside is not None:
                     below = entry.rank
@@ -386,19 +393,11 @@ class FlowController:
                 # One engine empties for a class that is owed its share; the others go on.
                 self._pool.keep_roomiest(now_s)
                 aside = entry.rank
-                continue
-            room_s, tokens = self._queue.classes[entry.rank].room_s(), entry.ticket.prompt_tokens
-            engines = self._pool.with_room(fitting, tokens, room_s, now_s)
-            if engines:
-                actions.append(self._grant(entry, engines, expected, now_s))
-            else:
-                self._queue.held.add(entry.rank)
         return actions
 
-    def _grant(self, entry: Entry, engines: list[Replica], expected: int, now_s: float) -> Granted | Refused:
-        """A lease on one of them, unless it is too late for that."""
+    def _grant(self, entry: Entry, choice: Choice, expected: int, now_s: float) -> Granted | Refused:
+        """A lease on it, unless it is too late for that."""
         waited_s = now_s - entry.ticket.arrived_s
-        choice = self._pool.choose(engines, entry.ticket, entry.budget_s - waited_s, now_s)
         if not self._late(entry, choice, waited_s):
             return self._lease(entry, choice, expected, now_s)
         # For the autoscaler it is an answer that came so late.

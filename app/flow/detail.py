@@ -93,8 +93,7 @@ def take_detail(
 
 def _class(queue: ClassQueue, pool: ReplicaPool, predictor: Predictor, now_s: float) -> ClassDetail:
     place = queue.size == 0 and pool.free > 0 and queue.has_room(pool.free)
-    fitting = pool.fitting(0, now_s) if place else []
-    place = bool(pool.with_room(fitting, 0, queue.room_s(), now_s))
+    place = place and pool.has_place(queue.room_s(), now_s)
     return ClassDetail(
         name=queue.policy.name,
         ttft_budget_s=queue.policy.ttft_budget_s,

@@ -144,11 +144,9 @@ class Doors:
         first = min(self._queue.blocked, min(self._queue.held, default=math.inf))
         if first <= entry.rank:
             return None
-        expected = self._predictor.expected_output(entry)
-        fitting = self._pool.fitting(entry.ticket.prompt_tokens + expected, now_s)
-        room_s, tokens = self._queue.classes[entry.rank].room_s(), entry.ticket.prompt_tokens
-        engines = self._pool.with_room(fitting, tokens, room_s, now_s)
-        return self._pool.choose(engines, entry.ticket, within_s, now_s) if engines else None
+        tokens = entry.ticket.prompt_tokens + self._predictor.expected_output(entry)
+        room_s = self._queue.classes[entry.rank].room_s()
+        return self._pool.find(entry.ticket, tokens, room_s, within_s, now_s)
 
     def plenty(self) -> bool:
         """Whoever comes finds a place."""

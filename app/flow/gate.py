@@ -102,7 +102,7 @@ class Gate:
                 self._to_lane(entry, lane)
             return choice
         book = self._promises[rank]
-        if not self._config.admission.enabled or self._idle(now_s) or self._nothing_known():
+        if not self._config.admission.enabled or self._pool.idle or self._nothing_known():
             # It does not come back: else it would count as one who never did.
             book.redeem(_key(ticket), now_s)
             return choice
@@ -157,13 +157,6 @@ class Gate:
         wait_s = self._pool.first_start_s(now_s) if self._pool.starting else NO_ENGINE_RETRY_S
         refused = self.refuse(ticket_id, outcome, wait_s)
         return refused._replace(predicted_wait_s=predicted_s)
-
-    def _idle(self, now_s: float) -> bool:
-        """Some engine has nothing to do: predictions are beside the point."""
-        for replica in self._pool.open.values():
-            if not replica.in_flight and self._pool.reachable(replica, now_s):
-                return True
-        return False
 
     def _nothing_known(self) -> bool:
         """No replica has been heard of yet, as after a restart: there is nothing to predict from."""

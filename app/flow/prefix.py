@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 
 
 class PrefixIndex:
     """Least recently used blocks of each replica, and who holds a block.
 
-    A hash stands for its whole prefix (chained hashes), so a prompt matches block by block from the first.
+    A hash stands for its whole prefix (chained hashes), and the first block of a prompt is the last to be
+    forgotten: who holds a block holds all before it.
     """
 
     def __init__(self, max_blocks_per_replica: int, max_blocks: int) -> None:
@@ -17,31 +18,32 @@ class PrefixIndex:
         self._max_of_one = max_blocks_per_replica
         self._max_of_all = max_blocks
         self._blocks: dict[str, OrderedDict[int, None]] = {}
-        self._holders: dict[int, set[str]] = {}
+        # In a fixed order, unlike a set's: it decides who is found.
+        self._holders: dict[int, dict[str, None]] = {}
 
     def add(self, replica_id: str, blocks: Sequence[int]) -> None:
-        """The replica computes this prompt. The first block is the last to be forgotten."""
+        """The replica computes this prompt."""
         held = self._blocks.setdefault(replica_id, OrderedDict())
         for block in reversed(blocks):
             held[block] = None
             held.move_to_end(block)
-            self._holders.setdefault(block, set()).add(replica_id)
+            self._holders.setdefault(block, {})[replica_id] = None
         most = min(self._max_of_one, self._max_of_all // len(self._blocks))
         while len(held) > most:
             self._forget(replica_id, held.popitem(last=False)[0])
 
-    def match(self, blocks: Sequence[int]) -> dict[str, int]:
-        """Length of the longest known prefix on each replica that knows the first block; in blocks.
+    def length(self, replica_id: str, blocks: Sequence[int]) -> int:
+        """Of the longest prefix that this replica holds, in blocks."""
+        held = self._blocks.get(replica_id)
+        return _length(blocks, held) if held else 0
 
-        From the end on: who holds a block holds all before it, which are forgotten later.
-        """
-        lengths: dict[str, int] = {}
-        for length in range(len(blocks), 0, -1):
-            holders = self._holders.get(blocks[length - 1])
-            if holders is not None and len(holders) > len(lengths):
-                for replica_id in holders:
-                    lengths.setdefault(replica_id, length)
-        return lengths
+    def longest(self, blocks: Sequence[int]) -> int:
+        """Of the longest prefix that some replica holds, in blocks."""
+        return _length(blocks, self._holders)
+
+    def holders(self, block: int) -> Iterable[str]:
+        """Who holds it, for the longest time first."""
+        return self._holders.get(block, ())
 
     def drop(self, replica_id: str) -> None:
         for block in self._blocks.pop(replica_id, OrderedDict()):
@@ -49,6 +51,18 @@ class PrefixIndex:
 
     def _forget(self, replica_id: str, block: int) -> None:
         holders = self._holders[block]
-        holders.discard(replica_id)
+        del holders[replica_id]
         if not holders:
             del self._holders[block]
+
+
+def _length(blocks: Sequence[int], held: Container[int]) -> int:
+    """How many of them are held, from the first on: by halves, as none is held after one that is not."""
+    least, most = 0, len(blocks)
+    while least < most:
+        middle = (least + most + 1) // 2
+        if blocks[middle - 1] in held:
+            least = middle
+        else:
+            most = middle - 1
+    return least

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from app.flow.clock import EngineClock
@@ -31,6 +31,10 @@ MAX_BAR_S = 30.0
 TOKENS_SMOOTHING = 0.02
 # So many replicas are all looked at: a score costs a microsecond.
 SMALL_FLEET = 4
+# Of a large one so many drawn at random (two are nearly as good as all: Mitzenmacher, 2001; some can't take a
+# request), and so many that know it.
+DRAWN = 4
+MAX_KNOWING = 4
 # Of the time that is left for a first token: a prediction can be wrong by as much, and whoever would be late
 # is refused, so only the soonest engine will do.
 HURRY_SHARE = 0.5
@@ -46,13 +50,17 @@ class Replica:
         "free",
         "gone",
         "gone_s",
+        "idle",
         "in_flight",
         "limit",
+        "number",
+        "places",
         "reached",
         "report",
         "running",
         "seen_s",
         "tokens",
+        "usable",
     )
 
     def __init__(self, report: ReplicaReport, limit: AdaptiveLimit, clock: EngineClock, now_s: float) -> None:
@@ -68,9 +76,14 @@ class Replica:
         # Of its leases: answers that it gives at the same time, and prompt plus expected output in tokens.
         self.running = 0
         self.tokens = 0
-        # Fresh and not barred, as last looked at; and its free places as last counted.
+        # As last looked at: fresh and not barred; it may get leases at all; its places; those of them that
+        # are free; whether all are; its place among those that have one.
         self.reached = True
+        self.usable = False
+        self.places = 0
         self.free = 0
+        self.idle = False
+        self.number: int | None = None
 
     def fits(self, tokens: int, without: int = 0) -> bool:
         """So many tokens more, `without` so many of its requests. An engine that is then empty takes
@@ -99,7 +112,9 @@ class ReplicaPool:
         self._config = config
         self._uniform = uniform
         self.replicas: dict[str, Replica] = {}
-        self.open: dict[str, Replica] = {}
+        self.open: list[Replica] = []
+        # Of those, how many run nothing.
+        self.idle = 0
         # Capacity on its way: when each is expected to report for the first time.
         self.starting: dict[str, float] = {}
         self._free = 0
@@ -165,13 +180,18 @@ class ReplicaPool:
         return now_s >= replica.barred_until_s and self.fresh(replica, now_s)
 
     def count(self, now_s: float) -> None:
+        """Look at all of them: time alone makes one silent."""
         for replica in self.replicas.values():
-            if replica.reached != self.reachable(replica, now_s):
-                replica.reached = not replica.reached
-                self._update(replica)
-        usable = list(self.usable(now_s))
-        self.ready = len(usable)
-        self.places = sum(min(one.limit.requests, one.running + self._free_by_tokens(one)) for one in usable)
+            self._look(replica, now_s)
+
+    def _look(self, replica: Replica, now_s: float) -> None:
+        replica.reached = self.reachable(replica, now_s)
+        self._update(replica)
+        usable = self.is_usable(replica, now_s)
+        places = min(replica.limit.requests, replica.running + self._free_by_tokens(replica)) if usable else 0
+        self.ready += usable - replica.usable
+        self.places += places - replica.places
+        replica.usable, replica.places = usable, places
 
     def report(self, report: ReplicaReport, now_s: float) -> tuple[Replica, bool]:
         """Register or refresh; also says whether it is new.
@@ -195,8 +215,7 @@ class ReplicaPool:
         replica.limit.observe(report.metrics, replica.running, replica.tokens, now_s)
         if report.metrics is not None:
             replica.clock.count(report.metrics, now_s)
-        self._update(replica)
-        self.count(now_s)
+        self._look(replica, now_s)
         return replica, new
 
     def expect(self, replica_id: str, ready_s: float) -> None:
@@ -222,9 +241,8 @@ class ReplicaPool:
         replica = self.replicas.get(replica_id)
         if replica is not None:
             replica.gone, replica.gone_s = True, now_s
-            self._update(replica)
+            self._look(replica, now_s)
             self._prefix.drop(replica_id)
-            self.count(now_s)
         return replica
 
     def bar(self, replica_id: str, now_s: float) -> None:
@@ -233,7 +251,7 @@ class ReplicaPool:
         if replica is not None and now_s >= replica.barred_until_s:
             replica.barred_until_s = now_s + replica.bar_s
             replica.bar_s = min(2.0 * replica.bar_s, MAX_BAR_S)
-            self.count(now_s)
+            self._look(replica, now_s)
 
     def skip(self, span_s: float) -> None:
         """Nobody could be heard for so long: it does not count as silence."""
@@ -255,7 +273,7 @@ class ReplicaPool:
         for replica_id, replica in list(self.replicas.items()):
             if not replica.in_flight and now_s - replica.seen_s > REPLICA_MEMORY_S:
                 replica.gone = True
-                self._update(replica)
+                self._look(replica, now_s)
                 del self.replicas[replica_id]
                 self._prefix.drop(replica_id)
         for replica_id, ready_s in list(self.starting.items()):
@@ -302,79 +320,102 @@ class ReplicaPool:
 
     def cached(self, ticket: Ticket) -> int:
         """Prompt tokens that some replica likely has cached, the most of them."""
-        return max(0, max(self._known(ticket).values(), default=0)) if ticket.prefix_blocks else 0
+        if not ticket.prefix_blocks or not self._config.route.affinity:
+            return 0
+        return self._tokens(ticket, self._prefix.longest(ticket.prefix_blocks))
 
     def choice(self, replica: Replica, ticket: Ticket, now_s: float) -> Choice:
         """This replica, as if it had nothing of the ticket cached."""
-        return self._choice(replica, ticket, {}, now_s)
+        ttft_s = replica.clock.ttft_s(ticket.prompt_tokens, replica.running, now_s)
+        return Choice(replica, 0, ttft_s, ttft_s)
 
-    def fitting(self, tokens: int, now_s: float) -> list[Replica]:
-        """The fresh replicas that have a place, and room for a lease that reserves `tokens`."""
-        kept = self.kept
-        return [
-            one
-            for one in self.open.values()
-            if one.fits(tokens) and one is not kept and self.reachable(one, now_s)
-        ]
+    def fits(self, tokens: int, now_s: float) -> bool:
+        """Some replica has a place, and room for a lease that reserves `tokens`."""
+        return any(self._takes(one, tokens, 0, math.inf, now_s) for one in self.open)
+
+    def has_place(self, room_s: float, now_s: float) -> bool:
+        """Some replica has one, and its prompts delay who comes next by at most `room_s`."""
+        return any(self._takes(one, 0, 0, room_s, now_s) for one in self.open)
 
     def keep_roomiest(self, now_s: float) -> None:
         """The one with the most tokens free is kept."""
-        open_ = [one for one in self.open.values() if self.reachable(one, now_s)]
+        open_ = [one for one in self.open if self.reachable(one, now_s)]
         self.kept = max(open_, key=lambda one: one.limit.tokens - one.tokens, default=None)
 
-    def with_room(self, replicas: list[Replica], tokens: int, room_s: float, now_s: float) -> list[Replica]:
-        """Those whose prompts, with one of so many tokens, delay who comes next by at most `room_s`."""
-        if room_s == math.inf:
-            return replicas
-        return [one for one in replicas if one.clock.delay_s(tokens, one.running, now_s) <= room_s]
+    def find(
+        self, ticket: Ticket, tokens: int, room_s: float, within_s: float, now_s: float
+    ) -> Choice | None:
+        """A replica with room for a lease that reserves `tokens`, whose prompts with this one delay who comes
+        next by at most `room_s`; if possible one with the first token `within_s`. None: there is none.
 
-    def choose(self, replicas: list[Replica], ticket: Ticket, within_s: float, now_s: float) -> Choice:
-        """One of these for a ticket, if possible one with the first token `within_s`. There must be one.
-
-        The candidates are all of a small fleet; of a large one two at random (Mitzenmacher, 2001) and the
-        replicas that know the prompt's beginning or the session. The best score wins, ties go to the least
-        loaded. Where that may be too late, the soonest of all does.
+        All of a small fleet are looked at; of a large one some at random and a few that know the prompt's
+        beginning or the session. The best score wins, ties go to the least loaded. Where that may be too
+        late, or none of these will do, the soonest of all does.
         """
-        known = self._known(ticket) if ticket.prefix_blocks or ticket.session_id else {}
-        if len(replicas) == 1:
-            return self._choice(replicas[0], ticket, known, now_s)
-        choices = [self._choice(one, ticket, known, now_s) for one in self._candidates(replicas, known)]
-        best = min(choices, key=lambda one: (one.score_s, one.replica.running, one.replica.report.replica_id))
-        if best.ttft_s <= HURRY_SHARE * within_s:
-            return best
-        if len(choices) < len(replicas):
-            choices = [self._choice(one, ticket, known, now_s) for one in replicas]
-        return min(choices, key=lambda one: (one.ttft_s, one.replica.report.replica_id))
+        large = len(self.open) > SMALL_FLEET
+        some = self._knowing(ticket) + [self._any() for _ in range(DRAWN)] if large else self.open
+        choices = self._choices(some, ticket, tokens, room_s, now_s)
+        if len(choices) == 1 and not large:
+            return choices[0]
+        if choices:
+            best = min(choices, key=_by_score)
+            if best.ttft_s <= HURRY_SHARE * within_s:
+                return best
+        if large:
+            choices = self._choices(self.open, ticket, tokens, room_s, now_s)
+        return min(choices, key=_by_time, default=None)
 
-    def _known(self, ticket: Ticket) -> dict[str, int]:
-        """Replicas that know the ticket: prompt tokens likely cached; -1 marks the session's."""
+    def _any(self) -> Replica:
+        return self.open[min(int(self._uniform() * len(self.open)), len(self.open) - 1)]
+
+    def _knowing(self, ticket: Ticket) -> list[Replica]:
+        """Replicas with a place that know the session or the longest part of the prompt, a few."""
         if not self._config.route.affinity:
-            return {}
-        per_block = self._config.route.tokens_per_block
-        lengths = self._prefix.match(ticket.prefix_blocks)
-        known = {id_: min(n * per_block, ticket.prompt_tokens) for id_, n in lengths.items()}
+            return []
+        found: dict[str, Replica] = {}
         session = self._sessions.get(ticket.session_id)
-        if session is not None:
-            known.setdefault(session, -1)
-        return known
+        names: Iterable[str] = () if session is None else (session,)
+        length = self._prefix.longest(ticket.prefix_blocks)
+        while True:
+            for name in names:
+                replica = self.replicas.get(name)
+                if replica is not None and replica.free:
+                    found[name] = replica
+                    if len(found) == MAX_KNOWING:
+                        return list(found.values())
+            if not length:
+                return list(found.values())
+            length -= 1
+            names = self._prefix.holders(ticket.prefix_blocks[length])
 
-    def _candidates(self, fitting: list[Replica], known: dict[str, int]) -> list[Replica]:
-        if len(fitting) <= SMALL_FLEET:
-            return fitting
-        candidates = [r for r in fitting if r.report.replica_id in known] if known else []
-        candidates.append(self._any(fitting))
-        candidates.append(self._any(fitting))
-        return candidates
+    def _choices(
+        self, replicas: list[Replica], ticket: Ticket, tokens: int, room_s: float, now_s: float
+    ) -> list[Choice]:
+        """Those that can take it."""
+        return [
+            self._choice(one, ticket, now_s)
+            for one in replicas
+            if self._takes(one, tokens, ticket.prompt_tokens, room_s, now_s)
+        ]
 
-    def _any(self, replicas: list[Replica]) -> Replica:
-        return replicas[min(int(self._uniform() * len(replicas)), len(replicas) - 1)]
+    def _takes(self, replica: Replica, tokens: int, prompt_tokens: int, room_s: float, now_s: float) -> bool:
+        if replica is self.kept or not replica.fits(tokens) or not self.reachable(replica, now_s):
+            return False
+        return room_s == math.inf or replica.clock.delay_s(prompt_tokens, replica.running, now_s) <= room_s
 
-    def _choice(self, replica: Replica, ticket: Ticket, known: dict[str, int], now_s: float) -> Choice:
-        cached = max(0, known.get(replica.report.replica_id, 0))
+    def _tokens(self, ticket: Ticket, blocks: int) -> int:
+        return min(blocks * self._config.route.tokens_per_block, ticket.prompt_tokens)
+
+    def _choice(self, replica: Replica, ticket: Ticket, now_s: float) -> Choice:
+        replica_id, cached, knows = replica.report.replica_id, 0, False
+        if self._config.route.affinity:
+            if ticket.prefix_blocks:
+                cached = self._tokens(ticket, self._prefix.length(replica_id, ticket.prefix_blocks))
+            knows = cached > 0 or self._sessions.get(ticket.session_id) == replica_id
         tokens = ticket.prompt_tokens - cached
         ttft_s = replica.clock.ttft_s(tokens, replica.running, now_s)
         score_s = ttft_s + self.pace.token_s * tokens if replica.clock.waiting else ttft_s
-        if replica.report.replica_id in known:
+        if knows:
             score_s -= self._config.route.affinity_bonus_s
         return Choice(replica, cached, ttft_s, score_s)
 
@@ -391,11 +432,32 @@ class ReplicaPool:
         free = replica.limit.requests - replica.running
         if free < 0 or replica.gone or replica.report.draining or not replica.reached:
             free = 0
-        if free:
-            self.open[replica.report.replica_id] = replica
-            if replica.limit.tokens:
-                free = min(free, self._free_by_tokens(replica))
-        else:
-            self.open.pop(replica.report.replica_id, None)
+        if (replica.number is None) == (free > 0):
+            self._list(replica)
+        idle = free > 0 and not replica.in_flight
+        if free and replica.limit.tokens:
+            free = min(free, self._free_by_tokens(replica))
         self._free += free - replica.free
-        replica.free = free
+        self.idle += idle - replica.idle
+        replica.free, replica.idle = free, idle
+
+    def _list(self, replica: Replica) -> None:
+        """Among those that have a place, or no more; in constant time, as one of them is drawn."""
+        number, open_ = replica.number, self.open
+        if number is None:
+            replica.number = len(open_)
+            open_.append(replica)
+            return
+        last = open_.pop()
+        if last is not replica:
+            open_[number] = last
+            last.number = number
+        replica.number = None
+
+
+def _by_score(choice: Choice) -> tuple[float, int, str]:
+    return choice.score_s, choice.replica.running, choice.replica.report.replica_id
+
+
+def _by_time(choice: Choice) -> tuple[float, str]:
+    return choice.ttft_s, choice.replica.report.replica_id

@@ -472,7 +472,7 @@ def test_a_silent_replica_without_leases_is_not_shown_and_later_forgotten():
 def test_a_replica_that_is_forgotten_takes_its_free_places_with_it():
     flow = controller("r")
     flow.tick(REPLICA_MEMORY_S + 1.0)
-    assert (flow._pool.free, flow._pool.open) == (0, {})
+    assert (flow._pool.free, flow._pool.open) == (0, [])
 
 
 def test_the_first_report_of_a_replica_brings_its_running_leases():

@@ -5,15 +5,29 @@ from hypothesis import strategies as st
 
 from app.flow.prefix import PrefixIndex
 
+# Prompts whose hashes are chained, as words of which each stands for all before it.
+CHAINS = st.lists(st.integers(0, 2), max_size=6).map(
+    lambda words: [hash(tuple(words[: end + 1])) for end in range(len(words))]
+)
+
 
 def test_the_longest_known_prefix_counts_from_the_first_block():
     index = PrefixIndex(100, 1000)
     index.add("r", [1, 2, 3])
     index.add("s", [1, 9])
-    assert index.match([1, 2, 3, 4]) == {"r": 3, "s": 1}
-    assert index.match([2, 3]) == {"r": 2}
-    assert index.match([]) == {}
-    assert index.match([7]) == {}
+    assert [index.length(name, [1, 2, 3, 4]) for name in "rsx"] == [3, 1, 0]
+    assert index.longest([1, 2, 3, 4]) == 3
+    assert (index.longest([]), index.length("r", [])) == (0, 0)
+    assert (index.longest([7]), index.length("r", [7])) == (0, 0)
+
+
+def test_who_holds_a_block_is_named_in_the_order_of_coming():
+    index = PrefixIndex(100, 1000)
+    for name in ("s", "r", "t", "r"):
+        index.add(name, [1, ord(name)])
+    assert list(index.holders(1)) == ["s", "r", "t"]
+    assert list(index.holders(ord("t"))) == ["t"]
+    assert list(index.holders(7)) == []
 
 
 def test_a_replica_that_is_dropped_is_forgotten():
@@ -22,19 +36,25 @@ def test_a_replica_that_is_dropped_is_forgotten():
     index.add("s", [1])
     index.drop("r")
     index.drop("nobody")
-    assert index.match([1]) == {"s": 1}
+    assert (index.length("r", [1]), index.length("s", [1])) == (0, 1)
+    assert list(index.holders(1)) == ["s"]
 
 
-@given(st.lists(st.lists(st.integers(0, 30), max_size=6), max_size=40))
+@given(st.lists(CHAINS, max_size=40))
 def test_the_index_is_bounded_and_forgets_the_ends_first(prompts):
     index = PrefixIndex(8, 1000)
     for prompt in prompts:
         index.add("r", prompt)
-    assert len(index._blocks.get("r", ())) <= 8
-    assert set(index._holders) == set(index._blocks.get("r", ()))
+    held = index._blocks.get("r", ())
+    assert len(held) <= 8
+    assert set(index._holders) == set(held)
+    for prompt in prompts:
+        known = [block in held for block in prompt]
+        assert known == sorted(known, reverse=True)
+        assert index.length("r", prompt) == index.longest(prompt) == sum(known)
 
 
-@given(st.lists(st.tuples(st.sampled_from("rst"), st.lists(st.integers(0, 9), max_size=4)), max_size=30))
+@given(st.lists(st.tuples(st.sampled_from("rst"), CHAINS), max_size=30))
 def test_replicas_share_what_all_may_remember(prompts):
     index = PrefixIndex(8, 12)
     for replica_id, prompt in prompts:
@@ -42,8 +62,17 @@ def test_replicas_share_what_all_may_remember(prompts):
         assert len(index._blocks[replica_id]) <= 12 // len(index._blocks)
 
 
+@given(st.lists(st.tuples(st.sampled_from("rst"), CHAINS), min_size=1, max_size=30))
+def test_the_longest_of_all_is_the_longest_of_one(prompts):
+    index = PrefixIndex(8, 12)
+    for replica_id, prompt in prompts:
+        index.add(replica_id, prompt)
+    for _, prompt in prompts:
+        assert index.longest(prompt) == max(index.length(name, prompt) for name in "rst")
+
+
 def test_the_longest_of_each_is_found_among_many_that_know_the_beginning():
     index = PrefixIndex(100, 1000)
     for number in range(5):
         index.add(f"r{number}", [1, 2, 3, 4, 5][: number + 1])
-    assert index.match([1, 2, 3, 4, 5, 6]) == {f"r{number}": number + 1 for number in range(5)}
+    assert [index.length(f"r{number}", [1, 2, 3, 4, 5, 6]) for number in range(5)] == [1, 2, 3, 4, 5]

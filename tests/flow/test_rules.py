@@ -314,7 +314,17 @@ class FlowRules(RuleBasedStateMachine):
         assert pool._free == sum(one.free for one in pool.replicas.values())
         assert bool(pool.free) == bool(pool.open)
         if self.up_to_date:
-            assert set(pool.open) <= self.open()
+            assert {one.report.replica_id for one in pool.open} <= self.open()
+
+    @invariant()
+    def what_is_counted_as_it_comes_is_what_there_is(self) -> None:
+        pool = self.flow._pool
+        replicas = pool.replicas.values()
+        assert [one.number for one in pool.open] == list(range(len(pool.open)))
+        assert sum(one.number is not None for one in replicas) == len(pool.open)
+        assert pool.idle == sum(not one.in_flight for one in pool.open)
+        assert pool.ready == sum(one.usable for one in replicas)
+        assert pool.places == sum(one.places for one in replicas)
 
     @invariant()
     def nobody_waits_beyond_the_bound(self) -> None:
@@ -350,8 +360,8 @@ class FlowRules(RuleBasedStateMachine):
         tokens = entry.ticket.prompt_tokens + expected
         return [
             one.report.replica_id
-            for one in flow._pool.fitting(tokens, self.now_s)
-            if one.clock.delay_s(entry.ticket.prompt_tokens, one.running, self.now_s) <= queue.room_s()
+            for one in flow._pool.open
+            if flow._pool._takes(one, tokens, entry.ticket.prompt_tokens, queue.room_s(), self.now_s)
         ]
 
     def expired_unseen(self, in_flight: int) -> bool:
