@@ -623,7 +623,7 @@ async def test_each_response_tells_the_tier_that_is_served_and_what_it_repeats_s
     engine, at_once, monkeypatch
 ):
     if not at_once:
-        monkeypatch.setattr("app.gateway.exchange.REWRITTEN_AT_ONCE_BYTES", 0)
+        monkeypatch.setattr("app.gateway.run.REWRITTEN_AT_ONCE_BYTES", 0)
     path = "/v1/responses"
     repeated = b'"id":"x","metadata":{"service_tier":"auto"},'
     asked, served = (
