@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 
+from app import sse
 from app.contract import Metered
 
 USED_HEADER = "x-engine-used"
 # Lines of a stream's own events begin with a field's name, and its text has no bare line ends.
 _COMMENT = b": used "
-_EVENT_END = b"\n\n"
 
 
 def to_text(metered: Metered) -> str:
@@ -31,7 +31,7 @@ def from_text(text: str | bytes) -> Metered:
 
 
 def comment(metered: Metered) -> bytes:
-    return _COMMENT + to_text(metered).encode() + _EVENT_END
+    return _COMMENT + to_text(metered).encode() + sse.END
 
 
 class StreamEnd:
@@ -48,8 +48,8 @@ class StreamEnd:
 
     def events(self, chunk: bytes) -> bytes:
         """What of a piece goes on to the client."""
-        events, end, self.begun = (self.begun + chunk).rpartition(_EVENT_END)
-        before, between, last = events.rpartition(_EVENT_END)
+        events, end, self.begun = (self.begun + chunk).rpartition(sse.END)
+        before, between, last = events.rpartition(sse.END)
         if last.startswith(_COMMENT):
             self.used = from_text(last.removeprefix(_COMMENT))
             return before + between

@@ -21,7 +21,7 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import used
+from app import sse, used
 from app.contract import (
     ENGINE_DIED_STATUS,
     ENGINE_FAILED,
@@ -43,13 +43,13 @@ logger = logging.getLogger("ray.serve")
 # Paths behind the door that only read, and take no lease.
 OBSERVED_PATHS = frozenset({"/metrics", RANKS_PATH})
 _USED = used.USED_HEADER.encode()
-# How vLLM begins the events of chats and completions, and the one that says that it can't go on.
-_EVENT = b"data: "
-_ERROR_EVENT = _EVENT + b'{"error": '
+_STREAM = sse.CONTENT_TYPE.encode()
+# How vLLM's chats and completions begin the event that says that they can't go on.
+_ERROR_EVENT = sse.DATA + b'{"error": '
 # How it begins the events of a response before it looks at the request.
 _PREAMBLE = (b"event: response.created\n", b"event: response.in_progress\n")
 _FAILED = {"message": ENGINE_FAILED, "type": "server_error", "param": None}
-_FAILED_EVENT = _EVENT + json.dumps({"error": {**_FAILED, "code": "engine_error"}}).encode() + b"\n\n"
+_FAILED_EVENT = sse.event(json.dumps({"error": {**_FAILED, "code": "engine_error"}}).encode())
 # The rank of a class: there are never a thousand.
 MAX_PRIORITY_DIGITS = 3
 # The request that the current task serves (app/engine/metering.py counts for it).
@@ -222,7 +222,7 @@ class _Revocable:
 
 def _is_stream(head: Message) -> bool:
     kind: bytes = dict(head["headers"]).get(b"content-type", b"")
-    return kind.startswith(b"text/event-stream")
+    return kind.startswith(_STREAM)
 
 
 def _refusal(head: Message, first: Message) -> tuple[Message, Message] | None:
@@ -230,7 +230,7 @@ def _refusal(head: Message, first: Message) -> tuple[Message, Message] | None:
     event: bytes = first.get("body", b"")
     if not (_is_stream(head) and event.startswith(_ERROR_EVENT)):
         return None
-    body = event.removeprefix(_EVENT).partition(b"\n")[0]
+    body = event.removeprefix(sse.DATA).partition(b"\n")[0]
     status = json.loads(body)["error"].get("code")
     return _whole(status if status in range(400, 600) else 500, body)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
+from app import sse
 from app.gateway.errors import ApiError, engine_lost, half_pair, internal_error, reader_stalled
 from app.gateway.exchange import Exchange
 from app.gateway.patience import ReaderWatch
@@ -20,9 +21,6 @@ from app.gateway.spans import describe, request_span
 from app.gateway.tenants import Tenants
 
 logger = logging.getLogger("ray.serve")
-
-_DONE = b"[DONE]"
-_DATA = b"data: "
 
 
 class CallFace:
@@ -54,7 +52,7 @@ class CallFace:
                 failure: ApiError | None = None
                 with ReaderWatch(self._reader_stall_s, answer.abandon) as watch:
                     # To the end, also of what has failed: there the engine says so, and what was used.
-                    async for event in sse_events(answer.chunks):
+                    async for event in sse.data_of(answer.chunks):
                         payload = json.loads(event)
                         if "error" in payload:
                             failure = _from_event(payload["error"])
@@ -100,16 +98,6 @@ def _encoded(body: dict[str, Any], stream: bool) -> bytes:
         raise half_pair("body", error) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ApiError(400, "invalid_type", f"body: not a JSON object: {error}", "body") from None
-
-
-async def sse_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The data of each server-sent event up to `[DONE]`; chunks may cut events anywhere."""
-    rest = b""
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(_DATA) and line[len(_DATA) :] != _DONE:
-                yield line[len(_DATA) :]
 
 
 def _from_event(error: dict[str, Any]) -> ApiError:

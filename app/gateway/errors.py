@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from app import sse
 from app.contract import RateLimits, Refusal
 from app.gateway.headers import rate_limit_headers
 
@@ -74,7 +75,7 @@ class ApiError(Exception):
 
     def sse_event(self) -> bytes:
         """How the error ends a stream that has begun."""
-        return b"data: " + self.body() + b"\n\n"
+        return sse.event(self.body())
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         headers = [(b"content-type", b"application/json")]

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from app import sse
 from app.gateway.bounds import COUNTS, LABELS, NUMBERS
 from app.gateway.requests import Window
 from app.gateway.schemas import SCHEMAS, Fields
@@ -43,7 +44,7 @@ _EVENT = {
 }
 _STREAMED = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
 # What is read and is no JSON.
-_TEXTS = {"/metrics": "text/plain", "/status": "text/html", "/status/events": "text/event-stream"}
+_TEXTS = {"/metrics": "text/plain", "/status": "text/html", "/status/events": sse.CONTENT_TYPE}
 
 
 def document(window: Window, reads: Iterable[str], keyed_reads: Iterable[str]) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _kind(property_: dict[str, Any], kind: str) -> dict[str, Any]:
 def _operation(path: str, model: type[Fields]) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if path in _STREAMED:
-        content["text/event-stream"] = {"schema": _EVENT}
+        content[sse.CONTENT_TYPE] = {"schema": _EVENT}
     body = {"required": True, "content": {"application/json": {"schema": {"$ref": _REF + model.__name__}}}}
     return {
         "operationId": path.strip("/").replace("/", "_"),

@@ -12,6 +12,7 @@ import aiohttp
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from app import sse
 from app.config import StatusConfig
 from app.contract import ControlPlane
 from app.gateway.door import is_local, only
@@ -116,22 +117,22 @@ class StatusFace:
             raise ApiError(503, "too_many_viewers", reason, None, VIEWERS_RETRY_AFTER_S)
         self._viewers += 1
         try:
-            events = StreamingResponse(self._events(), media_type="text/event-stream")
+            events = StreamingResponse(self._events(), media_type=sse.CONTENT_TYPE)
             events.headers["cache-control"] = "no-store"
             await events(scope, receive, send)
         finally:
             self._viewers -= 1
 
-    async def _events(self) -> AsyncIterator[str]:
+    async def _events(self) -> AsyncIterator[bytes]:
         """Ends where the scheduler does not answer: the browser comes back."""
-        yield f"retry: {RECONNECT_MS}\n\n"
+        yield f"retry: {RECONNECT_MS}".encode() + sse.END
         end_s = time.monotonic() + self._stream_s
         while time.monotonic() < end_s:
             try:
                 frame = await self._frames.get()
             except ConnectionError:
                 return
-            yield event(frame.main)
+            yield sse.event(frame.main.encode())
             await asyncio.sleep(INTERVAL_S)
 
     async def _now(self) -> Frame:
@@ -149,11 +150,6 @@ class StatusFace:
     async def _rank_loads(self) -> tuple[RankLoad, ...]:
         engines = (await self._control.view(metrics=False)).engines
         return self._meter.read(await engine_ranks(self._http, engines), time.monotonic())
-
-
-def event(text: str) -> str:
-    """One server-sent event."""
-    return "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
 
 
 def _key(scope: Scope) -> str | None:

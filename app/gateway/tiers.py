@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from app import sse
 from app.flow.config import FlowConfig
 
 # How vLLM writes the field in a whole answer, and how each of its answers and events begins.
 _FIELD = b'"service_tier":'
 _EMPTY = _FIELD + b"null"
 _FIRST = b'{"id":'
-_DATA = b"\ndata: "
-_EVENT_END = b"\n\n"
+_DATA = b"\n" + sse.DATA
 
 
 class Tiers:
@@ -70,7 +70,7 @@ def events_with_tier(events: bytes, tier: str) -> bytes:
     """Whole events of such an answer's stream: the first two and the last hold the response."""
     if _FIELD not in events:
         return events
-    return _EVENT_END.join(_event_with_tier(event, tier) for event in events.split(_EVENT_END))
+    return sse.END.join(_event_with_tier(event, tier) for event in events.split(sse.END))
 
 
 def _event_with_tier(event: bytes, tier: str) -> bytes:

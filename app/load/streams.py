@@ -17,11 +17,14 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from app import sse
+
 # How servers say that they shed load, which is no failure of theirs: by a 429, or in an error's `code`, where
 # vLLM writes the status and has no other than 503 for a full queue. Any other 503 says that nobody is there
 # to answer: our `rejected_no_engine` and `engine_lost`, HAProxy's own page.
 TOO_MANY = 429
 SHED_CODES = (TOO_MANY, 503)
+_OBJECT = sse.DATA + b"{"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 COMPLETED, REFUSED, GAVE_UP, BROKEN, FAILED, UNREACHABLE = (
     "completed",
@@ -212,9 +215,9 @@ class _Exchange(asyncio.Protocol):
         self.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        *events, self._rest = (self._rest + body).split(b"\n\n")
+        *events, self._rest = (self._rest + body).split(sse.END)
         for event in events:
-            if event.startswith(b"data: {"):
+            if event.startswith(_OBJECT):
                 self._last = event
                 if self.times_s or _has_token(event):
                     self.times_s.append(self._now_s)
@@ -240,7 +243,7 @@ class _Exchange(asyncio.Protocol):
     def last_object(self) -> dict[str, Any]:
         """The last event before `[DONE]`, or the whole body of an answer that is no stream."""
         try:
-            value = json.loads(self._last.removeprefix(b"data: ") or self._rest)
+            value = json.loads(self._last.removeprefix(sse.DATA) or self._rest)
         except ValueError:
             return {}
         return value if isinstance(value, dict) else {}
@@ -248,7 +251,7 @@ class _Exchange(asyncio.Protocol):
 
 def _has_token(event: bytes) -> bool:
     """False for a chat's first chunk, which only names the role, and for errors."""
-    choices = json.loads(event.removeprefix(b"data: ")).get("choices")
+    choices = json.loads(event.removeprefix(sse.DATA)).get("choices")
     if not choices:
         return False
     delta = choices[0].get("delta", {})

@@ -1,4 +1,4 @@
-"""The Python face, and the reading of server-sent events."""
+"""The Python face."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from hashlib import sha256
 
 import aiohttp
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from app.contract import Metered, Refusal
 from app.flow.outcome import Outcome
 from app.flow.ticket import Usage
-from app.gateway.calls import CallFace, sse_events
+from app.gateway.calls import CallFace
 from app.gateway.errors import ApiError
 from app.gateway.exchange import Exchange
 from app.gateway.tenants import ApiKeys
@@ -23,39 +21,12 @@ from tests.fakes import TIERS, FakeControlPlane, soon, window
 PATH = "/v1/completions"
 BODY = {"model": "tiny", "prompt": "Hi"}
 
-payloads = st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=2), max_size=5)
-
 
 def face_over(
     control: FakeControlPlane, http: aiohttp.ClientSession, reader_stall_s: float = 60.0, **keys: list[str]
 ) -> CallFace:
     keyed = ApiKeys(keys, open_without_keys=not keys)
     return CallFace(Exchange(control, http, TIERS, 60.0, 60.0), window(), keyed, reader_stall_s)
-
-
-@settings(deadline=None)  # A machine that is busy with something else.
-@given(payloads=payloads, ascii_only=st.booleans(), data=st.data())
-def test_events_are_whole_wherever_the_chunks_cut_them(payloads, ascii_only, data):
-    texts = [json.dumps(payload, ensure_ascii=ascii_only).encode(errors="replace") for payload in payloads]
-    stream = b"".join(b"data: " + text + b"\n\n" for text in texts) + b"data: [DONE]\n\n"
-    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=10).map(sorted))
-    chunks = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
-
-    async def events() -> list[bytes]:
-        async def arriving():
-            for chunk in chunks:
-                yield chunk
-
-        return [event async for event in sse_events(arriving())]
-
-    assert _result(events()) == texts
-
-
-def _result(coroutine):
-    """What a coroutine that never waits returns; an event loop for each example would take seconds."""
-    with pytest.raises(StopIteration) as end:
-        coroutine.send(None)
-    return end.value.value
 
 
 @pytest.mark.parametrize("stream", [False, True])

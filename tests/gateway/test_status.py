@@ -15,7 +15,7 @@ import pytest
 from app.config import StatusConfig
 from app.contract import SchedulerView
 from app.gateway.errors import ApiError
-from app.gateway.status import EVENTS, JSON, MAX_VIEWERS, PAGE, STATUS_PATHS, STREAM_S, StatusFace, event
+from app.gateway.status import EVENTS, JSON, MAX_VIEWERS, PAGE, STATUS_PATHS, STREAM_S, StatusFace
 from app.gateway.tenants import ApiKeys
 from app.status.view import from_json
 from tests.fakes import FakeControlPlane, soon
@@ -205,7 +205,3 @@ async def test_a_stream_ends_when_its_time_is_up_and_where_the_scheduler_is_away
     await soon(brief.read(EVENTS).done)
     site.control.status_view = None
     await soon(site.read(EVENTS).done)
-
-
-def test_an_event_keeps_its_lines():
-    assert event("<p>\na</p>") == "data: <p>\ndata: a</p>\n\n"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.gateway.calls import sse_events
+from app import sse
 from app.gateway.door import announced_bytes
 from app.gateway.engine_errors import from_engine
 from app.gateway.errors import ApiError
@@ -176,7 +176,7 @@ async def test_any_chunks_are_events(chunks):
         for chunk in chunks:
             yield chunk
 
-    assert all(b"\n" not in event for event in [event async for event in sse_events(source())])
+    assert all(b"\n" not in event for event in [event async for event in sse.data_of(source())])
 
 
 @MANY
