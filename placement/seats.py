@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from app.config import ApplicationConfig
+from app.config import ApplicationConfig, ParallelConfig
 from app.plan_check import control_room, plan_of
 from placement.hardware import Cluster
 from placement.nodes import NodeView, NoSeat, Seating, may_be, may_be_smaller, seat
@@ -35,17 +35,10 @@ class Seats:
         plan, parallel = plan_of(config), config.parallel
         alike = [node for node in self._nodes if may_be(node.gpu_types, gpu)]
         others = [node for node in self._nodes if not may_be(node.gpu_types, gpu)]
-        seating = _seat(alike, plan)
+        seating = _seating(alike, plan, parallel)
         if isinstance(seating, NoSeat):
             return Seated(said, seating.reason)
-        # GPUs are free; what else the bundles hold may not be, or not on the nodes where they are.
-        found = room([node.free for node in alike], parallel.bundles, parallel.strategy, plan.replicas)
-        if found.missing:
-            return Seated(said, f"replica {found.replicas + 1} of {plan.replicas}: {found.missing}")
         bundles = [*parallel.bundles] * plan.replicas
-        seating = _seat([replace(node, free_gpus=_places(node, bundles)) for node in alike], plan)
-        if isinstance(seating, NoSeat):
-            return Seated(said, f"of GPUs with what else a bundle holds beside them: {seating.reason}")
         taken = list(zip((node_id for ranks in seating.nodes for node_id in ranks), bundles, strict=True))
         control = control_room(config, [*(_left(n, taken) for n in alike), *(n.free for n in others)])
         if control.missing:
@@ -56,6 +49,21 @@ class Seats:
             for node, left in zip([*alike, *others], control.left, strict=True)
         )
         return Seated((*said, *_about_seats(seating, spread=spread)))
+
+
+def _seating(nodes: Sequence[NodeView], plan: ParallelPlan, parallel: ParallelConfig) -> Seating | NoSeat:
+    """On GPUs that have what else a bundle holds beside them; where GPUs alone are too few, that is said."""
+    by_gpus = _seat(nodes, plan)
+    if isinstance(by_gpus, NoSeat):
+        return by_gpus
+    found = room([node.free for node in nodes], parallel.bundles, parallel.strategy, plan.replicas)
+    if found.missing:
+        return NoSeat(f"replica {found.replicas + 1} of {plan.replicas}: {found.missing}")
+    bundles = [*parallel.bundles] * plan.replicas
+    seating = _seat([replace(node, free_gpus=_places(node, bundles)) for node in nodes], plan)
+    if isinstance(seating, NoSeat):
+        return NoSeat(f"of GPUs with what else a bundle holds beside them: {seating.reason}")
+    return seating
 
 
 def _seat(nodes: Sequence[NodeView], plan: ParallelPlan) -> Seating | NoSeat:

@@ -94,8 +94,6 @@ def cycle_us(steps: StepModel, running: float, prompt_tokens: int, output_tokens
     some = 1 - exp(-prompts)
     beside = (budget - share) // min(prompt_tokens, steps.plan.longest_chunk)
     together = min(max(1, beside), prompts / some)
-    if stages == 1:  # A step waits for no other's chunk, and what it has no room for is in the next one.
-        some = min(1.0, prompts / together)
     plain = decode(share, prompt_tokens + output_tokens / 2)
     chunk = round(together * prompt_tokens / chunks)
     loaded = replace(
@@ -106,9 +104,12 @@ def cycle_us(steps: StepModel, running: float, prompt_tokens: int, output_tokens
         prefill_context_tokens=round(together * prompt_tokens + chunk) // 2,
         sampled=share + round(together),
     )
+    # However they are spread, the steps carry all tokens: in `least_us` at best.
+    if stages == 1:  # A step waits for no other's chunk, and what it has no room for is in the next one.
+        some, least_us = min(1.0, prompts / together), steps.step_us(average)
+    else:
+        least_us = batches * max(steps.stage_times_us(average))
     round_us = some * _round_us(steps, loaded, batches) + (1 - some) * _round_us(steps, plain, batches)
-    # However they are spread, the steps carry all tokens.
-    least_us = steps.step_us(average) if stages == 1 else batches * max(steps.stage_times_us(average))
     return max(round_us, least_us)
 
 
