@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from placement.placed import Worker
+from placement.placed import Worker, application_of
 
 # The class of vLLM's Ray workers (v1/executor/ray_executor_v2.py).
 WORKER_CLASS = "RayWorkerProc"
@@ -24,8 +24,8 @@ _BUNDLE_RESOURCE = re.compile(r".+_group_(?P<index>\d+)_(?P<group>[0-9a-f]+)")
 def read_workers(address: str) -> list[Worker]:
     """vLLM's live workers in the cluster at `address` (`auto`, `host:port` or `ray://...`).
 
-    Node, group and bundle come from Ray's state API, which the dashboard serves. Where it is off, names
-    are all that Ray gives away, and the rest is None. Raises OSError or ValueError without a cluster.
+    Node, group, bundle and application need Ray's state API, which the dashboard serves. Where it is off,
+    names are all that Ray gives away, and the rest is None. Raises OSError or ValueError without a cluster.
     """
     import ray
     from ray.util.state.exception import RayStateApiException
@@ -68,6 +68,7 @@ def reach(address: str) -> None:
 
 
 def _observed(address: str, nodes: dict[str, str]) -> Iterator[Worker]:
+    import ray
     from ray.util.state import list_actors
 
     actors = list_actors(
@@ -77,11 +78,14 @@ def _observed(address: str, nodes: dict[str, str]) -> Iterator[Worker]:
         timeout=STATE_TIMEOUT_S,
         detail=True,
     )
+    groups = ray.util.placement_group_table()
     for actor in actors:
         # The worker of a node that has just died may still be listed.
         if actor.node_id in nodes:
             group = actor.placement_group_id
-            yield Worker(actor.name, nodes[actor.node_id], group, bundle_of(actor.required_resources, group))
+            bundle = bundle_of(actor.required_resources, group)
+            application = application_of(groups.get(group, {}).get("name", ""))
+            yield Worker(actor.name, nodes[actor.node_id], group, bundle, application)
 
 
 def bundle_of(resources: dict[str, Any] | None, group: str | None) -> int | None:

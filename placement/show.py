@@ -70,7 +70,11 @@ def plan_json(plan: Plan, replicas: Sequence[Replica] | None = None) -> Json:
     }
     if replicas is not None:
         document["replicas"] = [
-            {"engine": replica.engine, "ranks": list(map(_worker_json, replica.workers))}
+            {
+                "engine": replica.engine,
+                "application": replica.application,
+                "ranks": list(map(_worker_json, replica.workers)),
+            }
             for replica in replicas
         ]
     return document

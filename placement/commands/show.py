@@ -52,7 +52,9 @@ def plan_of(application: ServedApplication) -> Plan:
 
 
 def _show(plans: Sequence[Plan], workers: Sequence[Worker] | None, json_file: Path | None) -> None:
-    running = [None if workers is None else replicas(workers, plan.topology) for plan in plans]
+    running = [
+        None if workers is None else replicas(workers, plan.topology, plan.application) for plan in plans
+    ]
     blocks = [block for plan, found in zip(plans, running, strict=True) for block in _blocks(plan, found)]
     print("\n\n".join(blocks))
     if json_file is not None:
@@ -66,6 +68,8 @@ def _blocks(plan: Plan, running: list[Replica] | None) -> list[str]:
     if "GPU" not in plan.bundles[0]:
         return [plan_text(plan), "The ranks are processes of the engine's replica: they have no actors."]
     if not running:
-        return [plan_text(plan), "No engine of this grid is running."]
-    whose = "Running engines of this grid, whichever application's they are: their workers do not say."
-    return [plan_text(plan), whose, *(replica_text(plan, replica) for replica in running)]
+        return [plan_text(plan), "No engine of this application runs in this grid."]
+    its_own = [replica_text(plan, replica) for replica in running if replica.application is not None]
+    others = [replica_text(plan, replica) for replica in running if replica.application is None]
+    whose = "Running engines of this grid, whichever application's they are: the cluster does not say."
+    return [plan_text(plan), *its_own, *([whose, *others] if others else [])]

@@ -74,6 +74,7 @@ def test_each_rank_is_in_its_bundle(app: Cluster, tmp_path: Path):
     for rank, worker in zip(plan["ranks"], replica["ranks"], strict=True):
         assert worker["bundle"] == rank["rank"]
         assert worker["actor"].endswith(f"_TP{rank['tensor_rank']}_PP{rank['stage']}")
+    assert replica["application"] == plan["application"]
     assert len({worker["placement_group"] for worker in replica["ranks"]}) == 1
 
 

@@ -38,7 +38,7 @@ class RayWorkerProc:
 
 with_dashboard, bundles = sys.argv[1] == "True", list(map(int, sys.argv[2:]))
 ray.init(address="local", num_cpus=1, num_gpus=8, include_dashboard=with_dashboard, log_to_driver=False)
-group = placement_group([{"GPU": 1}] * 8, strategy="STRICT_PACK")
+group = placement_group([{"GPU": 1}] * 8, strategy="STRICT_PACK", name="SERVE_REPLICA::llm#Engine#ab12c")
 workers = [
     ray.remote(RayWorkerProc)
     .options(
@@ -90,6 +90,7 @@ def test_the_command_shows_where_the_ranks_of_a_running_engine_are(running, tmp_
     assert shown.returncode == 0, shown.stderr
     (document,) = json.loads(file.read_text())
     (replica,) = document["replicas"]
+    assert replica["application"] == ("llm" if observed else None)
     for rank, worker in enumerate(replica["ranks"]):
         assert worker["actor"] == f"vllm_Worker_ab12c_TP{rank % 2}_PP{rank // 2}"
         assert worker["actor"] in shown.stdout

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.serve._private.common import DeploymentID, ReplicaID
 
 from placement.live import bundle_of
-from placement.placed import Replica, Worker, replicas
+from placement.placed import Replica, Worker, application_of, replicas
 from placement.topology import Topology
 
 sizes = st.integers(1, 4)
@@ -19,7 +20,7 @@ def named(name: str) -> Worker:
 
 def test_workers_are_sorted_by_engine_and_rank():
     workers = [named(f"vllm_Worker_{engine}_TP{t}_PP{p}") for engine in "ba" for t in (1, 0) for p in (1, 0)]
-    found = replicas(workers, Topology(2, 2))
+    found = replicas(workers, Topology(2, 2), "llm")
     assert [replica.engine for replica in found] == ["a", "b"]
     assert [worker.actor for worker in found[0].workers] == [
         "vllm_Worker_a_TP0_PP0",
@@ -31,7 +32,7 @@ def test_workers_are_sorted_by_engine_and_rank():
 
 def test_a_rank_without_an_actor_is_shown_as_missing():
     worker = named("vllm_Worker_a_PP1")
-    assert replicas([worker], Topology(2, 1)) == [Replica("a", (None, worker))]
+    assert replicas([worker], Topology(2, 1), "llm") == [Replica("a", (None, worker))]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_a_rank_without_an_actor_is_shown_as_missing():
     ],
 )
 def test_a_name_of_another_grid_is_left_out(name):
-    assert replicas([named(name)], Topology(2, 2)) == []
+    assert replicas([named(name)], Topology(2, 2), "llm") == []
 
 
 @pytest.mark.engine
@@ -56,7 +57,7 @@ def test_the_rank_is_the_one_that_vllm_put_into_the_name(pp, tp, data):
 
     rank = data.draw(st.integers(0, pp * tp - 1))
     worker = named(build_actor_name("ab12c", rank, tp, pp, 1))
-    (replica,) = replicas([worker], Topology(pp, tp))
+    (replica,) = replicas([worker], Topology(pp, tp), "llm")
     assert replica.engine == "ab12c"
     assert [index for index, found in enumerate(replica.workers) if found is worker] == [rank]
 
@@ -66,3 +67,24 @@ def test_the_bundle_is_read_from_the_resources_of_its_group():
     assert bundle_of(resources, "aa") == 3
     assert bundle_of(resources, "cc") is None
     assert bundle_of(None, None) is None
+
+
+@pytest.mark.parametrize("application", ["llm", "a#b", "SERVE_REPLICA::x"])
+def test_the_application_is_the_one_that_serve_put_into_the_name_of_the_group(application):
+    replica = ReplicaID("ab12c", DeploymentID("Engine", application))
+    assert application_of(replica.to_full_id_str()) == application
+
+
+@pytest.mark.parametrize("name", ["", "mine", "SERVE_REPLICA::Engine#ab12c"])
+def test_a_group_of_another_name_is_no_applications(name):
+    assert application_of(name) is None
+
+
+def test_engines_of_another_application_are_left_out_where_the_cluster_says_whose_they_are():
+    workers = [
+        Worker(f"vllm_Worker_{engine}_PP{stage}", "10.0.0.1", group, stage, application)
+        for engine, group, application in [("a", "aa", "llm"), ("b", "bb", "other"), ("c", None, None)]
+        for stage in range(2)
+    ]
+    found = replicas(workers, Topology(2, 1), "llm")
+    assert [(replica.engine, replica.application) for replica in found] == [("a", "llm"), ("c", None)]

@@ -29,8 +29,9 @@ def plan(partition: list[int] | None = None, layers: int | None = 80) -> Plan:
     )
 
 
-def worker(rank: int) -> Worker:
-    return Worker(f"vllm_Worker_ab12c_TP{rank % 2}_PP{rank // 2}", "10.0.0.1", "f00d", rank)
+def worker(rank: int, engine: str = "ab12c", application: str | None = None) -> Worker:
+    name = f"vllm_Worker_{engine}_TP{rank % 2}_PP{rank // 2}"
+    return Worker(name, "10.0.0.1", "f00d", rank, application)
 
 
 def golden(text: str) -> str:
@@ -86,13 +87,30 @@ def test_a_running_engine_shows_node_bundle_group_and_actor_of_each_rank():
 
 
 def test_the_json_of_a_running_engine_holds_every_worker():
-    document = plan_json(plan(), [Replica("ab12c", (worker(0), None))])
+    document = plan_json(plan(), [Replica("ab12c", (worker(0, application="llm"), None))])
     (replica,) = document["replicas"]
-    assert replica["engine"] == "ab12c"
+    assert (replica["engine"], replica["application"]) == ("ab12c", "llm")
     assert replica["ranks"] == [
         {"actor": "vllm_Worker_ab12c_TP0_PP0", "node": "10.0.0.1", "placement_group": "f00d", "bundle": 0},
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    ("running", "said", "unsaid"),
+    [
+        (("llm", "other"), "engine of-llm", "engine of-other"),
+        (("other",), "No engine of this application runs in this grid.", "engine of-other"),
+    ],
+)
+def test_applications_of_one_grid_are_told_apart(capsys, monkeypatch, running, said, unsaid):
+    workers = [worker(rank, f"of-{application}", application) for application in running for rank in range(8)]
+    monkeypatch.setattr("placement.commands.show.read_workers", lambda address: workers)
+    assert main(["show", str(LLAMA_70B), "--address", "auto"]) == 0
+    shown = capsys.readouterr().out
+    assert said in shown
+    assert unsaid not in shown
+    assert "whichever application's" not in shown
 
 
 def test_the_command_says_that_running_engines_may_be_another_applications(capsys, monkeypatch):
