@@ -58,7 +58,8 @@ class CallControl:
         self._acquire, self._close = handle.acquire, handle.close
 
     async def acquire(self, ticket: Ticket) -> Reply:
-        return await self._acquire.remote(ticket)
+        reply: Reply = await self._acquire.remote(ticket)
+        return reply
 
     async def close(self, ticket_id: str, outcome: Outcome, usage: Usage | None) -> None:
         await self._close.remote(ticket_id, outcome, usage)

@@ -184,8 +184,8 @@ class _Overload:
                 "min_share": policy.min_share,
                 "ttft_budget_s": budgets_s[rank],
                 "reserve_roots": policy.reserve_roots,
+                **off.get("classes", {}),
             }
-            | off.get("classes", {})
             for rank, policy in enumerate(default_classes())
         ]
         tenants = [f"tenant-{rank:02d}" for rank in range(1, self._options.tenants + 1)]

@@ -50,7 +50,8 @@ class ServeQueueLength:
         desired, _ = replica_queue_length_autoscaling_policy(self._context(view, mean, now_s))
         scaled = _apply_scaling_factors(desired, view.load.running, self._config)
         decided, self._state = _apply_delay_logic(scaled, view.target, self._config, self._state, _now=now_s)
-        return min(max(decided, self._config.min_replicas), self._config.max_replicas)
+        target: int = min(max(decided, self._config.min_replicas), self._config.max_replicas)
+        return target
 
     def _context(self, view: View, ongoing: float, now_s: float) -> AutoscalingContext:
         return AutoscalingContext(

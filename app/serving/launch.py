@@ -24,7 +24,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from app.config import ApplicationConfig
 from app.config_file import ConfigFileError, HttpOptions, ServeFile, load_file

@@ -232,7 +232,8 @@ async def read(http: httpx.AsyncClient, url: str) -> Figures:
         for sample in family.samples:
             sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
     names = ("promiseserve_leases", "promiseserve_queue_depth", "promiseserve_replicas_ready")
-    return Figures(*(sums.get(name, 0.0) for name in names), known=True)
+    leases, queued, ready = (sums.get(name, 0.0) for name in names)
+    return Figures(leases, queued, ready, known=True)
 
 
 async def until(

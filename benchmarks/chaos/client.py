@@ -7,12 +7,16 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import httpx
 import openai
+from openai.types import Completion
 
 # A client waits for longer than the slowest detection of a frozen part takes (docs/operations.md).
 CLIENT_TIMEOUT_S = 90.0
+# Greedy, and as many tokens as are asked for.
+OPTIONS: dict[str, Any] = {"temperature": 0.0, "extra_body": {"ignore_eos": True}}
 
 
 class Fate(Enum):
@@ -75,12 +79,11 @@ class Attempt:
 
     async def _receive(self, client: openai.AsyncOpenAI, model: str) -> bool:
         """True when the answer says that it is finished."""
-        options = {"temperature": 0.0, "extra_body": {"ignore_eos": True}}
         ask = self.ask
         answer = await client.completions.create(
-            model=model, prompt=ask.prompt, max_tokens=ask.tokens, stream=ask.stream, **options
+            model=model, prompt=ask.prompt, max_tokens=ask.tokens, stream=ask.stream, **OPTIONS
         )
-        if not ask.stream:
+        if isinstance(answer, Completion):
             self.first_s = time.monotonic()
             self.text = answer.choices[0].text
             return answer.choices[0].finish_reason == "length"
@@ -107,7 +110,8 @@ def client_of(url: str) -> openai.AsyncOpenAI:
     """OpenAI's client without its own retries: what it would hide is what is counted here."""
     # A connection a request: a kept one that the server has closed looks like a fault.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-    http = httpx.AsyncClient(limits=limits, timeout=CLIENT_TIMEOUT_S)
+    # OpenAI's client takes it, whether its types name httpx or what follows that.
+    http: Any = httpx.AsyncClient(limits=limits, timeout=CLIENT_TIMEOUT_S)
     return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, http_client=http)
 
 
@@ -115,10 +119,9 @@ async def learn(url: str, model: str, asks: Iterable[Ask]) -> dict[tuple[str, in
     """The answers of an undisturbed application."""
     pairs = sorted({(ask.prompt, ask.tokens) for ask in asks})
     async with client_of(url) as client:
-        options = {"temperature": 0.0, "extra_body": {"ignore_eos": True}}
         answers = await asyncio.gather(
             *(
-                client.completions.create(model=model, prompt=prompt, max_tokens=tokens, **options)
+                client.completions.create(model=model, prompt=prompt, max_tokens=tokens, **OPTIONS)
                 for prompt, tokens in pairs
             )
         )
