@@ -113,7 +113,7 @@ class AdmissionPolicy:
     rate_horizon_s: float = 30.0
     # How long an overload is expected to go on from now on: whoever may wait for a minute outlasts most, and
     # is not refused as if all that passes it would do so for that minute. Simulated, an overload of 45 s
-    # keeps 98 % of batch instead of 76; of one that lasts a few more end after a wait (docs/flow.md).
+    # keeps 97 % of batch instead of 71; of one that lasts a few more end after a wait (docs/flow.md).
     overload_s: float = 30.0
     # Refuse at once, instead of after a wait, where a queue only stands and absorbs nothing.
     impatient: bool = True
@@ -124,9 +124,9 @@ class AdmissionPolicy:
     standing_weight: float = 0.5
     # Places more that a request needs at a lasting overload for each time that it costs its tenant's mean
     # above that mean, in square roots of all places. What it gains: docs/flow.md.
-    thrift_roots: float = 1.5
-    # While an overload is younger, whoever needs no place more by that, and by its tenant's share, may wait
-    # for the next one for a fifth of its budget. 0: nobody may.
+    thrift_roots: float = 2.0
+    # While an overload is younger, whoever by that, and by its tenant's share, may have half of the places
+    # that its class leaves to others may wait for the next one for three fifths of its budget. 0: nobody may.
     burst_s: float = 60.0
     # Who waits yields to more urgent newcomers that find no place for this share of its budget: long enough
     # to outlast a burst. With 1 an overload of three minutes refuses a third more after a wait; 0: it never
@@ -224,7 +224,7 @@ def default_classes() -> tuple[ClassPolicy, ...]:
         ClassPolicy("interactive", boost_s=70.0, min_share=0.0, ttft_budget_s=2.0),
         # Ten seconds keep attention; boosts differ by as much, so it never overtakes interactive.
         # More left free costs goodput; less, and more urgent requests find no place at once.
-        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_roots=2.0),
+        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_roots=1.6),
         # A minute: nobody watches, but a client's timeout is near. A fiftieth is enough to move (a twentieth
         # took 3 of a hundred promises from standard in bursts, simulated); it leaves more, so that standard
         # goes first.

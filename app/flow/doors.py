@@ -20,8 +20,9 @@ request dearer than its own tenant's mean needs more places, a cheaper one fewer
 it, and a tenant of long requests alone is served as ever. A dear one that is refused may still be given a
 time to return.
 
-As long as the overload may be a burst, those who by all this need no place more may wait for the next that
-falls free: it finds one of them, where else it would stay empty until somebody comes by chance.
+As long as the overload may be a burst, those who by all this need fewest places may wait for the next that
+falls free, of those left to others too: it finds one of them, where else it would stay empty until somebody
+comes by chance.
 """
 
 from __future__ import annotations
@@ -39,9 +40,7 @@ from app.flow.replicas import Choice, ReplicaPool
 WAIT_SHARE = 0.1
 # Of a budget: for so long one may wait in a burst for the next place. Longer keeps a few promises more, and
 # more wait in vain (simulated).
-CLAIM_SHARE = 0.2
-# However far behind a tenant is, this part of what its class leaves to others is not touched.
-UNTOUCHED_SHARE = 0.5
+CLAIM_SHARE = 0.6
 # What has stood for so many times as long as anybody would wait is remembered, and no more: a lull of minutes
 # forgets hours. With one a bursty overload lets everybody wait in each lull (simulated: Jain 0.92, not 0.97).
 REMEMBERED = 4.0
@@ -135,8 +134,7 @@ class Doors:
         if not behind and queue.credit > 0 and ahead <= queue.credit:
             return True
         entry.needed = needed = self._needed(entry, ahead)
-        reserve = queue.reserve
-        return not behind and free - reserve > needed and free > UNTOUCHED_SHARE * reserve
+        return not behind and queue.suffices(free, needed)
 
     def engine(self, entry: Entry, within_s: float, now_s: float) -> Choice | None:
         """The engine for a newcomer that has a place; None where it waits for prompts or for room in a cache,
@@ -158,7 +156,7 @@ class Doors:
         if not queue.policy.reserve_roots:
             return budget_s
         patience_s = max(0.0, budget_s - self._weight * standing_s)
-        if entry.needed is None or entry.needed > 0.0 or standing_s >= self._burst_s:
+        if standing_s >= self._burst_s or not queue.claims(entry.needed):
             return patience_s
         return max(patience_s, CLAIM_SHARE * budget_s)
 

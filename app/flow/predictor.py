@@ -160,6 +160,7 @@ class Predictor:
         for urgent in self._queue.classes[:rank]:
             ahead += urgent.size
             tokens += urgent.prompt_tokens
+        ahead += queue.missing(self._pool.free)
         wait_s = ahead / self.rate_per_s(rank, now_s, self._classes[rank].going_on)
         if self._pool.starting:
             wait_s = self._with_starting(wait_s, now_s)

@@ -39,6 +39,9 @@ SHORT_S = 2.0
 # Dead entries are dropped from the lists when they outnumber the live ones by this much.
 MAX_DEAD_SHARE = 2
 MIN_COMPACT = 64
+# However far behind a tenant is, and however little a request costs, this part of what its class leaves to
+# others is not touched.
+UNTOUCHED_SHARE = 0.5
 
 
 class Entry:
@@ -189,7 +192,25 @@ class ClassQueue:
 
     def may_go(self, free: int) -> bool:
         """Whoever waits may have one of the free places; a class that is owed its share goes before all."""
-        return self.credit > 0 or (free > self.reserve and not self.yields)
+        return self.credit > 0 or (not self.yields and (free > self.reserve or self._needs_fewer(free)))
+
+    def suffices(self, free: int, needed: float) -> bool:
+        """So many free places are enough for a request that needs so many beyond those left to others."""
+        return free - self.reserve > needed and free > UNTOUCHED_SHARE * self.reserve
+
+    def claims(self, needed: float | None) -> bool:
+        """A request that needs so few more may have any place but those that nobody touches."""
+        return needed is not None and needed <= (UNTOUCHED_SHARE - 1.0) * self.reserve
+
+    def missing(self, free: int) -> float:
+        """Places that have to fall free until there is one that is not left to others, less that one."""
+        return 0.0 if self.credit > 0 else max(0.0, self.reserve - free)
+
+    def _needs_fewer(self, free: int) -> bool:
+        """The next of those that wait; None of a flow's may run where all its tenants are at their caps."""
+        flow = self.order.next()
+        needed = None if flow is None else flow.head().needed
+        return needed is not None and self.suffices(free, needed)
 
     def room_s(self) -> float:
         """How long an engine's prompts may take; a class that is owed its share waits for nobody's."""

@@ -357,3 +357,52 @@ def test_what_waits_is_as_old_as_before_where_the_clock_was_set_back():
     assert [one.ticket.ticket_id for one in desk.queue.expired(31.0)] == ["first to expire"]
     assert desk.queue.classes[0].arrivals.oldest().ticket.arrived_s == 0.0
     assert desk.take() == "old"
+
+
+def leaving(reserve: float) -> Desk:
+    """Its second class leaves so many places to the first."""
+    desk = Desk()
+    desk.queue.classes[1].reserve = reserve
+    return desk
+
+
+@pytest.mark.parametrize(
+    ("needed", "least"),
+    [(None, 11), (3.0, 11), (0.0, 11), (-2.0, 9), (-4.9, 6), (-5.0, 6), (-99.0, 6)],
+    ids=str,
+)
+def test_the_fewer_places_the_next_one_needs_the_sooner_it_has_one_and_half_of_those_left_are_not_touched(
+    needed: float | None, least: int
+):
+    desk = leaving(10.0)
+    desk.put("waits", rank=1).needed = needed
+    goes = [free for free in range(20) if desk.queue.next(free, 2) is not None]
+    assert goes == list(range(least, 20))
+
+
+def test_what_the_next_one_needs_decides_and_not_who_waits_behind_it():
+    desk = leaving(10.0)
+    desk.put("dear", rank=1, expires_s=50.0)
+    desk.put("cheap", rank=1, expires_s=60.0).needed = -100.0
+    assert desk.queue.next(8, 2) is None
+
+
+def test_who_yields_has_none_of_the_places_left_to_others():
+    desk = leaving(10.0)
+    desk.put("cheap", rank=1).needed = -100.0
+    desk.queue.classes[1].yields = True
+    assert desk.queue.next(20, 2) is None
+
+
+def test_at_its_tenants_cap_nobody_has_a_place_however_few_it_needs():
+    desk = leaving(10.0)
+    desk.account("a", TenantPolicy(max_running=1)).running = 1
+    desk.put("cheap", rank=1).needed = -100.0
+    assert desk.queue.next(8, 2) is None
+
+
+def test_first_what_is_left_to_others_has_to_fall_free():
+    queue = leaving(10.0).queue.classes[1]
+    assert [queue.missing(free) for free in (-2, 0, 4, 10, 11)] == [12.0, 10.0, 6.0, 0.0, 0.0]
+    queue.credit = 1.0
+    assert queue.missing(0) == 0.0
