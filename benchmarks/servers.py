@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import signal
@@ -19,10 +18,10 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-import psutil
 import yaml
 
 from app.config_file import load_applications
+from app.descendants import adopt_orphans, descendants, end_descendants
 from app.engine.arguments import environment, vllm_arguments
 from app.engine.models import prepare
 
@@ -31,11 +30,10 @@ START_TIMEOUT_S = 600.0
 # for a processor while servers of another session were busy: such figures are about the kernel.
 AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 STOP_TIMEOUT_S = 90.0
-KILL_ROUNDS, KILL_TIMEOUT_S = 3, 10.0
+KILL_TIMEOUT_S = 30.0
 POLL_S = 0.05
 # Of gateways, for each protocol: more than any benchmark or test starts.
 INGRESS_PORTS = 100
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 class StartError(RuntimeError):
@@ -143,15 +141,15 @@ def _started(
 ) -> Iterator[Server]:
     _warn_of_autogroups()
     # Of what outlives the server's first process this one becomes the parent.
-    _adopt_orphans()
+    adopt_orphans()
     # Else multiprocessing starts its tracker later, and it would look like the server's.
     resource_tracker.ensure_running()
-    others = set(_descendants())
+    others = descendants()
     started_s = time.monotonic()
+    given = {**os.environ, **variables}
     with tempfile.NamedTemporaryFile() as log:
-        process = subprocess.Popen(
-            command, env={**os.environ, **variables}, stdout=log, stderr=log, preexec_fn=_adopt_orphans
-        )
+        # Its first process too: daemons whose parents are gone stay in its tree.
+        process = subprocess.Popen(command, env=given, stdout=log, stderr=log, preexec_fn=adopt_orphans)
         try:
             while not ready():
                 if process.poll() is not None or time.monotonic() - started_s > START_TIMEOUT_S:
@@ -162,7 +160,11 @@ def _started(
                 time.sleep(POLL_S)
             yield Server(url, time.monotonic() - started_s, process.pid, Path(log.name))
         finally:
-            _end(process, others)
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT_S)
+            # What was not there before is its, or a second node's that had joined it.
+            end_descendants(signal.SIGKILL, KILL_TIMEOUT_S, spared=others)
 
 
 @functools.cache
@@ -172,33 +174,9 @@ def _warn_of_autogroups() -> None:
         print(f"{AUTOGROUP} is 1, clients may be starved: {advice}", file=sys.stderr)
 
 
-def _adopt_orphans() -> None:
-    """In a server's first process too: daemons whose parents are gone stay in its tree. It survives exec."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)
     except OSError:
         return False
-
-
-def _end(process: subprocess.Popen[bytes], others: set[psutil.Process]) -> None:
-    """In order, then whatever is left of it: what was not among `others` before is its, or a second node's
-    that had joined it."""
-    process.send_signal(signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_TIMEOUT_S)
-    # A process may start another while it is ended.
-    for _ in range(KILL_ROUNDS):
-        left = [one for one in _descendants() if one not in others]
-        for one in left:
-            with contextlib.suppress(psutil.Error):
-                one.kill()
-        psutil.wait_procs(left, timeout=KILL_TIMEOUT_S)
-
-
-def _descendants() -> list[psutil.Process]:
-    return list(psutil.Process().children(recursive=True))

@@ -11,13 +11,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 
-from app.engine.killing import kill_with_children
+from app.descendants import kill_with_descendants
 
 logger = logging.getLogger("ray.serve")
 
 
 @contextlib.contextmanager
-def bounded_start(timeout_s: float, end: Callable[[], None] = kill_with_children) -> Iterator[None]:
+def bounded_start(timeout_s: float, end: Callable[[], None] = kill_with_descendants) -> Iterator[None]:
     """The start is the block: after `timeout_s` in it the process ends, by `end`."""
     over = threading.Event()
 

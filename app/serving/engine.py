@@ -14,8 +14,8 @@ from ray.util import get_current_placement_group
 
 from app.config import ApplicationConfig
 from app.contract import EnginePort, EngineReport
+from app.descendants import kill_with_descendants
 from app.engine import models
-from app.engine.killing import kill_with_children
 from app.engine.server import EngineServer, point_at_cluster
 from app.engine.start_watch import bounded_start
 from app.flow.ticket import ReplicaReport
@@ -87,7 +87,7 @@ class EngineReplica:
         once. Requests that are still here see their connections break."""
         logger.error("The engine has died; no more leases for this replica.")
         await self._gone()
-        kill_with_children()
+        kill_with_descendants()
 
     async def _gone(self) -> None:
         await tell(self._scheduler.replica_gone, self._replica_id)

@@ -7,8 +7,6 @@ word when it is ready, and no process left behind. With RAY_ADDRESS set it start
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import json
 import os
 import secrets
@@ -28,6 +26,7 @@ import psutil
 
 from app.config import ApplicationConfig
 from app.config_file import ConfigFileError, HttpOptions, ServeFile, load_file
+from app.descendants import adopt_orphans, descendants, end_descendants
 from app.engine.models import prepare
 from app.hosts import family
 from app.serving.launch_plan import (
@@ -62,7 +61,6 @@ TERMINATE_TIMEOUT_S = 3.0
 KILL_TIMEOUT_S = 10.0
 
 _RAY_CORE = ("gcs_server", "raylet")
-_PR_SET_CHILD_SUBREAPER = 36
 # To our own processes: a proxy of the environment's is for other machines.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -145,10 +143,12 @@ class Launcher:
                 self._stop_serve(self._serve)
         finally:
             # With a Ray of our own that is all of Ray, and HAProxy, which outlives it.
-            if _descendants():
-                _end_descendants()
-                left = [f"{process.pid} ({process.name()})" for process in _descendants()]
-                self._say(f"Stopped; processes left: {', '.join(left) or 'none'}")
+            started = descendants()
+            end_descendants(signal.SIGTERM, TERMINATE_TIMEOUT_S)
+            left = end_descendants(signal.SIGKILL, KILL_TIMEOUT_S)
+            if started:
+                names = [f"{process.pid} ({process.name()})" for process in left]
+                self._say(f"Stopped; processes left: {', '.join(names) or 'none'}")
 
     def _stop_serve(self, serve: subprocess.Popen[bytes]) -> None:
         """It shuts Serve down in the cluster that it is connected to."""
@@ -353,30 +353,6 @@ def _print_example(url: str, config: ApplicationConfig) -> None:
     print(f"  -d '{json.dumps(body)}'", flush=True)
 
 
-def _adopt_orphans() -> None:
-    """Descendants whose parents are gone become our children: Ray's daemons, and HAProxy."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _end_descendants() -> None:
-    terminate, kill = psutil.Process.terminate, psutil.Process.kill
-    for end, timeout_s in ((terminate, TERMINATE_TIMEOUT_S), (kill, KILL_TIMEOUT_S)):
-        deadline_s = time.monotonic() + timeout_s
-        asked: set[psutil.Process] = set()
-        # A process may start another while it is asked to end.
-        while (left := _descendants()) and time.monotonic() < deadline_s:
-            for process in left:
-                if process not in asked:
-                    asked.add(process)
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        end(process)
-            psutil.wait_procs(left, timeout=POLL_INTERVAL_S)
-
-
-def _descendants() -> list[psutil.Process]:
-    return list(psutil.Process().children(recursive=True))
-
-
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -399,7 +375,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="for open streams to end in when it is stopped (%(default)g), replicas.drain_s at most",
     )
     options, ray_options = parser.parse_known_args(arguments)
-    _adopt_orphans()
+    # Ray's daemons, and HAProxy.
+    adopt_orphans()
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in signals:
         signal.signal(number, _interrupt)

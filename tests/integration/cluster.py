@@ -19,10 +19,11 @@ import ray
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.descendants import descendants
 from benchmarks.chaos.parts import title
 from benchmarks.servers import free_ports
 from tests.integration.environment import server_environment
-from tests.integration.held import descendants, held
+from tests.integration.held import held
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""A command that leaves daemons, and a process that stays to hold them: this file, run as a script.
+"""A command that leaves daemons, and a process that stays to hold them: this module, run by itself.
 
 All that the command leaves running, and all that this starts, orphans too, descends from the holder. Nothing
 else tells it from another's: Ray's workers and vLLM's write their titles over their environment, and an
@@ -8,7 +8,6 @@ orphan's parent would be init. The holder ends them when its input ends, which i
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import signal
 import subprocess
 import sys
@@ -16,10 +15,10 @@ from collections.abc import Iterator, Mapping
 
 import psutil
 
-PR_SET_CHILD_SUBREAPER = 36
+from app.descendants import adopt_orphans, end_descendants
+
 COMMAND_TIMEOUT_S = 120
-# Of ending what is there: a process may start another meanwhile.
-END_ROUNDS, END_TIMEOUT_S = 3, 10
+END_TIMEOUT_S = 30
 STARTED = "started\n"
 
 
@@ -27,8 +26,8 @@ STARTED = "started\n"
 def held(command: list[str], environment: Mapping[str, str]) -> Iterator[psutil.Process]:
     """The holder, once the command has ended well; at the end nothing is left of what it holds."""
     pipe = subprocess.PIPE
-    # Without this script's folder in its path; in a session of its own, for a Ctrl-C is its user's.
-    holder = [sys.executable, "-P", __file__, *command]
+    # In a session of its own, for a Ctrl-C is its user's.
+    holder = [sys.executable, "-m", __name__, *command]
     with subprocess.Popen(
         holder, env=environment, stdin=pipe, stdout=pipe, text=True, start_new_session=True
     ) as process:
@@ -37,14 +36,8 @@ def held(command: list[str], environment: Mapping[str, str]) -> Iterator[psutil.
         yield psutil.Process(process.pid)
 
 
-def descendants(holder: psutil.Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return holder.children(recursive=True)
-    return []
-
-
 def _hold(command: list[str]) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
@@ -57,17 +50,7 @@ def _hold(command: list[str]) -> None:
         sys.stdout.flush()
         sys.stdin.read()
     finally:
-        _end()
-
-
-def _end() -> None:
-    """Each by its id."""
-    for _ in range(END_ROUNDS):
-        family = descendants(psutil.Process())
-        for process in family:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(family, timeout=END_TIMEOUT_S)
+        end_descendants(signal.SIGKILL, END_TIMEOUT_S)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from app.descendants import descendants
 from benchmarks.chaos.parts import title
-from tests.integration.held import descendants, held
+from tests.integration.held import held
 
 TITLE = "ray::ServeReplica:llm:Engine"
 WITH_TITLE = f"""

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app import descendants
 from app.config_file import HttpOptions
 from app.serving import launch
 
@@ -83,7 +83,8 @@ def test_what_it_has_started_ends_though_its_folder_is_gone(monkeypatch) -> None
     launcher._own_ray, launcher._serve, launcher._applications = False, sleeping, ["llm"]
     launcher._folder = Path("/nowhere")
     started = psutil.Process(sleeping.pid)
-    monkeypatch.setattr(launch, "_descendants", lambda: [started] if sleeping.poll() is None else [])
+    for module in (launch, descendants):
+        monkeypatch.setattr(module, "descendants", lambda: [started] if sleeping.poll() is None else [])
     assert launcher._new_lines() == []
     with pytest.raises(FileNotFoundError):
         launcher.stop()
@@ -221,25 +222,6 @@ class TestMain:
         assert "Traceback" not in done.stderr
 
 
-def test_an_orphan_is_ended_with_its_launcher() -> None:
-    """As HAProxy does it: the process that started it is gone, and it is in a session of its own."""
-    code = (
-        "import subprocess, sys, time\n"
-        "from app.serving import launch\n"
-        "launch._adopt_orphans()\n"
-        'sleep = \'import subprocess; print(subprocess.Popen(["sleep", "600"],\''
-        "        ' start_new_session=True, stdout=subprocess.DEVNULL).pid)'\n"
-        "pid = subprocess.run([sys.executable, '-c', sleep], stdout=subprocess.PIPE).stdout.decode()\n"
-        "launch._end_descendants()\n"
-        "print(pid)\n"
-    )
-    started_s = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert not psutil.pid_exists(int(done.stdout))
-    assert time.monotonic() - started_s < 30
-
-
 def test_how_long_streams_have_can_be_stated(monkeypatch) -> None:
     built: list[tuple[object, ...]] = []
 
@@ -249,7 +231,7 @@ def test_how_long_streams_have_can_be_stated(monkeypatch) -> None:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(launch, "Launcher", Ends)
-    monkeypatch.setattr(launch, "_adopt_orphans", lambda: None)
+    monkeypatch.setattr(launch, "adopt_orphans", lambda: None)
     monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
     for options, drain_s in (([], launch.DRAIN_S), (["--drain-s", "900"], 900.0)):
         with pytest.raises(KeyboardInterrupt):
