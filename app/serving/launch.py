@@ -7,9 +7,11 @@ word when it is ready, and no process left behind. With RAY_ADDRESS set it start
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -93,6 +95,7 @@ class Launcher:
         self._started_s = time.monotonic()
         # Made where there is something to log.
         self._folder: Path
+        self._removal = contextlib.ExitStack()
         self._bin = Path(sys.executable).parent
         self._environment = environment(os.environ, str(self._bin), secrets.token_hex(32))
         self._own_ray = "RAY_ADDRESS" not in os.environ
@@ -116,6 +119,7 @@ class Launcher:
         if self._own_ray:
             _require_free(serve_file.http_options)
         self._folder = Path(tempfile.mkdtemp(prefix="promiseserve-"))
+        self._removal.callback(shutil.rmtree, self._folder, ignore_errors=True)
         self._say(f"Configuration {self._config} is valid; logs are in {self._folder}")
         for config in configs:
             self._prepare(config)
@@ -135,7 +139,7 @@ class Launcher:
             self._look_after_serve()
             time.sleep(WATCH_INTERVAL_S)
 
-    def stop(self) -> None:
+    def stop(self, keep_logs: bool) -> None:
         """Ends what was started: Serve in order, then whatever is left of our processes."""
         try:
             if self._serve is not None and self._serve.poll() is None and not self._ended_ray():
@@ -146,6 +150,8 @@ class Launcher:
             started = descendants()
             end_descendants(signal.SIGTERM, TERMINATE_TIMEOUT_S)
             left = end_descendants(signal.SIGKILL, KILL_TIMEOUT_S)
+            if not keep_logs:
+                self._removal.close()
             if started:
                 names = [f"{process.pid} ({process.name()})" for process in left]
                 self._say(f"Stopped; processes left: {', '.join(names) or 'none'}")
@@ -381,18 +387,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in signals:
         signal.signal(number, _interrupt)
     launcher = Launcher(options.config, options.port, options.dashboard_port, ray_options, options.drain_s)
+    status = FAILED
     try:
         launcher.start()
         launcher.watch()
     except KeyboardInterrupt:
-        return 0
+        status = 0
     except LaunchError as error:
         print("\n".join(error.lines), file=sys.stderr, flush=True)
-        return error.status
+        status = error.status
     finally:
         for number in signals:
             signal.signal(number, signal.SIG_IGN)
-        launcher.stop()
+        # They tell why it has failed; before that there are none.
+        launcher.stop(keep_logs=status == FAILED)
+    return status
 
 
 if __name__ == "__main__":

@@ -65,16 +65,21 @@ def served(tmp_path_factory: pytest.TempPathFactory):
         launcher.send_signal(signal.SIGTERM)
         launcher.wait(timeout=90)
         assert [process for process in family if process.is_running()] == [], log.read_text()
+        assert not _file_of_exports(log.read_text()).parent.exists()
     finally:
         _end(launcher)
 
 
 def _exports(log: str) -> dict[str, str]:
-    """The file that the launcher tells other shells to source."""
+    lines = _file_of_exports(log).read_text().splitlines()
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines)
+
+
+def _file_of_exports(log: str) -> Path:
+    """What the launcher tells other shells to source."""
     found = re.search(r"source (\S+)", log)
     assert found is not None, log
-    lines = Path(found[1]).read_text().splitlines()
-    return dict(line.removeprefix("export ").split("=", 1) for line in lines)
+    return Path(found[1])
 
 
 def _end(launcher: subprocess.Popen) -> None:

