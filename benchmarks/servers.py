@@ -146,8 +146,9 @@ def _started(
     resource_tracker.ensure_running()
     others = descendants()
     started_s = time.monotonic()
-    given = {**os.environ, **variables}
-    with tempfile.NamedTemporaryFile() as log:
+    # What is killed leaves vLLM's sockets: they go with the folder.
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "output").open("w+b") as log:
+        given = {**os.environ, "VLLM_RPC_BASE_PATH": folder, **variables}
         # Its first process too: daemons whose parents are gone stay in its tree.
         process = subprocess.Popen(command, env=given, stdout=log, stderr=log, preexec_fn=adopt_orphans)
         try:

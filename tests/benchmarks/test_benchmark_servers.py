@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import psutil
 import pytest
@@ -19,6 +22,11 @@ import signal
 signal.signal(signal.SIGTERM, lambda *_: (start(), sys.exit()))
 start()
 while True: time.sleep(0.1)
+"""
+LEAVES_A_SOCKET = """
+import os, socket, uuid
+socket.socket(socket.AF_UNIX).bind(f"{os.environ['VLLM_RPC_BASE_PATH']}/{uuid.uuid4()}")
+print(os.environ["VLLM_RPC_BASE_PATH"])
 """
 # In a process of its own, which becomes the parent of orphans and stays so.
 HOLDER = """
@@ -55,6 +63,20 @@ def test_nothing_is_left_of_a_server(server: str, daemons: int):
     pids = [int(line) for line in output_of(HOLDER, server).split()]
     assert len(pids) == daemons
     assert not any(map(psutil.pid_exists, pids))
+
+
+def test_sockets_of_what_is_killed_go_with_the_server():
+    folder = output_of(HOLDER, LEAVES_A_SOCKET).strip()
+    assert Path(folder).parent.is_dir()
+    assert not Path(folder).exists()
+
+
+def test_vllm_puts_its_sockets_where_it_is_told():
+    from vllm.utils.network_utils import get_open_zmq_ipc_path
+
+    told = os.environ["VLLM_RPC_BASE_PATH"]
+    assert told != tempfile.gettempdir()
+    assert get_open_zmq_ipc_path().startswith(f"ipc://{told}/")
 
 
 def test_a_log_that_is_cut_within_a_character_is_shown():
