@@ -39,7 +39,8 @@ from app.flow.outcome import Outcome
 from app.flow.predictor import Predictor
 from app.flow.preempt import at_risk, victims
 from app.flow.queue import Entry, FlowQueue
-from app.flow.replicas import SMALL_FLEET, Choice, Replica, ReplicaPool
+from app.flow.replicas import Replica, ReplicaPool
+from app.flow.route import SMALL_FLEET, Choice, Router
 from app.flow.snapshot import Snapshot, take_snapshot
 from app.flow.tenants import Account, Tenants, used_tokens
 from app.flow.ticket import Action, Granted, Lease, RateLimit, Refused, ReplicaReport, Revoke, Ticket, Usage
@@ -77,12 +78,13 @@ class FlowController:
         self._names = [policy.name for policy in config.classes]
         self._class_index = ClassIndex(config)
         self._queue = FlowQueue(config.classes, config.fairness)
-        self._pool = ReplicaPool(limits, config, uniform)
+        self._pool = ReplicaPool(limits, config)
+        self._router = Router(config, self._pool, uniform)
         self._tenants = Tenants(config)
         self._leases = LeaseTable(config, self._queue, self._pool)
         self._predictor = Predictor(config, self._queue, self._pool)
-        self._doors = Doors(config, self._queue, self._pool, self._predictor)
-        self._gate = Gate(limits, config, self._predictor, self._pool, self._doors, uniform)
+        self._doors = Doors(config, self._queue, self._pool, self._router, self._predictor)
+        self._gate = Gate(limits, config, self._predictor, self._pool, self._router, self._doors, uniform)
         self._endings = Endings(config, on_end)
         self._meter = LoadMeter(config, self._pool)
         self._lessons = Lessons(self._pool, self._leases, self._predictor, self._meter)
@@ -114,7 +116,7 @@ class FlowController:
         if isinstance(verdict, Refused):
             # For the autoscaler it is an answer that came so late.
             assert verdict.predicted_wait_s is not None
-            uncached = ticket.prompt_tokens - self._pool.cached(ticket)
+            uncached = ticket.prompt_tokens - self._router.cached(ticket)
             self._meter.first_token(rank, verdict.predicted_wait_s, uncached, now_s)
             return [self._evictions.count(verdict, ticket, rank, now_s)]
         if verdict is not None:
@@ -205,6 +207,7 @@ class FlowController:
         """The replica died or was stopped: its leases end as failed, the queue waits for the others, or, who
         can, for one that starts."""
         replica = self._pool.gone(replica_id, now_s)
+        self._router.forget(replica_id)
         for ticket_id in sorted(replica.in_flight if replica is not None else ()):
             self._end_lease(self._leases[ticket_id], Outcome.FAILED, None, now_s)
         actions = self._evictions.without_engine(now_s)
@@ -220,7 +223,8 @@ class FlowController:
     def tick(self, now_s: float) -> list[Action]:
         """Let time pass: expire what is overdue. Call it several times a second."""
         self._doors.standing.update(now_s, served=self._pool.ready > 0)
-        self._pool.forget(now_s)
+        for replica_id in self._pool.forget(now_s):
+            self._router.forget(replica_id)
         self._pool.count(now_s)
         self._doors.keep_free(now_s)
         for held in self._leases.unseen_since(now_s - self._limits.lease_ttl_s):
@@ -265,7 +269,9 @@ class FlowController:
 
     def detail(self, max_tenants: int, now_s: float) -> Detail:
         """For a person who looks; costs time in proportion to queue and tenants."""
-        return take_detail(self._queue, self._pool, self._tenants, self._predictor, max_tenants, now_s)
+        return take_detail(
+            self._queue, self._pool, self._router, self._tenants, self._predictor, max_tenants, now_s
+        )
 
     def load(self, start_s: float, now_s: float) -> Load:
         """What the autoscaler needs to know; `start_s`: how long an engine takes to start."""
@@ -341,7 +347,7 @@ class FlowController:
             own_s = self._pool.alone_s(ticket.prompt_tokens)
             if own_s > LONG_PROMPT_SHARE * budget:
                 # What an engine knows of it is worth looking for.
-                own_s = self._pool.alone_s(ticket.prompt_tokens - self._pool.cached(ticket))
+                own_s = self._pool.alone_s(ticket.prompt_tokens - self._router.cached(ticket))
             longest_s = min(longest_s, max(0.0, budget - own_s))
         return ticket.arrived_s + longest_s
 
@@ -364,7 +370,7 @@ class FlowController:
 
     def _dispatch(self, now_s: float) -> list[Action]:
         actions = self._evictions.late(now_s) if self._queue.any_expired(now_s) else []
-        self._queue.blocked, self._pool.kept = math.inf, None
+        self._queue.blocked, self._router.kept = math.inf, None
         # The class for which an engine is kept; the one that fits nowhere, which less urgent ones don't pass.
         aside: int | None = None
         below = len(self._queue.classes)
@@ -380,10 +386,10 @@ class FlowController:
             tokens = entry.ticket.prompt_tokens + expected
             room_s = self._queue.classes[entry.rank].room_s()
             left_s = entry.budget_s - (now_s - entry.ticket.arrived_s)
-            choice = self._pool.find(entry.ticket, tokens, room_s, left_s, now_s)
+            choice = self._router.find(entry.ticket, tokens, room_s, left_s, now_s)
             if choice is not None:
                 actions.append(self._grant(entry, choice, expected, now_s))
-            elif self._pool.fits(tokens, now_s):
+            elif self._router.fits(tokens, now_s):
                 self._queue.held.add(entry.rank)
             else:
                 self._queue.blocked = min(self._queue.blocked, entry.rank)
@@ -391,7 +397,7 @@ class FlowController:
                     below = entry.rank
                     continue
                 # One engine empties for a class that is owed its share; the others go on.
-                self._pool.keep_roomiest(now_s)
+                self._router.keep_roomiest(now_s)
                 aside = entry.rank
         return actions
 
@@ -425,6 +431,7 @@ class FlowController:
     def _lease(self, entry: Entry, choice: Choice, expected: int, now_s: float) -> Granted:
         self._queue.remove(entry)
         held = self._leases.grant(entry, choice, expected, now_s)
+        self._router.remember(choice.replica, entry.ticket)
         self._predictor.dispatched(entry.rank, held.cost, now_s)
         wait_s, name = now_s - entry.ticket.arrived_s, self._names[entry.rank]
         return Granted(held.lease, wait_s, name, again=entry.revokes > 0 or entry.ticket.moved)
@@ -486,7 +493,7 @@ class FlowController:
         expected = self._predictor.expected_output(entry)
         if not replica.fits(entry.ticket.prompt_tokens + expected - held.tokens, without=1):
             return []
-        choice = self._pool.choice(replica, entry.ticket, now_s)
+        choice = self._router.choice(replica, entry.ticket, now_s)
         if self._late(entry, choice, now_s - entry.ticket.arrived_s):
             return []
         self._leases.revoke(held, loser)
@@ -519,7 +526,7 @@ class FlowController:
         if revoked is None or revoked.replica.gone:
             return None
         expected = self._predictor.expected_output(entry)
-        self._lease(entry, self._pool.choice(revoked.replica, entry.ticket, now_s), expected, now_s)
+        self._lease(entry, self._router.choice(revoked.replica, entry.ticket, now_s), expected, now_s)
         held = self._leases[entry.ticket.ticket_id]
         held.granted_s = revoked.granted_s
         return held

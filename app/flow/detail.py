@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from app.flow.predictor import Predictor
 from app.flow.queue import ClassQueue, FlowQueue
 from app.flow.replicas import Replica, ReplicaPool
+from app.flow.route import Router
 from app.flow.tenants import Tenants
 from app.flow.ticket import EngineMetrics
 
@@ -75,6 +76,7 @@ class Detail:
 def take_detail(
     queue: FlowQueue,
     pool: ReplicaPool,
+    router: Router,
     tenants: Tenants,
     predictor: Predictor,
     max_tenants: int,
@@ -83,7 +85,7 @@ def take_detail(
     """Names the `max_tenants` tenants that have most in the system; a replica that is gone is not shown."""
     named, more = _tenants(queue, tenants, max_tenants, now_s)
     return Detail(
-        classes=tuple(_class(one, pool, predictor, now_s) for one in queue.classes),
+        classes=tuple(_class(one, pool, router, predictor, now_s) for one in queue.classes),
         tenants=tuple(named),
         more_tenants=more,
         replicas=tuple(_replicas(pool, now_s)),
@@ -91,9 +93,11 @@ def take_detail(
     )
 
 
-def _class(queue: ClassQueue, pool: ReplicaPool, predictor: Predictor, now_s: float) -> ClassDetail:
+def _class(
+    queue: ClassQueue, pool: ReplicaPool, router: Router, predictor: Predictor, now_s: float
+) -> ClassDetail:
     place = queue.size == 0 and pool.free > 0 and queue.has_room(pool.free)
-    place = place and pool.has_place(queue.room_s(), now_s)
+    place = place and router.has_place(queue.room_s(), now_s)
     return ClassDetail(
         name=queue.policy.name,
         ttft_budget_s=queue.policy.ttft_budget_s,

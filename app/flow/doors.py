@@ -34,7 +34,8 @@ from app.flow.config import AdmissionPolicy, FlowConfig
 from app.flow.estimate import DecayedRate
 from app.flow.predictor import Predictor
 from app.flow.queue import ClassQueue, Entry, FlowQueue
-from app.flow.replicas import Choice, ReplicaPool
+from app.flow.replicas import ReplicaPool
+from app.flow.route import Choice, Router
 
 # Of a budget: the engine needs the rest, and a longer wait is hard to predict.
 WAIT_SHARE = 0.1
@@ -77,9 +78,12 @@ class StandingQueue:
 class Doors:
     """Who may come in: at once, or to wait."""
 
-    def __init__(self, config: FlowConfig, queue: FlowQueue, pool: ReplicaPool, predictor: Predictor) -> None:
+    def __init__(
+        self, config: FlowConfig, queue: FlowQueue, pool: ReplicaPool, router: Router, predictor: Predictor
+    ) -> None:
         self._queue = queue
         self._pool = pool
+        self._router = router
         self._weight = config.admission.standing_weight
         patience_s = max(one.ttft_budget_s for one in config.classes)
         most_s = REMEMBERED * patience_s / self._weight if self._weight > 0.0 else math.inf
@@ -144,7 +148,7 @@ class Doors:
             return None
         tokens = entry.ticket.prompt_tokens + self._predictor.expected_output(entry)
         room_s = self._queue.classes[entry.rank].room_s()
-        return self._pool.find(entry.ticket, tokens, room_s, within_s, now_s)
+        return self._router.find(entry.ticket, tokens, room_s, within_s, now_s)
 
     def plenty(self) -> bool:
         """Whoever comes finds a place."""

@@ -17,7 +17,8 @@ from app.flow.outcome import Outcome
 from app.flow.predictor import Predictor
 from app.flow.promises import PromiseBook
 from app.flow.queue import Entry
-from app.flow.replicas import Choice, ReplicaPool
+from app.flow.replicas import ReplicaPool
+from app.flow.route import Choice, Router
 from app.flow.tenants import Account
 from app.flow.ticket import Refused, Ticket
 
@@ -42,6 +43,7 @@ class Gate:
         config: FlowConfig,
         predictor: Predictor,
         pool: ReplicaPool,
+        router: Router,
         doors: Doors,
         uniform: Callable[[], float],
     ) -> None:
@@ -49,6 +51,7 @@ class Gate:
         self._config = config
         self._predictor = predictor
         self._pool = pool
+        self._router = router
         self._doors = doors
         self._uniform = uniform
         self._promises = [PromiseBook(config.admission) for _ in config.classes]
@@ -171,7 +174,7 @@ class Gate:
         if not self._pool.pace.learnt:
             return False
         ticket, policy = entry.ticket, self._config.classes[entry.rank]
-        own_s = self._pool.prefill_s(ticket.prompt_tokens - self._pool.cached(ticket))
+        own_s = self._pool.prefill_s(ticket.prompt_tokens - self._router.cached(ticket))
         if own_s > entry.budget_s:
             return True
         if ticket.deadline_s is None and policy.deadline_s is None:

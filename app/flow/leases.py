@@ -6,7 +6,8 @@ from collections.abc import Set
 
 from app.flow.config import FlowConfig
 from app.flow.queue import Entry, FlowQueue
-from app.flow.replicas import FIRST_BAR_S, Choice, Replica, ReplicaPool
+from app.flow.replicas import FIRST_BAR_S, Replica, ReplicaPool
+from app.flow.route import Choice
 from app.flow.ticket import Lease, Usage
 
 # The close of a request may cross one report; two are a second or more.
@@ -100,7 +101,7 @@ class LeaseTable:
         held.mark = replica.clock.give(held.prefill_tokens, replica.running, now_s)
         self._pool.prefill_tokens += held.prefill_tokens
         self._pool.take(replica, ticket.ticket_id, held.answers, held.tokens)
-        self._pool.remember(replica, ticket)
+        replica.limit.granted(ticket.prompt_tokens)
         held.cost = held.prefill_tokens + self._weight * expected_output
         self._queue.classes[entry.rank].order.charge(entry.payer, held.cost)
         held.credits = self._queue.served(entry.rank, held.cost, now_s)

@@ -1,20 +1,17 @@
-"""The engine replicas: who may get a request, and who should."""
+"""The engine replicas: who is there, and has a place (whose it is: route.py)."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from app.flow.clock import EngineClock
 from app.flow.config import FlowConfig, Limits
 from app.flow.estimate import RunningMean
 from app.flow.limit import AdaptiveLimit
 from app.flow.pace import StepPace
-from app.flow.prefix import PrefixIndex
 from app.flow.prompts import shared_steps
-from app.flow.ticket import ReplicaReport, Ticket
+from app.flow.ticket import ReplicaReport
 
 # Longer than a request runs: a lease that has ended here is not named again after such a silence.
 REPLICA_MEMORY_S = 3600.0
@@ -29,15 +26,6 @@ FIRST_BAR_S = 1.0
 MAX_BAR_S = 30.0
 # Half of the memory is in the last 35 leases.
 TOKENS_SMOOTHING = 0.02
-# So many replicas are all looked at: a score costs a microsecond.
-SMALL_FLEET = 4
-# Of a large one so many drawn at random (two are nearly as good as all: Mitzenmacher, 2001; some can't take a
-# request), and so many that know it.
-DRAWN = 4
-MAX_KNOWING = 4
-# Of the time that is left for a first token: a prediction can be wrong by as much, and whoever would be late
-# is refused, so only the soonest engine will do.
-HURRY_SHARE = 0.5
 
 
 class Replica:
@@ -92,25 +80,12 @@ class Replica:
         return not limit or len(self.in_flight) <= without or self.tokens + tokens <= limit
 
 
-class Choice(NamedTuple):
-    """A replica for a ticket, the prompt tokens it likely has cached, and the time to first token there.
-
-    The score adds the delay to prompts that would share its step, and takes off for a warm cache.
-    """
-
-    replica: Replica
-    cached: int
-    ttft_s: float
-    score_s: float
-
-
 class ReplicaPool:
     """All known replicas; `open` holds those with a place that could be reached when last looked at."""
 
-    def __init__(self, limits: Limits, config: FlowConfig, uniform: Callable[[], float]) -> None:
+    def __init__(self, limits: Limits, config: FlowConfig) -> None:
         self._limits = limits
         self._config = config
-        self._uniform = uniform
         self.replicas: dict[str, Replica] = {}
         self.open: list[Replica] = []
         # Of those, how many run nothing.
@@ -125,12 +100,8 @@ class ReplicaPool:
         # Replicas that could take a lease, and the sum of their places, at the last report or tick.
         self.ready = 0
         self.places = 0
-        # The one that gets nothing, at the last dispatch: it empties for a ticket whose tokens fit nowhere.
-        self.kept: Replica | None = None
         # When it was first asked who is there.
         self._born_s: float | None = None
-        self._prefix = PrefixIndex(config.route.max_blocks_per_replica, config.route.max_blocks)
-        self._sessions: OrderedDict[str, str] = OrderedDict()
         admission = config.admission
         self.pace = StepPace(
             admission.initial_step_s, 1.0 / admission.initial_prefill_tokens_per_s, admission.smoothing
@@ -242,7 +213,6 @@ class ReplicaPool:
         if replica is not None:
             replica.gone, replica.gone_s = True, now_s
             self._look(replica, now_s)
-            self._prefix.drop(replica_id)
         return replica
 
     def bar(self, replica_id: str, now_s: float) -> None:
@@ -268,17 +238,20 @@ class ReplicaPool:
         if self._born_s is not None:
             self._born_s += span_s
 
-    def forget(self, now_s: float) -> None:
-        """Replicas that are gone or silent for long, whose leases have ended; starts that never came."""
+    def forget(self, now_s: float) -> list[str]:
+        """Replicas that are gone or silent for long, whose leases have ended, which are returned; starts that
+        never came."""
+        forgotten: list[str] = []
         for replica_id, replica in list(self.replicas.items()):
             if not replica.in_flight and now_s - replica.seen_s > REPLICA_MEMORY_S:
                 replica.gone = True
                 self._look(replica, now_s)
                 del self.replicas[replica_id]
-                self._prefix.drop(replica_id)
+                forgotten.append(replica_id)
         for replica_id, ready_s in list(self.starting.items()):
             if now_s - ready_s > START_PATIENCE_S:
                 del self.starting[replica_id]
+        return forgotten
 
     def take(self, replica: Replica, ticket_id: str, answers: int, tokens: int) -> None:
         replica.in_flight.add(ticket_id)
@@ -293,18 +266,6 @@ class ReplicaPool:
         replica.tokens -= tokens
         self._update(replica)
 
-    def remember(self, replica: Replica, ticket: Ticket) -> None:
-        """The replica now computes this prompt and serves this session."""
-        replica.limit.granted(ticket.prompt_tokens)
-        replica_id = replica.report.replica_id
-        if ticket.prefix_blocks:
-            self._prefix.add(replica_id, ticket.prefix_blocks)
-        if ticket.session_id:
-            self._sessions[ticket.session_id] = replica_id
-            self._sessions.move_to_end(ticket.session_id)
-            if len(self._sessions) > self._config.route.max_sessions:
-                self._sessions.popitem(last=False)
-
     def engine_ttft_s(self, prompt_tokens: float) -> float:
         """Time to first token in an engine that works on the mean of what all have to compute."""
         return self.prefill_s(prompt_tokens, self.prefill_tokens / (self.ready or 1))
@@ -317,107 +278,6 @@ class ReplicaPool:
     def alone_s(self, tokens: float) -> float:
         """Time to compute a prompt that has an engine to itself; 0 while that is not known."""
         return self.prefill_s(tokens) if self.pace.learnt else 0.0
-
-    def cached(self, ticket: Ticket) -> int:
-        """Prompt tokens that some replica likely has cached, the most of them."""
-        if not ticket.prefix_blocks or not self._config.route.affinity:
-            return 0
-        return self._tokens(ticket, self._prefix.longest(ticket.prefix_blocks))
-
-    def choice(self, replica: Replica, ticket: Ticket, now_s: float) -> Choice:
-        """This replica, as if it had nothing of the ticket cached."""
-        ttft_s = replica.clock.ttft_s(ticket.prompt_tokens, replica.running, now_s)
-        return Choice(replica, 0, ttft_s, ttft_s)
-
-    def fits(self, tokens: int, now_s: float) -> bool:
-        """Some replica has a place, and room for a lease that reserves `tokens`."""
-        return any(self._takes(one, tokens, 0, math.inf, now_s) for one in self.open)
-
-    def has_place(self, room_s: float, now_s: float) -> bool:
-        """Some replica has one, and its prompts delay who comes next by at most `room_s`."""
-        return any(self._takes(one, 0, 0, room_s, now_s) for one in self.open)
-
-    def keep_roomiest(self, now_s: float) -> None:
-        """The one with the most tokens free is kept."""
-        open_ = [one for one in self.open if self.reachable(one, now_s)]
-        self.kept = max(open_, key=lambda one: one.limit.tokens - one.tokens, default=None)
-
-    def find(
-        self, ticket: Ticket, tokens: int, room_s: float, within_s: float, now_s: float
-    ) -> Choice | None:
-        """A replica with room for a lease that reserves `tokens`, whose prompts with this one delay who comes
-        next by at most `room_s`; if possible one with the first token `within_s`. None: there is none.
-
-        All of a small fleet are looked at; of a large one some at random and a few that know the prompt's
-        beginning or the session. The best score wins, ties go to the least loaded. Where that may be too
-        late, or none of these will do, the soonest of all does.
-        """
-        large = len(self.open) > SMALL_FLEET
-        some = self._knowing(ticket) + [self._any() for _ in range(DRAWN)] if large else self.open
-        choices = self._choices(some, ticket, tokens, room_s, now_s)
-        if len(choices) == 1 and not large:
-            return choices[0]
-        if choices:
-            best = min(choices, key=_by_score)
-            if best.ttft_s <= HURRY_SHARE * within_s:
-                return best
-        if large:
-            choices = self._choices(self.open, ticket, tokens, room_s, now_s)
-        return min(choices, key=_by_time, default=None)
-
-    def _any(self) -> Replica:
-        return self.open[min(int(self._uniform() * len(self.open)), len(self.open) - 1)]
-
-    def _knowing(self, ticket: Ticket) -> list[Replica]:
-        """Replicas with a place that know the session or the longest part of the prompt, a few."""
-        if not self._config.route.affinity:
-            return []
-        found: dict[str, Replica] = {}
-        session = self._sessions.get(ticket.session_id)
-        names: Iterable[str] = () if session is None else (session,)
-        length = self._prefix.longest(ticket.prefix_blocks)
-        while True:
-            for name in names:
-                replica = self.replicas.get(name)
-                if replica is not None and replica.free:
-                    found[name] = replica
-                    if len(found) == MAX_KNOWING:
-                        return list(found.values())
-            if not length:
-                return list(found.values())
-            length -= 1
-            names = self._prefix.holders(ticket.prefix_blocks[length])
-
-    def _choices(
-        self, replicas: list[Replica], ticket: Ticket, tokens: int, room_s: float, now_s: float
-    ) -> list[Choice]:
-        """Those that can take it."""
-        return [
-            self._choice(one, ticket, now_s)
-            for one in replicas
-            if self._takes(one, tokens, ticket.prompt_tokens, room_s, now_s)
-        ]
-
-    def _takes(self, replica: Replica, tokens: int, prompt_tokens: int, room_s: float, now_s: float) -> bool:
-        if replica is self.kept or not replica.fits(tokens) or not self.reachable(replica, now_s):
-            return False
-        return room_s == math.inf or replica.clock.delay_s(prompt_tokens, replica.running, now_s) <= room_s
-
-    def _tokens(self, ticket: Ticket, blocks: int) -> int:
-        return min(blocks * self._config.route.tokens_per_block, ticket.prompt_tokens)
-
-    def _choice(self, replica: Replica, ticket: Ticket, now_s: float) -> Choice:
-        replica_id, cached, knows = replica.report.replica_id, 0, False
-        if self._config.route.affinity:
-            if ticket.prefix_blocks:
-                cached = self._tokens(ticket, self._prefix.length(replica_id, ticket.prefix_blocks))
-            knows = cached > 0 or self._sessions.get(ticket.session_id) == replica_id
-        tokens = ticket.prompt_tokens - cached
-        ttft_s = replica.clock.ttft_s(tokens, replica.running, now_s)
-        score_s = ttft_s + self.pace.token_s * tokens if replica.clock.waiting else ttft_s
-        if knows:
-            score_s -= self._config.route.affinity_bonus_s
-        return Choice(replica, cached, ttft_s, score_s)
 
     def _free_by_tokens(self, replica: Replica) -> int:
         """Leases like the others that its cache has room for: it may be full long before its places are."""
@@ -453,11 +313,3 @@ class ReplicaPool:
             open_[number] = last
             last.number = number
         replica.number = None
-
-
-def _by_score(choice: Choice) -> tuple[float, int, str]:
-    return choice.score_s, choice.replica.running, choice.replica.report.replica_id
-
-
-def _by_time(choice: Choice) -> tuple[float, str]:
-    return choice.ttft_s, choice.replica.report.replica_id

@@ -10,7 +10,7 @@ import pytest
 from app.flow.config import FlowConfig, Limits, RoutePolicy
 from app.flow.controller import FlowController
 from app.flow.outcome import Outcome
-from app.flow.replicas import DRAWN, MAX_KNOWING, SMALL_FLEET
+from app.flow.route import DRAWN, MAX_KNOWING, SMALL_FLEET
 from app.flow.ticket import EngineMetrics, Granted, ReplicaReport, Ticket
 
 LIMITS = Limits(
@@ -82,27 +82,27 @@ def test_who_knows_the_longest_part_of_a_prompt_has_it_though_it_is_never_drawn(
     fleet = Fleet(uniform=Draws(0.0, 0.001))
     blocks = (1, 2, 3)
     for number in (0, 150):
-        fleet.flow._pool._prefix.add(f"r{number}", blocks[: 1 if number == 0 else 3])
+        fleet.flow._router._prefix.add(f"r{number}", blocks[: 1 if number == 0 else 3])
     assert fleet.submit(prompt_tokens=1000, prefix_blocks=blocks) == "r150"
 
 
 def test_where_all_know_the_beginning_a_few_are_looked_at_and_those_drawn_know_it_too():
     fleet = Fleet(uniform=Draws(0.9))
     for number in range(FLEET):
-        fleet.flow._pool._prefix.add(f"r{number}", (1, 2))
+        fleet.flow._router._prefix.add(f"r{number}", (1, 2))
     ticket = Ticket("t", 0, 0.0, prompt_tokens=512, prefix_blocks=(1, 2, 3))
-    assert len(fleet.flow._pool._knowing(ticket)) == MAX_KNOWING
+    assert len(fleet.flow._router._knowing(ticket)) == MAX_KNOWING
     # Those have something to do: one that was drawn is as good and free.
     for number in range(MAX_KNOWING):
         fleet.busy(number, 1_000_000)
-    chosen = fleet.flow._pool.find(ticket, 512, math.inf, 2.0, 0.0)
+    chosen = fleet.flow._router.find(ticket, 512, math.inf, 2.0, 0.0)
     assert (chosen.replica.report.replica_id, chosen.cached) == ("r180", 512)
 
 
 def test_who_knows_it_and_has_no_place_is_passed_over():
     fleet = Fleet(uniform=Draws(0.5))
-    fleet.flow._pool._prefix.add("r7", (1, 2, 3))
-    fleet.flow._pool._prefix.add("r8", (1, 2))
+    fleet.flow._router._prefix.add("r7", (1, 2, 3))
+    fleet.flow._router._prefix.add("r8", (1, 2))
     for _ in range(4):
         assert fleet.submit(prompt_tokens=600, prefix_blocks=(1, 2, 3)) == "r7"
         fleet.flow.first_tokens([(f"t{fleet.count}", 0.0)], 0.0)
@@ -118,9 +118,9 @@ def test_a_session_stays_where_it_is_in_a_large_fleet():
 
 def test_without_affinity_nobody_knows_anything():
     fleet = Fleet(affinity=False, uniform=Draws(0.0))
-    fleet.flow._pool._prefix.add("r9", (1,))
+    fleet.flow._router._prefix.add("r9", (1,))
     assert fleet.submit(prompt_tokens=300, prefix_blocks=(1,), session_id="s") == "r0"
-    assert fleet.flow._pool.cached(Ticket("t", 0, 0.0, prompt_tokens=300, prefix_blocks=(1,))) == 0
+    assert fleet.flow._router.cached(Ticket("t", 0, 0.0, prompt_tokens=300, prefix_blocks=(1,))) == 0
 
 
 def test_where_those_that_are_drawn_are_too_slow_the_soonest_of_all_has_it():

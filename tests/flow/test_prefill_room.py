@@ -240,12 +240,12 @@ def test_the_best_engine_is_what_counts():
 def test_of_many_engines_the_soonest_counts_where_those_drawn_may_be_too_late(ahead_s: float):
     drawn = iter([0.0, 0.0, 0.0, 0.2] * 9)
     one = Flow("a", "b", "c", "d", "e", urgent_places=0.0, uniform=lambda: next(drawn))
-    pool = one.flow._pool
+    router = one.flow._router
     for number in range(5):
-        engine = pool.replicas["abcde"[number]]
-        pool.find = lambda ticket, *_, engine=engine: pool.choice(engine, ticket, 0.0)
+        engine = one.flow._pool.replicas["abcde"[number]]
+        router.find = lambda ticket, *_, engine=engine: router.choice(engine, ticket, 0.0)
         one.submit(f"long{number}", "batch", 100 if number == 3 else round(ahead_s * A_SECOND), 0.0)
-    del pool.find
+    del router.find
     assert one.granted == {"long0": "a", "long1": "b", "long2": "c", "long3": "d", "long4": "e"}
     assert one.submit("urgent", "interactive", 100, 0.1)
     assert one.granted["urgent"] == "d"
@@ -442,7 +442,7 @@ def test_while_no_engine_can_be_reached_none_is_kept():
     for replica in ("a", "b"):
         one.flow.replica_unroutable(replica, 0.1)
     one.tick(0.2)
-    assert one.flow._pool.kept is None
+    assert one.flow._router.kept is None
 
 
 def test_one_engine_is_enough_for_several_that_are_owed():

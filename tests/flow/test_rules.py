@@ -361,7 +361,7 @@ class FlowRules(RuleBasedStateMachine):
         return [
             one.report.replica_id
             for one in flow._pool.open
-            if flow._pool._takes(one, tokens, entry.ticket.prompt_tokens, queue.room_s(), self.now_s)
+            if flow._router._takes(one, tokens, entry.ticket.prompt_tokens, queue.room_s(), self.now_s)
         ]
 
     def expired_unseen(self, in_flight: int) -> bool:
