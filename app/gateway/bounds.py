@@ -95,6 +95,9 @@ def check_logprobs(
     if not isinstance(fields, Responses) and fields.prompt_logprobs is not None:
         each_answer = (1 + fields.prompt_logprobs) * prompt_tokens
         asked.append(("prompt_logprobs", each_answer * (fields.n or 1)))
+    elif isinstance(fields, Chat) and fields.echo:
+        # vLLM then tells those of the prompt too, also where `logprobs` is off.
+        asked.append(("echo", (1 + (fields.top_logprobs or 0)) * prompt_tokens * (fields.n or 1)))
     limit, hint = limits.max_logprob_entries, "ask for fewer tokens or fewer of each, or stream"
     for name, count in asked:
         if count > limit:

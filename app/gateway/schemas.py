@@ -163,6 +163,8 @@ class Chat(_Sampled):
     max_completion_tokens: _Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    # vLLM's: the answer begins with the last message, where that has the same role.
+    echo: bool | None = None
     tools: list[Tool] | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: _TemplateKwargs | None = None

@@ -957,6 +957,8 @@ def test_a_request_takes_a_place_for_each_answer_that_the_engine_gives_at_a_time
 
 
 LOGPROB_WINDOW = replace(WINDOW, max_model_len=1000)
+# 879 tokens, by their bytes.
+ECHOED = {"messages": [{"role": "user", "content": "word " * 700}], "echo": True, "stream": True}
 
 
 @pytest.mark.parametrize(
@@ -991,6 +993,11 @@ LOGPROB_WINDOW = replace(WINDOW, max_model_len=1000)
             "logprobs",
             226_800,
         ),
+        (CHAT, {**ECHOED, "logprobs": True, "top_logprobs": 20, "n": 12}, "echo", 221_508),
+        (CHAT, {**ECHOED, "logprobs": True, "top_logprobs": 20, "n": 10}, None, 0),
+        (CHAT, {**ECHOED, "logprobs": True, "top_logprobs": 20, "n": 12, "prompt_logprobs": 0}, None, 0),
+        (CHAT, {**ECHOED, "logprobs": True, "top_logprobs": 20, "n": 12, "echo": False}, None, 0),
+        (CHAT, {**ECHOED, "n": 32}, None, 0),
     ],
 )
 def test_log_probabilities_that_come_in_one_piece_are_bounded(path, fields, param, count):
@@ -1000,6 +1007,6 @@ def test_log_probabilities_that_come_in_one_piece_are_bounded(path, fields, para
         return
     error = refusal(path, body, LOGPROB_WINDOW)
     assert (error.status, error.code, error.param) == (400, "invalid_value", param)
-    if path == COMPLETIONS:
+    if path == COMPLETIONS or param == "echo":
         stated = f"{param}: up to {count} log probabilities exceed the limit of 200000: "
         assert error.message == f"{stated}ask for fewer tokens or fewer of each, or stream"

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.engine
 # that are part of the prompt or of nothing.
 HARMLESS = {
     # How the prompt is made and cut.
-    "add_generation_prompt", "add_special_tokens", "continue_final_message", "documents", "echo",
+    "add_generation_prompt", "add_special_tokens", "continue_final_message", "documents",
     "instructions", "return_assistant_tokens_mask", "suffix", "truncate_prompt_tokens", "truncation",
     "truncation_side", "padding", "prompt",
     # How tokens are chosen and shown.

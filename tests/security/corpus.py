@@ -136,6 +136,7 @@ _TYPES: dict[str, dict[str, list[Any]]] = {
         "top_logprobs": [-1, 21, "x", 10**6],
         "prompt_logprobs": [-1, 21, "x"],
         "logprobs": ["x", 5],
+        "echo": ["x", 1],
         "priority": [2**63, "x", 1.5, True],
         "service_tier": ["gold", 7, "", "interactive\n"],
         "ttft_budget_s": [0, -1, "x"],
@@ -209,6 +210,13 @@ TOO_MUCH: dict[str, tuple[str, dict[str, Any]]] = {
     "20 probabilities of 31 prompts": (
         COMPLETIONS,
         {"prompt": ["word " * 400] * 31, "prompt_logprobs": 20, "max_tokens": 1},
+    ),
+    "20 probabilities of an echoed prompt, 32 times": (
+        CHAT,
+        {
+            "messages": [{"role": "user", "content": "word " * 400}],
+            **{"echo": True, "logprobs": True, "top_logprobs": 20, "n": 32},
+        },
     ),
     "1,025 bad words": (CHAT, {"bad_words": ["a"] * 1025}),
     "a bad word of 300 characters": (CHAT, {"bad_words": ["a" * 300]}),
