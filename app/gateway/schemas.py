@@ -208,6 +208,7 @@ class Responses(_Generated):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stop: str | list[str] | None = None
     tools: list[ResponsesTool] | None = None
+    parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     # "auto": the input is cut to what fits.
     truncation: Literal["auto", "disabled"] | None = None

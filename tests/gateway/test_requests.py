@@ -102,6 +102,29 @@ def test_nor_are_they_in_a_response_where_it_can_not():
     assert parse(RESPONSES, encoded(RESPONSES, tools=[RESPONSES_TOOL]), replace(WINDOW, tools=True))
 
 
+@pytest.mark.parametrize("type_", ["allowed_tools", "custom", "web_search_preview", None])
+def test_a_choice_among_the_tools_of_a_response_that_the_engine_would_not_keep_is_refused(type_):
+    for tools in ({"tools": [RESPONSES_TOOL]}, {}):
+        choice = {"type": type_, "name": "f", "mode": "auto"}
+        body = encoded(RESPONSES, tool_choice=choice, **tools)
+        error = refusal(RESPONSES, body, replace(WINDOW, tools=True))
+        assert (error.status, error.code, error.param) == (400, "unsupported_field", "tool_choice.type")
+        assert error.message.startswith(f"tool_choice.type: {type_!r} is not supported: ")
+
+
+def test_one_call_at_a_time_is_refused_of_a_response_where_there_are_tools_to_call():
+    window = replace(WINDOW, tools=True)
+    one = {"tools": [RESPONSES_TOOL], "parallel_tool_calls": False}
+    for choice in ({}, {"tool_choice": "required"}, {"tool_choice": {"type": "function", "name": "f"}}):
+        error = refusal(RESPONSES, encoded(RESPONSES, **one, **choice), window)
+        assert (error.status, error.code, error.param) == (400, "unsupported_field", "parallel_tool_calls")
+        assert error.message.startswith("parallel_tool_calls: False is not supported: ")
+    for called in ({"tool_choice": "none"}, {"tools": []}, {"tools": None}, {"parallel_tool_calls": True}):
+        assert parse(RESPONSES, encoded(RESPONSES, **{**one, **called}), window)
+    # Of a chat vLLM keeps it.
+    assert parse(CHAT, encoded(CHAT, tools=[FUNCTION], parallel_tool_calls=False), window)
+
+
 def salt_of(tenant: str, **fields: object) -> str:
     return json.loads(parse_for(CHAT, encoded(CHAT, **fields), WINDOW, tenant).body)["cache_salt"]
 
@@ -399,7 +422,12 @@ def test_what_has_no_answer_of_text_is_never_a_stream_and_has_none_of_its_settin
     [
         (CHAT, "functions", [[{"name": "f"}]]),
         (CHAT, "function_call", ["auto", {"name": "f"}]),
+        (CHAT, "audio", [{"voice": "alloy", "format": "wav"}]),
+        (CHAT, "modalities", [["text", "audio"], ["audio"], "audio"]),
+        (CHAT, "web_search_options", [{}, {"search_context_size": "low"}]),
+        (CHAT, "moderation", [{"model": "omni-moderation-latest"}]),
         (RESPONSES, "conversation", ["conv_1", {"id": "conv_1"}]),
+        (RESPONSES, "moderation", [{"model": "omni-moderation-latest"}]),
         (COMPLETIONS, "best_of", [2, 0, "1"]),
     ],
 )
@@ -415,7 +443,8 @@ def test_a_field_that_asks_for_what_is_done_anyway_is_not():
     assert parse(COMPLETIONS, encoded(COMPLETIONS, best_of=1), WINDOW)
     assert parse(COMPLETIONS, encoded(COMPLETIONS, best_of=3, n=3), WINDOW)
     assert refusal(COMPLETIONS, encoded(COMPLETIONS, best_of=1, n=3)).param == "best_of"
-    assert parse(CHAT, encoded(CHAT, functions=[]), WINDOW)
+    for nothing in ({"functions": []}, {"modalities": ["text"]}, {"modalities": []}):
+        assert parse(CHAT, encoded(CHAT, **nothing), WINDOW)
     # Where it is nobody's field it is left to the engine, as others are.
     assert parse(CHAT, encoded(CHAT, conversation="conv_1", best_of=2), WINDOW)
 

@@ -30,7 +30,7 @@ HARMLESS = {
     "spaces_between_special_tokens", "ignore_eos", "frequency_penalty", "presence_penalty",
     "repetition_penalty", "seed", "logit_bias", "top_k", "stop", "stop_token_ids",
     "thinking_token_budget", "reasoning", "reasoning_effort", "include_reasoning", "tool_choice",
-    "parallel_tool_calls", "max_tool_calls", "tools",
+    "max_tool_calls", "tools",
     # What an answer says.
     "return_prompt_text", "return_token_ids", "return_token_offsets", "return_token_strs",
     "return_tokens_as_token_ids", "stream_interval", "enable_response_messages", "include", "text",

@@ -169,6 +169,7 @@ _TYPES: dict[str, dict[str, list[Any]]] = {
         "top_logprobs": [-1, 21],
         "service_tier": ["interactive"],
         "tools": ["x", [{"type": "function"}]],
+        "parallel_tool_calls": ["x", 0],
         "truncation": ["x", 7, True],
     },
     EMBEDDINGS: {
