@@ -77,8 +77,7 @@ def _bound(schema: dict[str, Any], window: Window) -> None:
     """Writes the configured limits and names into the properties."""
     properties, limits = schema["properties"], window.limits
     properties["model"]["enum"] = [window.model]
-    tiers = window.tiers.openai_names if schema["title"] == "Responses" else window.tiers.names
-    _kind(properties["service_tier"], "string")["enum"] = list(tiers)
+    _kind(properties["service_tier"], "string")["enum"] = window.tiers.names
     for name, limit in COUNTS.items():
         if name in properties:
             for kind, bound in (("array", "maxItems"), ("object", "maxProperties")):

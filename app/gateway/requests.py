@@ -98,7 +98,10 @@ def parse(path: str, body: bytes, window: Window, tenant: str) -> Request:
     if None in value.values():
         body = _without_nulls(value)
     if path in SALTED_PATHS:
-        body = _with_salt(body, salt)
+        body = _with(body, cache_salt=salt)
+    if isinstance(fields, Responses) and fields.service_tier is not None:
+        # vLLM only repeats it, and refuses names that it does not know.
+        body = _with(body, service_tier="auto")
     # Where vLLM knows no streams it ignores the field.
     stream = isinstance(fields, Chat | Completion | Responses) and bool(fields.stream)
     return Request(path, body, stream, ticket, fields.service_tier)
@@ -123,9 +126,9 @@ def _salt(tenant: str, own_salt: str | None) -> str:
     return hashlib.blake2b(json.dumps([tenant, own_salt]).encode(), digest_size=16).hexdigest()
 
 
-def _with_salt(body: bytes, salt: str) -> bytes:
+def _with(body: bytes, **fields: str) -> bytes:
     """Appended, because the last of duplicate keys counts: what the client has put there does not."""
-    return body.rstrip()[:-1] + b',"cache_salt":"' + salt.encode() + b'"}'
+    return body.rstrip()[:-1] + b"," + json.dumps(fields).encode()[1:]
 
 
 def _class_asked(fields: Fields, tiers: Tiers) -> str:
@@ -133,11 +136,9 @@ def _class_asked(fields: Fields, tiers: Tiers) -> str:
     tier = fields.service_tier
     if tier is None:
         return ""
-    # The engine knows OpenAI's names only, and looks at them in responses.
-    known = tiers.openai_names if isinstance(fields, Responses) else tiers.names
-    class_name = tiers.class_of(tier) if tier in known else None
+    class_name = tiers.class_of(tier)
     if class_name is None:
-        raise invalid("service_tier", tier, f"is not one of {', '.join(known)}")
+        raise invalid("service_tier", tier, f"is not one of {', '.join(tiers.names)}")
     return class_name
 
 

@@ -19,7 +19,8 @@ class Tiers:
     """Which class a tier asks for, and how the class that is served is called to that client.
 
     A tier is the name of a class, or one of OpenAI's: `priority` is the most urgent class, `flex` the least,
-    `auto`, `default` and `scale` the configuration's default.
+    `auto`, `default` and `scale` the configuration's default. `fast` and `ultrafast` are `priority`, unless a
+    class has the name.
     """
 
     def __init__(self, config: FlowConfig) -> None:
@@ -27,6 +28,7 @@ class Tiers:
         default = config.default_class
         self._openai = {"auto": default, "default": default, "scale": default}
         self._openai |= {"priority": names[0], "flex": names[-1]}
+        self._openai |= {tier: names[0] for tier in ("fast", "ultrafast") if tier not in names}
         self._classes = {**{name: name for name in names}, **self._openai}
         # The same the other way round; where classes are few, the default's name wins.
         self._answers = {names[-1]: "flex", names[0]: "priority", default: "default"}
@@ -34,10 +36,6 @@ class Tiers:
     @property
     def names(self) -> list[str]:
         return list(self._classes)
-
-    @property
-    def openai_names(self) -> list[str]:
-        return list(self._openai)
 
     def class_of(self, tier: str) -> str | None:
         """None for a tier that does not exist."""

@@ -604,7 +604,8 @@ async def test_the_time_to_the_first_token_counts_from_the_arrival(engine):
 
 
 @pytest.mark.parametrize(
-    ("asked", "echoed"), [(None, b"default"), ("auto", b"default"), ("standard", b"standard")]
+    ("asked", "echoed"),
+    [(None, b"default"), ("auto", b"default"), ("standard", b"standard"), ("fast", b"default")],
 )
 async def test_the_tier_that_is_served_is_echoed_in_the_words_of_the_client(engine, asked, echoed):
     control = FakeControlPlane(*[engine.grant] * 2)

@@ -10,12 +10,14 @@ from dataclasses import replace
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from app.flow.config import FlowConfig
 from app.flow.ticket import Ticket
 from app.gateway.errors import ApiError
 from app.gateway.prompt import MAX_BLOCKS, Part, prompt_of
 from app.gateway.requests import READ_AT_ONCE_BYTES, Request, Window, read
 from app.gateway.requests import parse as parse_for
 from app.gateway.schemas import SALTED_PATHS, SCHEMAS
+from app.gateway.tiers import Tiers
 from app.gateway.tokens import TokenCounter
 from app.limits import RequestLimits
 from tests.fakes import window
@@ -941,21 +943,38 @@ def test_a_retry_has_the_fingerprint_of_the_first_try():
 
 @pytest.mark.parametrize(
     ("tier", "class_name"),
-    [("auto", "standard"), ("default", "standard"), ("flex", "batch"), ("priority", "interactive")]
+    [("auto", "standard"), ("default", "standard"), ("scale", "standard"), ("flex", "batch")]
+    + [(name, "interactive") for name in ("priority", "fast", "ultrafast")]
     + [(name, name) for name in ("interactive", "standard", "batch")],
 )
-def test_a_tier_asks_for_a_class(tier, class_name):
-    request = parse(CHAT, encoded(CHAT, service_tier=tier), WINDOW)
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
+def test_a_tier_asks_for_a_class(path, tier, class_name):
+    request = parse(path, encoded(path, service_tier=tier), WINDOW)
     assert (request.ticket.class_name, request.service_tier) == (class_name, tier)
 
 
-@pytest.mark.parametrize(("path", "tier"), [(CHAT, "gold"), (CHAT, ""), (RESPONSES, "interactive")])
+def test_fast_is_echoed_as_priority_unless_a_class_has_that_name():
+    flow = FlowConfig()
+    classes = (*flow.classes[:-1], replace(flow.classes[-1], name="fast"))
+    tiers = Tiers(replace(flow, classes=classes))
+    assert [tiers.class_of(tier) for tier in ("fast", "ultrafast")] == ["fast", "interactive"]
+    assert tiers.served("fast", "fast") == "fast"
+    assert WINDOW.tiers.served("fast", "interactive") == "priority"
+
+
+def test_the_engine_is_sent_no_tier_of_a_response_that_it_would_refuse():
+    for tier in ("fast", "interactive", "priority"):
+        body = parse(RESPONSES, encoded(RESPONSES, service_tier=tier), WINDOW).body
+        assert json.loads(body)["service_tier"] == "auto"
+    assert "service_tier" not in json.loads(parse(RESPONSES, encoded(RESPONSES), WINDOW).body)
+
+
+@pytest.mark.parametrize(("path", "tier"), [(CHAT, "gold"), (CHAT, ""), (RESPONSES, "gold")])
 def test_a_tier_that_does_not_exist_is_refused_with_those_that_do(path, tier):
     error = refusal(path, encoded(path, service_tier=tier))
     assert (error.status, error.param) == (400, "service_tier")
-    assert error.message.startswith(f"service_tier: {tier!r} is not one of auto, default, ") or (
-        error.message.startswith(f"service_tier: {tier!r} is not one of interactive, standard, batch, auto")
-    )
+    known = "interactive, standard, batch, auto, default, scale, priority, flex, fast, ultrafast"
+    assert error.message == f"service_tier: {tier!r} is not one of {known}"
 
 
 def test_a_request_can_ask_for_tighter_promises_and_for_its_sessions_engine():

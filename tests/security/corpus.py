@@ -167,7 +167,7 @@ _TYPES: dict[str, dict[str, list[Any]]] = {
         "max_output_tokens": [0, -1, "x", 10**9],
         "instructions": [7, []],
         "top_logprobs": [-1, 21],
-        "service_tier": ["interactive"],
+        "service_tier": ["gold", 7, ""],
         "tools": ["x", [{"type": "function"}]],
         "parallel_tool_calls": ["x", 0],
         "truncation": ["x", 7, True],
