@@ -103,8 +103,9 @@ def _lengths(fields: Fields, value: Mapping[str, Any], reads: Asked) -> Iterator
 def _check_fits(field: str, prompt_tokens: int, output: _Output, max_model_len: int) -> None:
     if prompt_tokens + output.tokens <= max_model_len:
         return
-    limit = f"the model's window of {max_model_len} tokens"
+    # OpenAI's words: clients that cut what is too long know it by them.
+    limit = f"This model's maximum context length is {max_model_len} tokens."
     if output.tokens > max_model_len:
-        raise invalid(output.field, output.tokens, f"exceeds {limit}", CONTEXT_EXCEEDED)
-    reason = f"{field}: {prompt_tokens} tokens or more, and {output.tokens} of output, exceed {limit}"
+        raise invalid(output.field, output.tokens, f"tokens do not fit. {limit}", CONTEXT_EXCEEDED)
+    reason = f"{field}: {prompt_tokens} tokens or more, and {output.tokens} of output, do not fit. {limit}"
     raise ApiError(400, CONTEXT_EXCEEDED, reason, field)

@@ -28,6 +28,8 @@ RESPONSES = "/v1/responses"
 EMBEDDINGS = "/v1/embeddings"
 # 64 tokens; a word is a token.
 WINDOW = window()
+# By OpenAI's sentence LiteLLM and others know what they can cut.
+FULL = "This model's maximum context length is 64 tokens."
 SURROGATE = "\ud800"
 
 MINIMAL = {
@@ -554,7 +556,7 @@ def test_a_long_value_is_shortened():
 def test_more_output_than_the_window_holds_is_refused_without_a_tokenizer(path, field):
     error = refusal(path, encoded(path, **{field: 65}))
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", field)
-    assert error.message == f"{field}: 65 exceeds the model's window of 64 tokens"
+    assert error.message == f"{field}: 65 tokens do not fit. {FULL}"
     assert parse(path, encoded(path, **{field: 63}), WINDOW)
 
 
@@ -577,7 +579,7 @@ def test_a_prompt_and_its_output_must_fit_together(path, field, value):
     length = "max_output_tokens" if path == RESPONSES else "max_tokens"
     error = refusal(path, encoded(path, **{field: value, length: 5}), COUNTING)
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", field)
-    assert "60 tokens or more, and 5 of output, exceed the model's window of 64 tokens" in error.message
+    assert error.message == f"{field}: 60 tokens or more, and 5 of output, do not fit. {FULL}"
     assert parse(path, encoded(path, **{field: value, length: 4}), COUNTING)
 
 
