@@ -54,6 +54,7 @@ def test_every_configuration_serves_its_model_by_priority_in_chunks_and_token_by
     share = config.engine.long_prefill_token_threshold
     assert given.get("--long-prefill-token-threshold") == (None if share is None else str(share))
     assert {"--enable-chunked-prefill", "--enable-prefix-caching"} <= given.keys()
+    assert "--enable-prompt-tokens-details" in given
     assert "--quantization" not in given
     assert json.loads(given["--structured-outputs-config"]) == {"backend": "xgrammar"}
 
