@@ -98,6 +98,8 @@ class HttpFace:
             _allow(method, "GET")
             await self._status(scope, receive, send)
         elif path.startswith("/v1/models/"):
+            _allow(method, "GET")
+            tenant_of(scope, self._keys)
             name = path.removeprefix("/v1/models/")
             raise ApiError(404, "model_not_found", f"model: {shorten(name)} is not served", "model")
         else:

@@ -350,7 +350,7 @@ async def test_the_document_names_the_paths_that_are_served_and_no_others(status
     ("method", "path", "allowed"),
     [("GET", path, "POST") for path in SCHEMAS]
     + [("POST", path, "GET, HEAD") for path in ("/health", "/ready", "/metrics", "/openapi.json")]
-    + [("POST", path, "GET") for path in ("/ranks", "/v1/models", "/v1/models/tiny")],
+    + [("POST", path, "GET") for path in ("/ranks", "/v1/models", "/v1/models/tiny", "/v1/models/other")],
 )
 async def test_another_method_is_refused_with_the_one_that_is_allowed(site, method, path, allowed):
     visit = await site.visit(method, path, b"{}").done()

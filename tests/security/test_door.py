@@ -58,7 +58,8 @@ async def open_site():
     ],
 )
 @pytest.mark.parametrize(
-    "method_path", [("POST", CHAT), ("GET", "/v1/models"), ("GET", "/v1/models/tiny-llama")]
+    "method_path",
+    [("POST", CHAT), *(("GET", f"/v1/models{name}") for name in ("", "/tiny-llama", "/another"))],
 )
 async def test_without_a_key_there_is_neither_answer_nor_model(site, value, method_path):
     answer = await site.ask(*method_path, body(CHAT), [(b"authorization", value)])
