@@ -1,4 +1,5 @@
-"""What is checked of a request before its body: the size of its head, where it comes from, whose key it has.
+"""What is checked of a request before its body: the size of its head, where it comes from, whose key it has,
+how its body is written.
 
 Nothing else of a client's headers is used, and none is passed on: tenant, class, priority and lease are the
 gateway's to set.
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from app.gateway.errors import ApiError
+from app.gateway.errors import ApiError, shorten
 from app.gateway.tenants import Tenants, bearer
 from app.limits import RequestLimits
 from app.loopback import is_loopback
@@ -31,6 +32,14 @@ def announced_bytes(scope: Scope) -> int:
     """What the client says of its body; 0 where it says nothing that makes sense."""
     given = only(scope, b"content-length") or "0"
     return int(given) if given.isascii() and given.isdigit() and len(given) < 20 else 0
+
+
+def check_coding(scope: Scope) -> None:
+    """Raises ApiError 415 for a body that is compressed, or is said to be."""
+    for coding in _given(scope, b"content-encoding"):
+        if coding.strip().lower() not in ("", "identity"):
+            reason = f"content-encoding: {shorten(coding)} is not read here: send the body as it is"
+            raise ApiError(415, "unsupported_encoding", reason, "content-encoding")
 
 
 def tenant_of(scope: Scope, keys: Tenants) -> str:

@@ -13,7 +13,7 @@ from opentelemetry.trace import Span
 from starlette.types import Message, Receive, Scope, Send
 
 from app.contract import ControlPlane
-from app.gateway.door import announced_bytes, check_head, only, tenant_of
+from app.gateway.door import announced_bytes, check_coding, check_head, only, tenant_of
 from app.gateway.errors import ApiError, internal_error, shorten, unknown_path
 from app.gateway.exchange import Answer, Exchange
 from app.gateway.headers import Headers, grant_headers
@@ -198,7 +198,8 @@ def _answer_headers(answer: Answer) -> Headers:
 async def _read_body(
     scope: Scope, receive: Receive, limits: RequestLimits, arriving: Arriving
 ) -> bytes | None:
-    """The whole body; None when the client left. Raises ApiError 413, 408, 429."""
+    """The whole body; None when the client left. Raises ApiError 408, 413, 415, 429."""
+    check_coding(scope)
     if announced_bytes(scope) > limits.max_body_bytes:
         raise body_too_large(limits)
     try:

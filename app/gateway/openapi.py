@@ -33,7 +33,7 @@ _ERROR = {
     },
 }
 # What a client may be answered instead; which code means what is in docs/api.md.
-_REFUSALS = ("400", "401", "403", "404", "405", "408", "413", "429", "431", "500", "503")
+_REFUSALS = ("400", "401", "403", "404", "405", "408", "413", "415", "429", "431", "500", "503")
 # Fields that may hold token ids.
 _PROMPTS = {"prompt", "input"}
 # What a client reads of each event; only responses name theirs.

@@ -688,12 +688,16 @@ HEADERS: dict[str, dict[str, str]] = {
     "XML": {"content-type": "application/xml"},
     "a charset": {"content-type": "application/json; charset=utf-7"},
     "no type": {"content-type": ""},
-    "a gzip that is none": {"content-encoding": "gzip"},
+    "no coding": {"content-encoding": "identity"},
     "an upgrade": {"connection": "x-test", "upgrade": "websocket"},
     "a cookie": {"cookie": "session=admin; " * 50},
     "a range": {"range": "bytes=0-"},
     "a condition": {"if-match": "*", "if-none-match": "*"},
 }
+
+
+# Codings of a body: none of them is read, whatever the body is.
+CODINGS = ("gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "identity, gzip", "nonsense")
 
 
 def _typed() -> Iterator[Hostile]:
@@ -760,6 +764,10 @@ def _all() -> Iterator[Hostile]:
         yield Hostile(f"odd schema: {name}", CHAT, body(CHAT, response_format=form), gateway=False)
     for name, headers in HEADERS.items():
         yield Hostile(f"header: {name}", COMPLETIONS, GOOD, headers=headers, gateway=False)
+    for coding in CODINGS:
+        for name, content in (("a body", gzip.compress(GOOD)), ("a body that is plain", GOOD)):
+            headers = {"content-encoding": coding}
+            yield Hostile(f"coding: {coding} of {name}", COMPLETIONS, content, headers=headers)
 
 
 def _with_part(part: dict[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 from hashlib import sha256
@@ -162,6 +163,17 @@ async def test_headers_that_are_too_many_or_too_large_are_refused(site):
     for headers in (many, large):
         answer = await site.ask("POST", COMPLETIONS, GOOD, [*BLUE, *headers])
         assert (answer.status, answer.error["code"]) == (431, "headers_too_large")
+
+
+@pytest.mark.parametrize("given", [[b"gzip"], [b"identity", b"br"], [b"\xff"]])
+async def test_a_body_that_is_compressed_is_refused_by_its_header_and_not_taken_for_bad_json(site, given):
+    codings = [(b"content-encoding", coding) for coding in given]
+    answer = await site.ask("POST", COMPLETIONS, gzip.compress(GOOD), [*BLUE, *codings])
+    assert (answer.status, answer.error["code"]) == (415, "unsupported_encoding")
+    assert answer.error["param"] == "content-encoding"
+    shown = repr(given[-1].decode(errors="surrogateescape"))
+    assert answer.error["message"].startswith(f"content-encoding: {shown} is not read here: ")
+    assert site.control.tickets == []
 
 
 @pytest.mark.parametrize("length", [b"4194305", b"999999999999999999"])
