@@ -207,7 +207,8 @@ async def _read_body(
             return await _all_parts(receive, limits, arriving)
     except TimeoutError:
         reason = f"body: not complete within {limits.body_timeout_s:g} s"
-        raise ApiError(408, "body_timeout", reason, "body") from None
+        # OpenAI's client would send the same body as slowly, and hold as much for as long, twice more.
+        raise ApiError(408, "body_timeout", reason, "body", retryable=False) from None
 
 
 async def _all_parts(receive: Receive, limits: RequestLimits, arriving: Arriving) -> bytes | None:

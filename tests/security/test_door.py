@@ -200,6 +200,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for_for_ever():
         scope = {"type": "http", "method": "POST", "path": CHAT, "headers": BLUE, "client": None}
         await soon(site.face(scope, receive, send))
     assert sent[0]["status"] == 408
+    assert (b"x-should-retry", b"false") in sent[0]["headers"]
     assert json.loads(sent[1]["body"])["error"]["code"] == "body_timeout"
 
 
