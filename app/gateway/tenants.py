@@ -52,11 +52,20 @@ class ApiKeys:
             return OPEN_TENANT
         if key is None:
             raise ApiError(401, "missing_api_key", "authorization: a key is needed, as `Bearer KEY`")
-        digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+        try:
+            given = str.encode(key, errors="surrogateescape")
+        except (TypeError, UnicodeEncodeError):
+            # Of a call by handle: no text, or one that no header could bring.
+            raise _unknown() from None
+        digest = hashlib.sha256(given).digest()
         found = [tenant for known, tenant in self._owners if hmac.compare_digest(known, digest)]
         if not found:
-            raise ApiError(401, "invalid_api_key", "authorization: the key is not known here")
+            raise _unknown()
         return found[0]
+
+
+def _unknown() -> ApiError:
+    return ApiError(401, "invalid_api_key", "authorization: the key is not known here")
 
 
 def bearer(authorization: str | None) -> str | None:

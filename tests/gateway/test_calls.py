@@ -187,10 +187,11 @@ async def test_bad_input_takes_no_lease(http, body, param):
 async def test_a_call_needs_the_same_key_as_over_http(engine, http):
     control = FakeControlPlane(engine.grant)
     face = face_over(control, http, blue=[sha256(b"blue's").hexdigest()])
-    for key in (None, "red's"):
+    unknown = [(key, "invalid_api_key") for key in ("red's", "", b"blue's", 7, ["blue's"], "\ud800")]
+    for key, code in [(None, "missing_api_key"), *unknown]:
         with pytest.raises(ApiError) as caught:
             await face.call(PATH, BODY, key)
-        assert caught.value.status == 401
+        assert (caught.value.status, caught.value.code) == (401, code)
     calling = asyncio.create_task(face.call(PATH, BODY, "blue's"))
     (await engine.next_request()).answer(200, b"{}")
     await soon(calling)
