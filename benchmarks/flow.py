@@ -2,8 +2,8 @@
 
 A backlog of `queued` tickets from `tenants` tenants in three classes is kept constant: each cycle closes one
 lease, which dispatches the next ticket, and submits a new one. Where engines are half full instead, nobody
-waits and one of all is chosen; each reports once a second. CPU time of this process, so that other work on
-the machine counts less; the best of `repeats` runs.
+waits and one of all is chosen; a report names what its engine runs. CPU time of this process, so that other
+work on the machine counts less; the best of `repeats` runs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ CYCLE_S = 0.001
 # So long that nothing is refused or expires: the full path is measured.
 BUDGET_S = 1e9
 CLASSES = ("interactive", "standard", "batch")
+METRICS = EngineMetrics(running=PER_REPLICA, waiting=0, kv_use=0.5, itl_s=0.02)
 
 
 def _config() -> FlowConfig:
@@ -56,10 +57,13 @@ def _tickets(count: int, tenants: int, start_s: float, first: int) -> list[Ticke
     ]
 
 
-def _reports(controller: FlowController, live: deque[str], now_s: float, engines: int = REPLICAS) -> None:
+def _controller(queued: int, engines: int, seed: int) -> FlowController:
+    """Of so many engines that run nothing."""
+    limits = Limits(queued, BUDGET_S, PER_REPLICA, lease_ttl_s=60.0, replica_ttl_s=BUDGET_S)
+    controller = FlowController(limits, _config(), random.Random(seed).random)
     for index in range(engines):
-        metrics = EngineMetrics(running=PER_REPLICA, waiting=0, kv_use=0.5, itl_s=0.02)
-        controller.report(ReplicaReport(f"r{index}", frozenset(live), metrics=metrics), now_s)
+        controller.report(ReplicaReport(f"r{index}", frozenset(), metrics=METRICS), 0.0)
+    return controller
 
 
 def cost_per_cycle_s(queued: int, tenants: int, cycles: int, seed: int = 0) -> float:
@@ -80,10 +84,7 @@ def _spent_s(run: Callable[[], None]) -> float:
 
 def fleet_costs_s(engines: int, tenants: int, cycles: int, seed: int = 0) -> tuple[float, float]:
     """CPU seconds a cycle and a report, with so many engines, half full."""
-    limits = Limits(1, BUDGET_S, PER_REPLICA, lease_ttl_s=60.0, replica_ttl_s=BUDGET_S)
-    controller = FlowController(limits, _config(), random.Random(seed).random)
-    live: deque[str] = deque()
-    _reports(controller, live, 0.0, engines)
+    controller = _controller(1, engines, seed)
     running: deque[str] = deque()
     for ticket in _tickets(engines * PER_REPLICA // 2, tenants, 0.0, 0):
         _follow(running, controller.submit(ticket, 0.0))
@@ -94,17 +95,19 @@ def fleet_costs_s(engines: int, tenants: int, cycles: int, seed: int = 0) -> tup
         for ticket in tickets:
             _cycle(controller, running, ticket)
 
-    def report() -> None:
-        _reports(controller, live, tickets[-1].arrived_s, engines)
+    cycle_s = _spent_s(cycle) / cycles
+    leases = {name: frozenset(one.in_flight) for name, one in controller._pool.replicas.items()}
 
-    return _spent_s(cycle) / cycles, _spent_s(report) / engines
+    def report() -> None:
+        for name, live in leases.items():
+            controller.report(ReplicaReport(name, live, metrics=METRICS), tickets[-1].arrived_s)
+
+    return cycle_s, _spent_s(report) / engines
 
 
 def prepared(queued: int, tenants: int, cycles: int, seed: int = 0) -> Callable[[], None]:
     """A core with its backlog; the call runs the cycles."""
-    limits = Limits(queued + 1, BUDGET_S, PER_REPLICA, lease_ttl_s=60.0, replica_ttl_s=BUDGET_S)
-    controller = FlowController(limits, _config(), random.Random(seed).random)
-    _reports(controller, deque(), 0.0)
+    controller = _controller(queued + 1, REPLICAS, seed)
     running: deque[str] = deque()
     backlog = _tickets(queued + REPLICAS * PER_REPLICA, tenants, 0.0, 0)
     for ticket in backlog:

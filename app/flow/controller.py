@@ -506,7 +506,7 @@ class FlowController:
         the lease that it has lost to another."""
         again = Entry(loser.ticket, loser.rank, loser.account, loser.flow, loser.budget_s, loser.expires_s)
         again.raw_ttft_s, again.predicted_ttft_s = loser.raw_ttft_s, loser.predicted_ttft_s
-        again.payer, again.rate_tokens = loser.payer, loser.rate_tokens
+        again.payer, again.rate_tokens, again.needed = loser.payer, loser.rate_tokens, loser.needed
         again.revokes, again.revoked = loser.revokes + 1, held
         self._queue.push(again)
         return again

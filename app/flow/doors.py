@@ -171,10 +171,12 @@ class Doors:
         queue.denied_s = now_s
 
     def _needed(self, entry: Entry, ahead: float) -> float:
-        """The places more that it needs, by its tenant's counter and by its own cost, which is learnt."""
+        """The places more that it needs at its turn, when what waits of its tenant has gone: by that tenant's
+        counter, and by its own cost, which is learnt."""
         cost = self._predictor.expected_cost(entry.ticket, entry.account)
         typical_cost = entry.payer.typical_cost
         typical_cost.add(cost)
         dearness = cost / max(1.0, typical_cost.value) - 1.0
         thrift = self._thrift_roots * math.sqrt(self._pool.places)
-        return ahead / self._predictor.cost(entry.rank) + thrift * dearness
+        gone = entry.payer.size / entry.payer.weight
+        return ahead / self._predictor.cost(entry.rank) + gone + thrift * dearness

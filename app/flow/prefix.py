@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 
 
 class PrefixIndex:
@@ -41,9 +41,18 @@ class PrefixIndex:
         """Of the longest prefix that some replica holds, in blocks."""
         return _length(blocks, self._holders)
 
-    def holders(self, block: int) -> Iterable[str]:
-        """Who holds it, for the longest time first."""
-        return self._holders.get(block, ())
+    def knowing(self, blocks: Sequence[int], most: int) -> list[str]:
+        """Replicas that hold the beginning of it, who holds more of it first; at most so many."""
+        found: dict[str, None] = {}
+        for length in range(self.longest(blocks), 0, -1):
+            holders = self._holders[blocks[length - 1]]
+            # Who was found holds this block, too: as many are the same.
+            if len(holders) > len(found):
+                for replica_id in holders:
+                    found[replica_id] = None
+                    if len(found) == most:
+                        return list(found)
+        return list(found)
 
     def drop(self, replica_id: str) -> None:
         for block in self._blocks.pop(replica_id, OrderedDict()):

@@ -192,7 +192,15 @@ class ClassQueue:
 
     def may_go(self, free: int) -> bool:
         """Whoever waits may have one of the free places; a class that is owed its share goes before all."""
-        return self.credit > 0 or (not self.yields and (free > self.reserve or self._needs_fewer(free)))
+        return self.credit > 0 or (free > self.reserve and not self.yields)
+
+    def needs_fewer(self, free: int) -> bool:
+        """The next of those that wait may have one of the free places though they are left to others."""
+        if self.yields or free > self.reserve or free <= UNTOUCHED_SHARE * self.reserve:
+            return False
+        flow = self.order.next()
+        needed = None if flow is None else flow.head().needed
+        return needed is not None and self.suffices(free, needed)
 
     def suffices(self, free: int, needed: float) -> bool:
         """So many free places are enough for a request that needs so many beyond those left to others."""
@@ -205,12 +213,6 @@ class ClassQueue:
     def missing(self, free: int) -> float:
         """Places that have to fall free until there is one that is not left to others, less that one."""
         return 0.0 if self.credit > 0 else max(0.0, self.reserve - free)
-
-    def _needs_fewer(self, free: int) -> bool:
-        """The next of those that wait; None of a flow's may run where all its tenants are at their caps."""
-        flow = self.order.next()
-        needed = None if flow is None else flow.head().needed
-        return needed is not None and self.suffices(free, needed)
 
     def room_s(self) -> float:
         """How long an engine's prompts may take; a class that is owed its share waits for nobody's."""
@@ -286,7 +288,11 @@ class FlowQueue:
             if one.size
             and one.rank < below
             and one.rank != aside
-            and ((one.order.lane.size and one.order.lane_ready()) or one.may_go(free))
+            and (
+                (one.order.lane.size and one.order.lane_ready())
+                or one.may_go(free)
+                or (one.needs_fewer(free) and not self._urgent_waits(one.rank))
+            )
         ]
         if self.held:
             # Less urgent ones have no more room, and should not pass.
@@ -301,6 +307,10 @@ class FlowQueue:
             queue.credit = min(0.0, queue.credit)
             waiting.remove(queue)
         return None
+
+    def _urgent_waits(self, rank: int) -> bool:
+        """Somebody waits for places, and not for its tenant's cap, of the more urgent classes."""
+        return any(one.size and one.order.next() is not None for one in self.classes[:rank])
 
     def served(self, rank: int, cost: float, now_s: float) -> list[float]:
         """A ticket of this class went to an engine: the others' credit grows by their share of its cost.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from app.flow.config import FlowConfig
@@ -15,9 +15,10 @@ from app.flow.ticket import Ticket
 # So many replicas are all looked at: a score costs a microsecond.
 SMALL_FLEET = 4
 # Of a large one so many drawn at random (two are nearly as good as all: Mitzenmacher, 2001; some can't take a
-# request), and so many that know it.
+# request), and so many that know it, of so many that are asked.
 DRAWN = 4
 MAX_KNOWING = 4
+MAX_ASKED = 32
 # Of the time that is left for a first token: a prediction can be wrong by as much, and whoever would be late
 # is refused, so only the soonest engine will do.
 HURRY_SHARE = 0.5
@@ -97,7 +98,10 @@ class Router:
         late, or none of these will do, the soonest of all does.
         """
         large = len(self._pool.open) > SMALL_FLEET
-        some = self._knowing(ticket) + [self._any() for _ in range(DRAWN)] if large else self._pool.open
+        some = self._pool.open
+        if large:
+            known = self._knowing(ticket, tokens, room_s, now_s)
+            some = known + [self._any() for _ in range(DRAWN)]
         choices = self._choices(some, ticket, tokens, room_s, now_s)
         if len(choices) == 1 and not large:
             return choices[0]
@@ -112,25 +116,24 @@ class Router:
     def _any(self) -> Replica:
         return self._pool.open[min(int(self._uniform() * len(self._pool.open)), len(self._pool.open) - 1)]
 
-    def _knowing(self, ticket: Ticket) -> list[Replica]:
-        """Replicas with a place that know the session or the longest part of the prompt, a few."""
+    def _knowing(self, ticket: Ticket, tokens: int, room_s: float, now_s: float) -> list[Replica]:
+        """A few that know the session or the longest part of the prompt, and can take it."""
         if not self._config.route.affinity:
             return []
-        found: dict[str, Replica] = {}
+        names = self._prefix.knowing(ticket.prefix_blocks, MAX_ASKED)
         session = self._sessions.get(ticket.session_id)
-        names: Iterable[str] = () if session is None else (session,)
-        length = self._prefix.longest(ticket.prefix_blocks)
-        while True:
-            for name in names:
-                replica = self._pool.replicas.get(name)
-                if replica is not None and replica.free:
-                    found[name] = replica
-                    if len(found) == MAX_KNOWING:
-                        return list(found.values())
-            if not length:
-                return list(found.values())
-            length -= 1
-            names = self._prefix.holders(ticket.prefix_blocks[length])
+        if session is not None:
+            names.insert(0, session)
+        found: list[Replica] = []
+        for name in names:
+            replica = self._pool.replicas.get(name)
+            if replica is None or replica.number is None:
+                continue
+            if self._takes(replica, tokens, ticket.prompt_tokens, room_s, now_s):
+                found.append(replica)
+                if len(found) == MAX_KNOWING:
+                    break
+        return found
 
     def _choices(
         self, replicas: list[Replica], ticket: Ticket, tokens: int, room_s: float, now_s: float

@@ -98,9 +98,11 @@ def check_logprobs(
     elif isinstance(fields, Chat) and fields.echo:
         # vLLM then tells those of the prompt too, also where `logprobs` is off.
         asked.append(("echo", (1 + (fields.top_logprobs or 0)) * prompt_tokens * (fields.n or 1)))
-    limit, hint = limits.max_logprob_entries, "ask for fewer tokens or fewer of each, or stream"
-    for name, count in asked:
+    limit = limits.max_logprob_entries
+    for number, (name, count) in enumerate(asked):
         if count > limit:
+            # Those of a prompt come in one piece though the answer is streamed.
+            hint = f"ask for fewer tokens or fewer of each{'' if number else ', or stream'}"
             reason = f"{name}: up to {count} log probabilities exceed the limit of {limit}: {hint}"
             raise ApiError(400, "invalid_value", reason, name)
 

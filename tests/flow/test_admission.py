@@ -482,6 +482,14 @@ def test_an_urgent_ticket_that_would_be_late_takes_the_place_of_one_without_a_fi
     assert submit(flow, "urgent-2", 1.1) == []
 
 
+def test_who_has_lost_its_place_needs_as_few_as_before():
+    flow = controller(PREEMPT)
+    revocable(flow, "batch")
+    flow._leases["batch"].entry.needed = -3.0
+    submit(flow, "urgent", 0.5)
+    assert flow._queue.get("batch").needed == -3.0
+
+
 @pytest.mark.parametrize(
     ("why", "fields", "policy"),
     [

@@ -235,6 +235,20 @@ def test_who_is_behind_the_others_waits_in_a_burst(burst_s: float, waiting: int)
     assert load.flow.snapshot(load.now_s).queued == before + waiting
 
 
+def test_what_a_tenant_lets_wait_counts_as_if_it_had_run():
+    """One that is behind has others' places for so much as it is behind, and not for all that it asks."""
+    load = Load()
+    load.overload(25.0, tenant="greedy")
+    load.fill("interactive", 100 - len(load.running))
+    standard = load.flow._queue.classes[1]
+    flow = standard.order.flow(load.flow._tenants.get("modest", load.now_s))
+    flow.counter = standard.order.level.value - 8.0 * load.flow._predictor.cost(1)
+    load.fill("standard", 12, "modest")
+    needed = [one.needed for one in load.flow._queue if one.ticket.tenant == "modest"]
+    # Half of what its class leaves to others is more than five places.
+    assert needed == pytest.approx([-8.0, -7.0, -6.0], abs=0.01)
+
+
 def where_batch_waits(refuse: str | None) -> tuple[Load, int]:
     """One batch request waits; then its class has a place, and another class is refused one or not. How many
     of the two run."""

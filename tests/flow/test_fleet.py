@@ -10,7 +10,7 @@ import pytest
 from app.flow.config import FlowConfig, Limits, RoutePolicy
 from app.flow.controller import FlowController
 from app.flow.outcome import Outcome
-from app.flow.route import DRAWN, MAX_KNOWING, SMALL_FLEET
+from app.flow.route import DRAWN, MAX_ASKED, MAX_KNOWING, SMALL_FLEET
 from app.flow.ticket import EngineMetrics, Granted, ReplicaReport, Ticket
 
 LIMITS = Limits(
@@ -91,7 +91,7 @@ def test_where_all_know_the_beginning_a_few_are_looked_at_and_those_drawn_know_i
     for number in range(FLEET):
         fleet.flow._router._prefix.add(f"r{number}", (1, 2))
     ticket = Ticket("t", 0, 0.0, prompt_tokens=512, prefix_blocks=(1, 2, 3))
-    assert len(fleet.flow._router._knowing(ticket)) == MAX_KNOWING
+    assert len(fleet.flow._router._knowing(ticket, 512, math.inf, 0.0)) == MAX_KNOWING
     # Those have something to do: one that was drawn is as good and free.
     for number in range(MAX_KNOWING):
         fleet.busy(number, 1_000_000)
@@ -107,6 +107,37 @@ def test_who_knows_it_and_has_no_place_is_passed_over():
         assert fleet.submit(prompt_tokens=600, prefix_blocks=(1, 2, 3)) == "r7"
         fleet.flow.first_tokens([(f"t{fleet.count}", 0.0)], 0.0)
     assert fleet.submit(prompt_tokens=600, prefix_blocks=(1, 2, 3)) == "r8"
+
+
+def test_who_knows_it_has_it_though_most_requests_would_not_fit_into_its_cache():
+    fleet = Fleet(6, uniform=Draws(0.0))
+    fleet.report(5, EngineMetrics(running=0, waiting=0, kv_use=0.0, kv_capacity_tokens=1000))
+    fleet.flow._router._prefix.add("r5", (1,))
+    # What others reserve on average is more than it has room for; this one is less.
+    for _ in range(200):
+        fleet.flow._pool._lease_tokens.add(5000.0)
+    fleet.submit(prompt_tokens=300, max_output_tokens=10, prefix_blocks=(1,))
+    fleet.flow.tick(0.0)
+    assert fleet.flow._pool.replicas["r5"].free == 0
+    assert fleet.submit(prompt_tokens=300, max_output_tokens=10, prefix_blocks=(1,)) == "r5"
+
+
+def test_those_that_know_it_and_can_not_take_it_are_no_reason_to_pass_over_one_that_can():
+    fleet = Fleet(uniform=Draws(0.9))
+    for number in range(MAX_KNOWING + 1):
+        fleet.flow._router._prefix.add(f"r{number}", (1,))
+    for number in range(MAX_KNOWING):
+        fleet.flow.replica_unroutable(f"r{number}", 0.0)
+    assert fleet.submit(prompt_tokens=300, prefix_blocks=(1,)) == f"r{MAX_KNOWING}"
+
+
+def test_not_all_that_know_it_are_asked():
+    fleet = Fleet(uniform=Draws(0.9))
+    for number in range(MAX_ASKED):
+        fleet.flow._router._prefix.add(f"r{number}", (1,))
+        fleet.flow._pool.replicas[f"r{number}"].barred_until_s = 1.0
+    fleet.flow._router._prefix.add("r100", (1,))
+    assert fleet.submit(prompt_tokens=300, prefix_blocks=(1,)) == "r180"
 
 
 def test_a_session_stays_where_it_is_in_a_large_fleet():

@@ -21,13 +21,15 @@ def test_the_longest_known_prefix_counts_from_the_first_block():
     assert (index.longest([7]), index.length("r", [7])) == (0, 0)
 
 
-def test_who_holds_a_block_is_named_in_the_order_of_coming():
+def test_who_holds_more_is_named_first_and_then_in_the_order_of_coming():
     index = PrefixIndex(100, 1000)
     for name in ("s", "r", "t", "r"):
         index.add(name, [1, ord(name)])
-    assert list(index.holders(1)) == ["s", "r", "t"]
-    assert list(index.holders(ord("t"))) == ["t"]
-    assert list(index.holders(7)) == []
+    index.add("u", [1, ord("t"), 3])
+    blocks = [1, ord("t"), 3, 4]
+    assert index.knowing(blocks, 10) == ["u", "t", "s", "r"]
+    assert index.knowing(blocks, 3) == ["u", "t", "s"]
+    assert index.knowing([7], 10) == index.knowing([], 10) == []
 
 
 def test_a_replica_that_is_dropped_is_forgotten():
@@ -37,7 +39,7 @@ def test_a_replica_that_is_dropped_is_forgotten():
     index.drop("r")
     index.drop("nobody")
     assert (index.length("r", [1]), index.length("s", [1])) == (0, 1)
-    assert list(index.holders(1)) == ["s"]
+    assert index.knowing([1], 10) == ["s"]
 
 
 @given(st.lists(CHAINS, max_size=40))
@@ -68,7 +70,11 @@ def test_the_longest_of_all_is_the_longest_of_one(prompts):
     for replica_id, prompt in prompts:
         index.add(replica_id, prompt)
     for _, prompt in prompts:
-        assert index.longest(prompt) == max(index.length(name, prompt) for name in "rst")
+        lengths = {name: index.length(name, prompt) for name in "rst"}
+        assert index.longest(prompt) == max(lengths.values())
+        known = index.knowing(prompt, 3)
+        assert sorted(known) == [name for name in "rst" if lengths[name]]
+        assert [lengths[name] for name in known] == sorted((lengths[name] for name in known), reverse=True)
 
 
 def test_the_longest_of_each_is_found_among_many_that_know_the_beginning():

@@ -387,6 +387,20 @@ def test_what_the_next_one_needs_decides_and_not_who_waits_behind_it():
     assert desk.queue.next(8, 2) is None
 
 
+def test_none_of_the_places_left_to_others_is_had_before_a_more_urgent_one_that_waits():
+    desk = leaving(10.0)
+    desk.queue.classes[0].reserve = 9.0
+    desk.put("cheap", rank=1).needed = -100.0
+    assert desk.queue.next(8, 2).ticket.ticket_id == "cheap"
+    urgent = desk.put("urgent", rank=0)
+    assert desk.queue.next(8, 2) is None
+    # Who waits for its tenant's cap waits for no place.
+    desk.account("b", TenantPolicy(max_running=1)).running = 1
+    desk.queue.remove(urgent)
+    desk.put("capped", rank=0, tenant="b")
+    assert desk.queue.next(8, 2).ticket.ticket_id == "cheap"
+
+
 def test_who_yields_has_none_of_the_places_left_to_others():
     desk = leaving(10.0)
     desk.put("cheap", rank=1).needed = -100.0

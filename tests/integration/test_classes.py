@@ -72,6 +72,7 @@ def test_only_owners_of_keys_are_served(app: Cluster):
         (None, "standard", "default"),
         ("flex", "batch", "flex"),
         ("priority", "interactive", "priority"),
+        ("fast", "interactive", "priority"),
         ("interactive", "interactive", "interactive"),
     ],
 )
@@ -88,6 +89,25 @@ def test_the_class_that_was_asked_for_is_served_and_echoed(app: Cluster, tier, c
     )
     assert next(iter(stream)).service_tier == echoed
     stream.close()
+    respond = client(app, "gold").responses.create
+    assert respond(model=MODEL, input="hello", max_output_tokens=4, **options).service_tier == echoed
+    with respond(model=MODEL, input="hello", max_output_tokens=4, stream=True, **options) as events:
+        assert {one.response.service_tier for one in events if hasattr(one, "response")} == {echoed}
+
+
+def test_usage_tells_how_much_of_a_prompt_its_tenant_has_asked_before(app: Cluster):
+    messages = [{"role": "user", "content": "one after the other " * 100}]
+    create = client(app, "gold").chat.completions.create
+    cached = [
+        create(model=MODEL, messages=messages, max_tokens=2).usage.prompt_tokens_details.cached_tokens
+        for _ in range(2)
+    ]
+    assert not cached[0]
+    assert cached[1] > 100
+    *_, last = create(
+        model=MODEL, messages=messages, max_tokens=2, stream=True, stream_options={"include_usage": True}
+    )
+    assert last.usage.prompt_tokens_details.cached_tokens == cached[1]
 
 
 def test_a_tenant_gets_no_higher_class_than_it_may_use_and_no_more_than_its_rate(app: Cluster):
