@@ -1059,6 +1059,6 @@ def test_log_probabilities_that_come_in_one_piece_are_bounded(path, fields, para
     assert (error.status, error.code, error.param) == (400, "invalid_value", param)
     if path == COMPLETIONS or param == "echo":
         stated = f"{param}: up to {count} log probabilities exceed the limit of 200000: "
-        streaming_helps = param != "echo" and not fields.get("stream")
+        streaming_helps = param == "logprobs" and not fields.get("stream")
         or_stream = ", or stream" if streaming_helps else ""
         assert error.message == f"{stated}ask for fewer tokens or fewer of each{or_stream}"
