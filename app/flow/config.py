@@ -224,7 +224,7 @@ def default_classes() -> tuple[ClassPolicy, ...]:
         ClassPolicy("interactive", boost_s=70.0, min_share=0.0, ttft_budget_s=2.0),
         # Ten seconds keep attention; boosts differ by as much, so it never overtakes interactive.
         # More left free costs goodput; less, and more urgent requests find no place at once.
-        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_roots=1.6),
+        ClassPolicy("standard", boost_s=60.0, min_share=0.05, ttft_budget_s=10.0, reserve_roots=2.0),
         # A minute: nobody watches, but a client's timeout is near. A fiftieth is enough to move (a twentieth
         # took 3 of a hundred promises from standard in bursts, simulated); it leaves more, so that standard
         # goes first.

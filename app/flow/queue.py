@@ -196,9 +196,7 @@ class ClassQueue:
 
     def needs_fewer(self, free: int) -> bool:
         """The next of those that wait may have one of the free places though they are left to others."""
-        if self.yields or free > self.reserve or free <= UNTOUCHED_SHARE * self.reserve:
-            return False
-        flow = self.order.next()
+        flow = None if self.yields else self.order.next()
         needed = None if flow is None else flow.head().needed
         return needed is not None and self.suffices(free, needed)
 
