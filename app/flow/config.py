@@ -113,7 +113,7 @@ class AdmissionPolicy:
     rate_horizon_s: float = 30.0
     # How long an overload is expected to go on from now on: whoever may wait for a minute outlasts most, and
     # is not refused as if all that passes it would do so for that minute. Simulated, an overload of 45 s
-    # keeps 97 % of batch instead of 71; of one that lasts a few more end after a wait (docs/flow.md).
+    # keeps 99 % of batch instead of 74; of one that lasts a few more end after a wait (docs/flow.md).
     overload_s: float = 30.0
     # Refuse at once, instead of after a wait, where a queue only stands and absorbs nothing.
     impatient: bool = True
