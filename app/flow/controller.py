@@ -389,7 +389,7 @@ class FlowController:
             choice = self._router.find(entry.ticket, tokens, room_s, left_s, now_s)
             if choice is not None:
                 actions.append(self._grant(entry, choice, expected, now_s))
-            elif self._router.fits(tokens, now_s):
+            elif self._router.has_place(tokens, math.inf, now_s):
                 self._queue.held.add(entry.rank)
             else:
                 self._queue.blocked = min(self._queue.blocked, entry.rank)

@@ -97,7 +97,7 @@ def _class(
     queue: ClassQueue, pool: ReplicaPool, router: Router, predictor: Predictor, now_s: float
 ) -> ClassDetail:
     place = queue.size == 0 and pool.free > 0 and queue.has_room(pool.free)
-    place = place and router.has_place(queue.room_s(), now_s)
+    place = place and router.has_place(0, queue.room_s(), now_s)
     return ClassDetail(
         name=queue.policy.name,
         ttft_budget_s=queue.policy.ttft_budget_s,

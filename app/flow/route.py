@@ -74,13 +74,10 @@ class Router:
         ttft_s = replica.clock.ttft_s(ticket.prompt_tokens, replica.running, now_s)
         return Choice(replica, 0, ttft_s, ttft_s)
 
-    def fits(self, tokens: int, now_s: float) -> bool:
-        """Some replica has a place, and room for a lease that reserves `tokens`."""
-        return any(self._takes(one, tokens, 0, math.inf, now_s) for one in self._pool.open)
-
-    def has_place(self, room_s: float, now_s: float) -> bool:
-        """Some replica has one, and its prompts delay who comes next by at most `room_s`."""
-        return any(self._takes(one, 0, 0, room_s, now_s) for one in self._pool.open)
+    def has_place(self, tokens: int, room_s: float, now_s: float) -> bool:
+        """Some replica has one, and room for a lease that reserves `tokens`, and its prompts delay who comes
+        next by at most `room_s`."""
+        return any(self._takes(one, tokens, 0, room_s, now_s) for one in self._pool.open)
 
     def keep_roomiest(self, now_s: float) -> None:
         """The one with the most tokens free is kept."""
@@ -98,12 +95,12 @@ class Router:
         late, or none of these will do, the soonest of all does.
         """
         large = len(self._pool.open) > SMALL_FLEET
-        some = self._pool.open
+        some = [self._any() for _ in range(DRAWN)] if large else self._pool.open
+        choices = self._choices(some, ticket, tokens, room_s, now_s)
         if large:
             known = self._knowing(ticket, tokens, room_s, now_s)
-            some = known + [self._any() for _ in range(DRAWN)]
-        choices = self._choices(some, ticket, tokens, room_s, now_s)
-        if len(choices) == 1 and not large:
+            choices += [self._choice(one, ticket, now_s) for one in known]
+        elif len(choices) == 1:
             return choices[0]
         if choices:
             best = min(choices, key=_by_score)
